@@ -1,0 +1,24 @@
+//! Generates the messages (no services) from the .proto files, with ordered maps so that equal messages have equal bytes.
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "featureops/v1/flag.proto",
+        "featureops/v1/metric.proto",
+        "featureops/v1/experiment.proto",
+        "featureops/v1/evaluation.proto",
+        "featureops/v1/facts.proto",
+        "featureops/v1/decision.proto",
+        "featureops/v1/administration.proto",
+        "featureops/log/v1/log.proto",
+    ];
+    println!("cargo:rerun-if-changed=featureops");
+    let descriptors = protox::compile(files, ["."])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut config = prost_build::Config::new();
+    config.btree_map(["."]);
+    config.compile_fds(descriptors)?;
+    Ok(())
+}
