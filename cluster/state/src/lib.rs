@@ -1,1 +1,44 @@
-//! Placeholder.
+//! The replicated fold: what the log means.
+//!
+//! Every node applies the same entries in the same order and holds the same [`State`]. `apply` is a function of the
+//! state and the entry alone: it reads no clock and no RNG, iterates no hash map, uses checked integers, and calls no
+//! transcendental. What it refuses it refuses as data ([`Reply`]), on every replica alike. What must never happen is a
+//! [`Violation`]: it stops the fold, and the process goes on serving what was good.
+//!
+//! ```text
+//!   entry bytes ── Command::decode ──> apply/<family>.rs ──> Reply   to whoever proposed it
+//!                                           │
+//!                                           ├──> Effect  to this node's publisher and owners
+//!                                           └──> audit   hash-linked, gap-free
+//! ```
+
+#![forbid(unsafe_code)]
+
+// mod allocation;
+// mod apply;
+// mod audit;
+// mod clock;
+// mod command;
+// mod decisions;
+// mod effect;
+// mod experiments;
+// mod flags;
+// mod invariant;
+// mod ledger;
+// mod metrics;
+// mod oversight;
+// mod producers;
+// mod requests;
+// mod snapshot;
+// mod state;
+// mod view;
+
+// pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};
+// pub use command::{Command, DecodeError, MAX_ENTRY_BYTES};
+// pub use effect::Effect;
+// pub use featureops_proto::log::Reply;
+// pub use invariant::{Invariant, Violation};
+// pub use ledger::{MINUTE_EPOCH_UNIX_MINUTES, strata_digest};
+// pub use snapshot::{Section, SnapshotError};
+// pub use state::State;
+// pub use view::{ArmTotals, ExperimentView, OwnerView};
