@@ -1,0 +1,464 @@
+//! Compiling: a flag's definition is either resolved completely or refused with the path to what is wrong.
+//!
+//! [`check`] is the write door's question and [`compile`] the publisher's; they agree because one is the other. Every
+//! refusal names the path, the value and the way out, for it is read by a person who typed the definition.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use featureops_proto::v1::{self, ValueType, condition::Operator, rule};
+use featureops_proto::{Collection, Name};
+use prost_types::{Value, value::Kind};
+
+use crate::bucket::{BUCKETS, Stretch};
+use crate::condition::{Condition, Scalar, Set, Test};
+use crate::evaluate::type_of;
+use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant};
+use crate::limits;
+use crate::murmur::Murmur3;
+use crate::number::is_lossless;
+
+/// Why a definition was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompileError {
+    /// Where, as `rules[2].conditions[0].operator`.
+    pub path: String,
+    /// What stands there, cut to 80 characters.
+    pub value: String,
+    /// What is wrong, and the way out.
+    pub message: String,
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} '{}': {}", self.path, self.value, self.message)
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+type Outcome<T> = Result<T, CompileError>;
+
+fn refused<T>(path: impl fmt::Display, value: impl fmt::Display, message: impl fmt::Display) -> Outcome<T> {
+    let value = value.to_string().chars().take(80).collect();
+    Err(CompileError { path: path.to_string(), value, message: message.to_string() })
+}
+
+fn within(path: impl fmt::Display, count: usize, max: usize, what: &str) -> Outcome<()> {
+    if count <= max {
+        return Ok(());
+    }
+    refused(path, count, format_args!("at most {max} {what} are allowed; split them or use fewer"))
+}
+
+/// Whether the definition can be served.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(flag: &v1::Flag) -> Result<(), CompileError> {
+    compile(flag).map(|_| ())
+}
+
+/// Resolves a flag: its definition, and what the log adds to it (version, archived, trip, allocation).
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn compile(flag: &v1::Flag) -> Result<CompiledFlag, CompileError> {
+    let name = match Name::parse(&flag.name, Collection::Flags) {
+        Ok(name) => name,
+        Err(error) => return refused("name", &flag.name, error),
+    };
+    // Before anything is copied.
+    check_size(flag)?;
+    let value_type = value_type(flag)?;
+    let variants = variants(flag, value_type)?;
+    let default = named(&variants, flag.default_variant.as_deref(), "default_variant")?;
+    let safe = named(&variants, flag.safe_variant.as_deref(), "safe_variant")?;
+    Ok(CompiledFlag {
+        environment: name.environment.into(),
+        key: name.id.into(),
+        key_hash: Murmur3::new().with(name.id.as_bytes()),
+        flag_version: flag.flag_version,
+        value_type,
+        rules: rules(flag, &variants)?,
+        allocation: flag.allocation.as_ref().map(|given| allocation(given, &variants)).transpose()?,
+        stale_after_ms: stale_after_ms(flag)?,
+        state: state(flag),
+        default,
+        safe,
+        variants,
+    })
+}
+
+/// An archived flag is unknown even if it is tripped; a trip stands over everything else.
+const fn state(flag: &v1::Flag) -> State {
+    match (flag.archived, flag.trip.is_some(), flag.disabled) {
+        (true, _, _) => State::Archived,
+        (_, true, _) => State::Tripped,
+        (_, _, true) => State::Disabled,
+        _ => State::Serving,
+    }
+}
+
+fn value_type(flag: &v1::Flag) -> Outcome<ValueType> {
+    match ValueType::try_from(flag.r#type) {
+        Ok(ValueType::Unspecified) | Err(_) => {
+            refused("type", flag.r#type, "a flag has one type: BOOLEAN, STRING, NUMBER or OBJECT")
+        }
+        Ok(value_type) => Ok(value_type),
+    }
+}
+
+fn stale_after_ms(flag: &v1::Flag) -> Outcome<Option<i64>> {
+    let seconds = flag.stale_after_seconds;
+    match seconds {
+        0 => Ok(None),
+        1..=limits::MAX_STALE_AFTER_SECONDS if flag.safe_variant.is_some() => Ok(Some(seconds * 1_000)),
+        1..=limits::MAX_STALE_AFTER_SECONDS => refused(
+            "stale_after_seconds",
+            seconds,
+            "a stale flag serves its safe variant: name one in safe_variant, or set this to 0",
+        ),
+        _ => refused(
+            "stale_after_seconds",
+            seconds,
+            format_args!("must be 0 (never) to {}", limits::MAX_STALE_AFTER_SECONDS),
+        ),
+    }
+}
+
+fn variants(flag: &v1::Flag, value_type: ValueType) -> Outcome<Box<[Variant]>> {
+    if flag.variants.is_empty() {
+        return refused("variants", 0, "a flag needs at least one variant");
+    }
+    within("variants", flag.variants.len(), limits::MAX_VARIANTS, "variants")?;
+    flag.variants
+        .iter()
+        .map(|(name, value)| {
+            check_name(|| "variants".to_owned(), name)?;
+            let found = type_of(value);
+            if found != value_type {
+                return refused(
+                    format_args!("variants[{name}]"),
+                    kind_name(value),
+                    format_args!(
+                        "the flag's type is {}: give every variant a value of it",
+                        type_name(value_type)
+                    ),
+                );
+            }
+            Ok(Variant { name: name.as_str().into(), value: value.clone() })
+        })
+        .collect()
+}
+
+fn check_name(path: impl Fn() -> String, name: &str) -> Outcome<()> {
+    if name.is_empty() || name.len() > limits::MAX_NAME_BYTES || name.chars().any(char::is_control) {
+        let max = limits::MAX_NAME_BYTES;
+        return refused(path(), name, format_args!("must have 1 to {max} bytes and no control characters"));
+    }
+    Ok(())
+}
+
+const fn type_name(value_type: ValueType) -> &'static str {
+    match value_type {
+        ValueType::Boolean => "BOOLEAN",
+        ValueType::String => "STRING",
+        ValueType::Number => "NUMBER",
+        ValueType::Object => "OBJECT",
+        ValueType::Unspecified => "unspecified",
+    }
+}
+
+const fn kind_name(value: &Value) -> &'static str {
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => "null",
+        Some(Kind::BoolValue(_)) => "a boolean",
+        Some(Kind::NumberValue(_)) => "a number",
+        Some(Kind::StringValue(_)) => "a string",
+        Some(Kind::ListValue(_)) => "a list",
+        Some(Kind::StructValue(_)) => "an object",
+    }
+}
+
+/// The index of a variant.
+fn index_of(variants: &[Variant], name: &str, path: impl Fn() -> String) -> Outcome<u16> {
+    match variants.binary_search_by(|variant| variant.name.as_ref().cmp(name)) {
+        // At most 64 variants.
+        Ok(index) => Ok(index as u16),
+        Err(_) => {
+            let known: Vec<&str> = variants.iter().take(8).map(|variant| variant.name.as_ref()).collect();
+            refused(path(), name, format_args!("no such variant; this flag has {}", known.join(", ")))
+        }
+    }
+}
+
+fn named(variants: &[Variant], name: Option<&str>, path: &str) -> Outcome<Option<u16>> {
+    name.map(|name| index_of(variants, name, || path.to_owned())).transpose()
+}
+
+fn rules(flag: &v1::Flag, variants: &[Variant]) -> Outcome<Box<[Rule]>> {
+    within("rules", flag.rules.len(), limits::MAX_RULES, "rules")?;
+    let mut ids = BTreeSet::new();
+    flag.rules
+        .iter()
+        .enumerate()
+        .map(|(at, rule)| {
+            check_name(|| format!("rules[{at}].id"), &rule.id)?;
+            if !ids.insert(rule.id.as_str()) {
+                return refused(
+                    format_args!("rules[{at}].id"),
+                    &rule.id,
+                    "another rule has this id; ids are unique in a flag",
+                );
+            }
+            let path = format!("rules[{at}].conditions");
+            within(&path, rule.conditions.len(), limits::MAX_CONDITIONS, "conditions")?;
+            let conditions = rule
+                .conditions
+                .iter()
+                .enumerate()
+                .map(|(nth, given)| condition(given, &format!("{path}[{nth}]")))
+                .collect::<Outcome<_>>()?;
+            let serve = match &rule.serve {
+                Some(rule::Serve::Variant(name)) => {
+                    Serve::Variant(index_of(variants, name, || format!("rules[{at}].variant"))?)
+                }
+                Some(rule::Serve::Split(given)) => Serve::Split(split(given, variants, at)?),
+                None => {
+                    return refused(
+                        format_args!("rules[{at}].serve"),
+                        "",
+                        "a rule serves a variant or a split",
+                    );
+                }
+            };
+            Ok(Rule { id: rule.id.as_str().into(), conditions, serve })
+        })
+        .collect()
+}
+
+fn split(given: &v1::Split, variants: &[Variant], rule: usize) -> Outcome<Box<[Stretch]>> {
+    let path = format!("rules[{rule}].split.variants");
+    within(&path, given.variants.len(), limits::MAX_SPLIT, "entries")?;
+    let mut stretches = Vec::with_capacity(given.variants.len());
+    let mut sum = 0u64;
+    for (nth, entry) in given.variants.iter().enumerate() {
+        let target = index_of(variants, &entry.variant, || format!("{path}[{nth}].variant"))?;
+        sum += u64::from(entry.weight_basis_points);
+        stretches.push(Stretch { end: sum.min(u64::from(BUCKETS)) as u16, target });
+    }
+    if sum != u64::from(BUCKETS) {
+        return refused(path, sum, "weights are basis points and must sum to 10000");
+    }
+    Ok(stretches.into())
+}
+
+fn condition(given: &v1::Condition, path: &str) -> Outcome<Condition> {
+    let keys: Vec<&str> = given.attribute.split('.').collect();
+    if given.attribute.len() > limits::MAX_ATTRIBUTE_BYTES
+        || keys.len() > limits::MAX_ATTRIBUTE_KEYS
+        || keys.iter().any(|key| key.is_empty())
+    {
+        return refused(
+            format_args!("{path}.attribute"),
+            &given.attribute,
+            format_args!(
+                "must be 1 to {} non-empty keys joined by dots, at most {} bytes",
+                limits::MAX_ATTRIBUTE_KEYS,
+                limits::MAX_ATTRIBUTE_BYTES
+            ),
+        );
+    }
+    Ok(Condition {
+        attribute: given.attribute.as_str().into(),
+        path: keys.into_iter().map(Box::from).collect(),
+        test: test(given, path)?,
+    })
+}
+
+fn test(given: &v1::Condition, path: &str) -> Outcome<Test> {
+    let operator = match given.operator() {
+        Operator::Unspecified => {
+            return refused(
+                format_args!("{path}.operator"),
+                given.operator,
+                "not a known operator; use one of EQUALS, NOT_EQUALS, LESS, LESS_OR_EQUAL, GREATER, \
+                 GREATER_OR_EQUAL, IN, NOT_IN, STARTS_WITH, ENDS_WITH, CONTAINS, EXISTS, NOT_EXISTS",
+            );
+        }
+        operator => operator,
+    };
+    let values = format!("{path}.values");
+    within(&values, given.values.len(), limits::MAX_VALUES, "values")?;
+    let scalars = given
+        .values
+        .iter()
+        .enumerate()
+        .map(|(nth, value)| scalar(value, &format!("{values}[{nth}]")))
+        .collect::<Outcome<Vec<Scalar>>>()?;
+    let count = scalars.len();
+    let arity =
+        |wanted: &str| refused(&values, count, format_args!("{} takes {wanted}", operator.as_str_name()));
+    match operator {
+        Operator::Exists | Operator::NotExists if count > 0 => return arity("no value"),
+        Operator::Exists => return Ok(Test::Exists),
+        Operator::NotExists => return Ok(Test::NotExists),
+        Operator::In | Operator::NotIn if count == 0 => return arity("one value or more"),
+        Operator::In => return Ok(Test::In(Set::new(scalars))),
+        Operator::NotIn => return Ok(Test::NotIn(Set::new(scalars))),
+        _ => {}
+    }
+    let Ok([only]) = <[Scalar; 1]>::try_from(scalars) else { return arity("exactly one value") };
+    let first = format_args!("{values}[0]").to_string();
+    Ok(match operator {
+        Operator::Equals => Test::Equals(only),
+        Operator::NotEquals => Test::NotEquals(only),
+        Operator::Contains => Test::Contains(only),
+        Operator::StartsWith => Test::StartsWith(text(only, &first)?),
+        Operator::EndsWith => Test::EndsWith(text(only, &first)?),
+        Operator::Less => Test::Less(number(&only, &first)?),
+        Operator::LessOrEqual => Test::LessOrEqual(number(&only, &first)?),
+        Operator::Greater => Test::Greater(number(&only, &first)?),
+        // The others returned above.
+        _ => Test::GreaterOrEqual(number(&only, &first)?),
+    })
+}
+
+fn scalar(value: &Value, path: &str) -> Outcome<Scalar> {
+    match Scalar::of(value) {
+        Some(scalar) => Ok(scalar),
+        None => refused(
+            path,
+            kind_name(value),
+            "conditions compare with a boolean, a number or a string; for null use NOT_EXISTS",
+        ),
+    }
+}
+
+fn text(scalar: Scalar, path: &str) -> Outcome<Box<str>> {
+    match scalar {
+        Scalar::Text(text) => Ok(text),
+        Scalar::Boolean(value) => refused(path, value, "this operator compares strings: put it in quotes"),
+        Scalar::Number(value) => refused(path, value, "this operator compares strings: put it in quotes"),
+    }
+}
+
+fn number(scalar: &Scalar, path: &str) -> Outcome<f64> {
+    let hint = "order is defined for numbers only: send a number, for a time its unix seconds";
+    match scalar {
+        Scalar::Number(number) => Ok(*number),
+        Scalar::Boolean(value) => refused(path, value, hint),
+        Scalar::Text(value) => refused(path, value, hint),
+    }
+}
+
+fn allocation(given: &v1::Allocation, variants: &[Variant]) -> Outcome<Allocation> {
+    within("allocation.variants", given.variants.len(), limits::MAX_ARMS, "arms")?;
+    within("allocation.runs", given.runs.len(), limits::MAX_RUNS, "runs")?;
+    let mut arms = Vec::with_capacity(given.variants.len());
+    for (nth, name) in given.variants.iter().enumerate() {
+        let variant = index_of(variants, name, || format!("allocation.variants[{nth}]"))?;
+        arms.push(Arm { variant, weight_basis_points: 0 });
+    }
+    let mut stretches = Vec::with_capacity(given.runs.len());
+    let mut sum = 0u64;
+    for (nth, run) in given.runs.iter().enumerate() {
+        let Some(arm) = arms.get_mut(run.arm as usize) else {
+            return refused(
+                format_args!("allocation.runs[{nth}].arm"),
+                run.arm,
+                "no such arm in the allocation",
+            );
+        };
+        sum += u64::from(run.length);
+        if sum > u64::from(BUCKETS) {
+            break;
+        }
+        arm.weight_basis_points += run.length;
+        // At most 32 arms and 10,000 buckets.
+        stretches.push(Stretch { end: sum as u16, target: run.arm as u16 });
+    }
+    if sum != u64::from(BUCKETS) {
+        return refused("allocation.runs", sum, "run lengths must sum to 10000, one for each bucket");
+    }
+    if !arms.iter().map(|arm| arm.weight_basis_points).eq(given.weights_basis_points.iter().copied()) {
+        return refused(
+            "allocation.weights_basis_points",
+            format_args!("{:?}", given.weights_basis_points),
+            "must be the sums over each arm's runs, in the order of the arms",
+        );
+    }
+    Ok(Allocation {
+        experiment: given.experiment_number,
+        generation: given.generation,
+        allocation_version: given.allocation_version,
+        stretches: stretches.into(),
+        arms: arms.into(),
+    })
+}
+
+/// Bounds the definition's bytes, and the depth and numbers of every value.
+fn check_size(flag: &v1::Flag) -> Outcome<()> {
+    let mut bytes = flag.description.len() + flag.owner.len();
+    bytes += flag.tags.iter().map(|tag| tag.len() + 16).sum::<usize>();
+    for (name, value) in &flag.variants {
+        bytes += name.len() + weigh(value, 1, &|| format!("variants[{name}]"))?;
+    }
+    for (at, rule) in flag.rules.iter().enumerate() {
+        bytes += 16 + rule.id.len();
+        for (nth, condition) in rule.conditions.iter().enumerate() {
+            bytes += 16 + condition.attribute.len();
+            for (value_at, value) in condition.values.iter().enumerate() {
+                let path = || format!("rules[{at}].conditions[{nth}].values[{value_at}]");
+                bytes += weigh(value, 1, &path)?;
+            }
+        }
+        if let Some(rule::Serve::Split(split)) = &rule.serve {
+            bytes += split.variants.iter().map(|entry| entry.variant.len() + 16).sum::<usize>();
+        }
+    }
+    if bytes > limits::MAX_FLAG_BYTES {
+        let max = limits::MAX_FLAG_BYTES;
+        return refused(
+            "flag",
+            bytes,
+            format_args!("a definition has at most {max} bytes; shorten lists or values"),
+        );
+    }
+    Ok(())
+}
+
+/// A value's bytes: its text, and 16 for every value in it.
+fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
+    if depth > limits::MAX_DEPTH {
+        let max = limits::MAX_DEPTH;
+        return refused(path(), depth, format_args!("values have at most {max} levels; flatten the object"));
+    }
+    let inner = match &value.kind {
+        Some(Kind::NumberValue(number)) if !is_lossless(*number) => {
+            return refused(
+                path(),
+                number,
+                "numbers are finite and at most 2^53 - 1 in size, or they would not read back equal; use a string",
+            );
+        }
+        None | Some(Kind::NullValue(_) | Kind::BoolValue(_) | Kind::NumberValue(_)) => 0,
+        Some(Kind::StringValue(text)) => text.len(),
+        Some(Kind::ListValue(list)) => {
+            let mut sum = 0;
+            for value in &list.values {
+                sum += weigh(value, depth + 1, path)?;
+            }
+            sum
+        }
+        Some(Kind::StructValue(object)) => {
+            let mut sum = 0;
+            for (key, value) in &object.fields {
+                sum += key.len() + weigh(value, depth + 1, path)?;
+            }
+            sum
+        }
+    };
+    Ok(16 + inner)
+}

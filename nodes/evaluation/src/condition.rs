@@ -1,0 +1,184 @@
+//! One condition: an attribute, an operator, values resolved when the flag was compiled.
+//!
+//! The rules, the same for every operator:
+//!
+//! * Types never convert. `"18"` is not 18, and `"true"` is not true.
+//! * A missing attribute, or null, satisfies no comparison. An attribute of another type neither.
+//! * `NOT_EQUALS`, `NOT_IN` and `NOT_EXISTS` are the exact negations of `EQUALS`, `IN` and `EXISTS`: they hold for a
+//!   missing attribute. "Everyone whose country is not DE" includes those without a country; who wants it otherwise
+//!   adds `EXISTS`.
+//! * Order (`LESS` …) is for numbers only. Text has no order that would serve versions and dates alike.
+//! * `CONTAINS` finds text in text, and a scalar in a list.
+//! * A NaN in a context equals nothing and has no order.
+
+use prost_types::{Value, value::Kind};
+
+use crate::context::{Context, Seen};
+
+#[derive(Debug)]
+pub(crate) struct Condition {
+    /// As it was written, for explanations.
+    pub(crate) attribute: Box<str>,
+    /// The attribute's keys, outermost first.
+    pub(crate) path: Box<[Box<str>]>,
+    pub(crate) test: Test,
+}
+
+#[derive(Debug)]
+pub(crate) enum Test {
+    Equals(Scalar),
+    NotEquals(Scalar),
+    Less(f64),
+    LessOrEqual(f64),
+    Greater(f64),
+    GreaterOrEqual(f64),
+    In(Set),
+    NotIn(Set),
+    StartsWith(Box<str>),
+    EndsWith(Box<str>),
+    Contains(Scalar),
+    Exists,
+    NotExists,
+}
+
+#[derive(Debug)]
+pub(crate) enum Scalar {
+    Boolean(bool),
+    Number(f64),
+    Text(Box<str>),
+}
+
+impl Scalar {
+    /// The scalar of a value; null, lists and objects are none.
+    pub(crate) fn of(value: &Value) -> Option<Self> {
+        match &value.kind {
+            Some(Kind::BoolValue(value)) => Some(Self::Boolean(*value)),
+            Some(Kind::NumberValue(value)) => Some(Self::Number(*value)),
+            Some(Kind::StringValue(value)) => Some(Self::Text(value.as_str().into())),
+            _ => None,
+        }
+    }
+
+    fn equals(&self, seen: &Seen<'_>) -> bool {
+        match (self, seen) {
+            (Self::Boolean(own), Seen::Boolean(other)) => own == other,
+            (Self::Number(own), Seen::Number(other)) => own == other,
+            (Self::Text(own), Seen::Text(other)) => own.as_ref() == *other,
+            _ => false,
+        }
+    }
+
+    fn is(&self, value: &Value) -> bool {
+        match (self, &value.kind) {
+            (Self::Boolean(own), Some(Kind::BoolValue(other))) => own == other,
+            (Self::Number(own), Some(Kind::NumberValue(other))) => own == other,
+            (Self::Text(own), Some(Kind::StringValue(other))) => own.as_ref() == other,
+            _ => false,
+        }
+    }
+}
+
+/// The values of `IN`, sorted by type, so that a thousand of them cost ten comparisons.
+#[derive(Debug, Default)]
+pub(crate) struct Set {
+    texts: Box<[Box<str>]>,
+    numbers: Box<[f64]>,
+    has_true: bool,
+    has_false: bool,
+}
+
+impl Set {
+    pub(crate) fn new(scalars: impl IntoIterator<Item = Scalar>) -> Self {
+        let (mut texts, mut numbers, mut set) = (Vec::new(), Vec::new(), Self::default());
+        for scalar in scalars {
+            match scalar {
+                Scalar::Boolean(true) => set.has_true = true,
+                Scalar::Boolean(false) => set.has_false = true,
+                Scalar::Number(number) => numbers.push(one_zero(number)),
+                Scalar::Text(text) => texts.push(text),
+            }
+        }
+        texts.sort_unstable();
+        texts.dedup();
+        numbers.sort_unstable_by(f64::total_cmp);
+        set.texts = texts.into();
+        set.numbers = numbers.into();
+        set
+    }
+
+    fn holds(&self, seen: &Seen<'_>) -> bool {
+        match seen {
+            Seen::Boolean(true) => self.has_true,
+            Seen::Boolean(false) => self.has_false,
+            // A NaN is never found: compile lets none in.
+            Seen::Number(number) => {
+                let number = one_zero(*number);
+                self.numbers.binary_search_by(|own| own.total_cmp(&number)).is_ok()
+            }
+            Seen::Text(text) => self.texts.binary_search_by(|own| own.as_ref().cmp(*text)).is_ok(),
+            Seen::Missing | Seen::List(_) | Seen::Object => false,
+        }
+    }
+}
+
+/// −0 and 0 are equal, but not to the total order that the search needs.
+fn one_zero(number: f64) -> f64 {
+    if number == 0.0 { 0.0 } else { number }
+}
+
+impl Condition {
+    /// Whether the condition holds in this context.
+    pub(crate) fn holds(&self, context: &Context<'_>) -> bool {
+        self.test.holds(&context.look_up(&self.path))
+    }
+}
+
+impl Test {
+    fn holds(&self, seen: &Seen<'_>) -> bool {
+        match (self, seen) {
+            (Self::Equals(scalar), seen) => scalar.equals(seen),
+            (Self::NotEquals(scalar), seen) => !scalar.equals(seen),
+            (Self::In(set), seen) => set.holds(seen),
+            (Self::NotIn(set), seen) => !set.holds(seen),
+            (Self::Less(bound), Seen::Number(number)) => number < bound,
+            (Self::LessOrEqual(bound), Seen::Number(number)) => number <= bound,
+            (Self::Greater(bound), Seen::Number(number)) => number > bound,
+            (Self::GreaterOrEqual(bound), Seen::Number(number)) => number >= bound,
+            (Self::StartsWith(part), Seen::Text(text)) => text.starts_with(part.as_ref()),
+            (Self::EndsWith(part), Seen::Text(text)) => text.ends_with(part.as_ref()),
+            (Self::Contains(Scalar::Text(part)), Seen::Text(text)) => text.contains(part.as_ref()),
+            (Self::Contains(scalar), Seen::List(values)) => values.iter().any(|value| scalar.is(value)),
+            (Self::Exists, seen) => !matches!(seen, Seen::Missing),
+            (Self::NotExists, seen) => matches!(seen, Seen::Missing),
+            (
+                Self::Less(_)
+                | Self::LessOrEqual(_)
+                | Self::Greater(_)
+                | Self::GreaterOrEqual(_)
+                | Self::StartsWith(_)
+                | Self::EndsWith(_)
+                | Self::Contains(_),
+                _,
+            ) => false,
+        }
+    }
+
+    /// The operator, as it is written.
+    pub(crate) const fn operator(&self) -> &'static str {
+        match self {
+            Self::Equals(_) => "EQUALS",
+            Self::NotEquals(_) => "NOT_EQUALS",
+            Self::Less(_) => "LESS",
+            Self::LessOrEqual(_) => "LESS_OR_EQUAL",
+            Self::Greater(_) => "GREATER",
+            Self::GreaterOrEqual(_) => "GREATER_OR_EQUAL",
+            Self::In(_) => "IN",
+            Self::NotIn(_) => "NOT_IN",
+            Self::StartsWith(_) => "STARTS_WITH",
+            Self::EndsWith(_) => "ENDS_WITH",
+            Self::Contains(_) => "CONTAINS",
+            Self::Exists => "EXISTS",
+            Self::NotExists => "NOT_EXISTS",
+        }
+    }
+}

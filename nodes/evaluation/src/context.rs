@@ -1,0 +1,160 @@
+//! The context of an evaluation: the caller's attributes, the unit, and a receipt that was verified for that unit.
+//!
+//! It borrows everything. A receipt gets in only by [`Context::open_receipt`], which verifies it against this
+//! context's own unit, so no evaluation can honour a receipt that was given to somebody else.
+
+use prost_types::{Struct, Value, value::Kind};
+
+use crate::receipt::{Key, Receipt, ReceiptError, VerifiedReceipt};
+
+/// The attribute that holds the unit.
+pub const TARGETING_KEY_ATTRIBUTE: &str = "targetingKey";
+
+/// The attribute by which a caller sends a receipt back.
+pub const RECEIPT_ATTRIBUTE: &str = "featureopsReceipt";
+
+/// What an evaluation knows of its caller.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context<'c> {
+    attributes: Option<&'c Struct>,
+    targeting_key: Option<&'c str>,
+    receipt: Option<VerifiedReceipt>,
+}
+
+impl<'c> Context<'c> {
+    /// A context without attributes and without a unit.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { attributes: None, targeting_key: None, receipt: None }
+    }
+
+    /// A context over the caller's attributes.
+    #[must_use]
+    pub const fn new(attributes: &'c Struct) -> Self {
+        Self { attributes: Some(attributes), targeting_key: None, receipt: None }
+    }
+
+    /// The same with another unit than `targetingKey` names. A receipt of the former unit is dropped.
+    #[must_use]
+    pub const fn with_targeting_key(self, targeting_key: &'c str) -> Self {
+        Self { attributes: self.attributes, targeting_key: Some(targeting_key), receipt: None }
+    }
+
+    /// The unit: a non-empty string. A number is not a unit, as in the published `fractional`.
+    #[must_use]
+    pub fn unit(&self) -> Option<&'c str> {
+        let key = match self.targeting_key {
+            Some(key) => key,
+            None => match &self.field(TARGETING_KEY_ATTRIBUTE)?.kind {
+                Some(Kind::StringValue(key)) => key.as_str(),
+                _ => return None,
+            },
+        };
+        (!key.is_empty()).then_some(key)
+    }
+
+    /// The text of the receipt that the caller sent along, unverified.
+    #[must_use]
+    pub fn receipt_text(&self) -> Option<&'c str> {
+        match &self.field(RECEIPT_ATTRIBUTE)?.kind {
+            Some(Kind::StringValue(text)) => Some(text.as_str()),
+            _ => None,
+        }
+    }
+
+    /// Verifies a receipt for this context's unit, and keeps it for the evaluations that follow.
+    ///
+    /// # Errors
+    /// When there is no unit or the receipt does not verify; the context then has no receipt.
+    pub fn open_receipt(&mut self, text: &[u8], keys: &[Key]) -> Result<VerifiedReceipt, ReceiptError> {
+        self.receipt = None;
+        let unit = self.unit().ok_or(ReceiptError::NoUnit)?;
+        let receipt = Receipt::open(text, unit.as_bytes(), keys)?;
+        self.receipt = Some(receipt);
+        Ok(receipt)
+    }
+
+    /// The receipt that was verified for this context's unit.
+    #[must_use]
+    pub const fn receipt(&self) -> Option<&VerifiedReceipt> {
+        self.receipt.as_ref()
+    }
+
+    fn field(&self, key: &str) -> Option<&'c Value> {
+        self.attributes?.fields.get(key)
+    }
+
+    /// What stands at a path. Null, and a path through anything but an object, is missing.
+    pub(crate) fn look_up(&self, path: &[Box<str>]) -> Seen<'c> {
+        let Some((first, rest)) = path.split_first() else { return Seen::Missing };
+        if let (Some(key), [], TARGETING_KEY_ATTRIBUTE) = (self.targeting_key, rest, first.as_ref()) {
+            return Seen::Text(key);
+        }
+        let mut value = self.field(first);
+        for key in rest {
+            value = match value.map(|value| &value.kind) {
+                Some(Some(Kind::StructValue(object))) => object.fields.get(key.as_ref()),
+                _ => return Seen::Missing,
+            };
+        }
+        match value.map(|value| &value.kind) {
+            None | Some(None | Some(Kind::NullValue(_))) => Seen::Missing,
+            Some(Some(Kind::BoolValue(value))) => Seen::Boolean(*value),
+            Some(Some(Kind::NumberValue(value))) => Seen::Number(*value),
+            Some(Some(Kind::StringValue(value))) => Seen::Text(value),
+            Some(Some(Kind::ListValue(list))) => Seen::List(&list.values),
+            Some(Some(Kind::StructValue(_))) => Seen::Object,
+        }
+    }
+}
+
+/// What a condition sees of an attribute.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Seen<'c> {
+    Missing,
+    Boolean(bool),
+    Number(f64),
+    Text(&'c str),
+    List(&'c [Value]),
+    Object,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context_of(fields: &[(&str, Value)]) -> Struct {
+        Struct { fields: fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect() }
+    }
+
+    #[test]
+    fn the_unit_is_a_non_empty_string() {
+        for (value, unit) in [
+            (Value::from("ada"), Some("ada")),
+            (Value::from(""), None),
+            (Value::from(7.0), None),
+            (Value { kind: None }, None),
+        ] {
+            let attributes = context_of(&[("targetingKey", value)]);
+            assert_eq!(Context::new(&attributes).unit(), unit);
+            assert_eq!(Context::new(&attributes).with_targeting_key("bob").unit(), Some("bob"));
+            assert_eq!(Context::new(&attributes).with_targeting_key("").unit(), None);
+        }
+        assert_eq!(Context::empty().unit(), None);
+    }
+
+    #[test]
+    fn a_path_descends_into_objects_only() {
+        let inner =
+            Value::from(context_of(&[("plan", Value::from("pro")), ("none", Value { kind: None })]).fields);
+        let attributes =
+            context_of(&[("account", inner), ("name", Value::from("x")), ("a.b", Value::from(1.0))]);
+        let context = Context::new(&attributes);
+        let path = |text: &str| text.split('.').map(Box::from).collect::<Vec<Box<str>>>();
+        assert!(matches!(context.look_up(&path("account.plan")), Seen::Text("pro")));
+        assert!(matches!(context.look_up(&path("account")), Seen::Object));
+        for missing in ["account.none", "account.plan.x", "name.x", "a.b", "nothing"] {
+            assert!(matches!(context.look_up(&path(missing)), Seen::Missing), "{missing}");
+        }
+    }
+}

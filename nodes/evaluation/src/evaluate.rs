@@ -1,0 +1,307 @@
+//! The evaluation: one pass from the flag to an answer.
+//!
+//! ```text
+//!   unknown, archived -> FLAG_NOT_FOUND        (does not compile -> GENERAL)
+//!   tripped           -> safe variant          over everything below, for everybody
+//!   state too old     -> safe variant
+//!   disabled          -> no value
+//!   rules, in order   -> the first whose conditions all hold: its variant, or its split by bucket
+//!   allocation        -> the arm of the receipt while its generation lives, else the bucket's arm
+//!   default           -> the default variant, or no value
+//! ```
+//!
+//! A rule that matched has decided: when its split finds no unit, the answer is the default, not the next rule. This
+//! is what the exported rule does in an in-process client.
+//!
+//! "No value" tells the caller to use its code default. The walk is written once and told to a [`Trace`]; evaluation
+//! passes one that hears nothing, so what [`crate::explain`] shows is what was done.
+
+use featureops_proto::v1::{self, EvaluationError, Reason, ValueType};
+use prost_types::Value;
+
+use crate::bucket::{bucket_after, target_of};
+use crate::context::Context;
+use crate::explain::{Trace, Untraced, step};
+use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State};
+use crate::snapshot::Snapshot;
+
+/// The answer. It borrows from the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation<'s> {
+    /// Absent: the caller's code default.
+    pub variant: Option<&'s str>,
+    /// Absent exactly when the variant is.
+    pub value: Option<&'s Value>,
+    /// Why this variant.
+    pub reason: Reason,
+    /// Set exactly when the reason is `Error`.
+    pub error: Option<EvaluationError>,
+    /// The version the answer rests on; 0 for an unknown flag.
+    pub flag_version: u64,
+    /// The unit's bucket, when it was hashed.
+    pub bucket: Option<u16>,
+    /// Present when an experiment's allocation chose the variant: what an exposure and a receipt are made of.
+    pub assignment: Option<Assignment>,
+}
+
+/// A unit's arm in a running experiment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// The experiment's number in the cluster.
+    pub experiment: u32,
+    /// The arm's index.
+    pub arm: u16,
+    /// The living generation.
+    pub generation: u32,
+    /// The allocation in force now.
+    pub allocation_version: u32,
+    /// The arm's share of traffic when the unit was assigned: now, or as the receipt recorded it.
+    pub propensity_basis_points: u32,
+    /// A receipt chose the arm, not the bucket.
+    pub from_receipt: bool,
+}
+
+/// Evaluates a flag for a context at a time. Total: it cannot fail, wait, allocate, read a clock or draw a number.
+#[must_use]
+pub fn evaluate<'s>(
+    snapshot: &'s Snapshot,
+    environment: &str,
+    flag: &str,
+    context: &Context<'_>,
+    now_ms: i64,
+) -> Evaluation<'s> {
+    match snapshot.get(environment, flag) {
+        Some(flag) => walk(flag, context, snapshot.age_ms(now_ms), &mut Untraced),
+        None => Evaluation::error(EvaluationError::FlagNotFound, 0),
+    }
+}
+
+/// Evaluates every flag of an environment that is not archived, sorted by key. Allocates the list of flags.
+pub fn evaluate_all<'s>(
+    snapshot: &'s Snapshot,
+    environment: &str,
+    context: &Context<'_>,
+    now_ms: i64,
+) -> impl Iterator<Item = (&'s CompiledFlag, Evaluation<'s>)> {
+    let age_ms = snapshot.age_ms(now_ms);
+    snapshot
+        .flags(environment)
+        .into_iter()
+        .map(move |flag| (flag, walk(flag, context, age_ms, &mut Untraced)))
+}
+
+impl Evaluation<'_> {
+    /// The same answer, or TYPE_MISMATCH when it has a value of another type. `Unspecified` expects nothing.
+    ///
+    /// A mismatch serves nothing, so it carries no assignment: it is no exposure.
+    #[must_use]
+    pub fn expecting(self, expected: ValueType) -> Self {
+        let Some(value) = self.value else { return self };
+        if expected == ValueType::Unspecified || expected == type_of(value) {
+            return self;
+        }
+        Self::error(EvaluationError::TypeMismatch, self.flag_version)
+    }
+
+    pub(crate) const fn error(error: EvaluationError, flag_version: u64) -> Self {
+        Self { error: Some(error), ..Self::nothing(Reason::Error, flag_version) }
+    }
+
+    const fn nothing(reason: Reason, flag_version: u64) -> Self {
+        Self { variant: None, value: None, reason, error: None, flag_version, bucket: None, assignment: None }
+    }
+}
+
+/// A variant's type. Null and lists are no flag's type.
+pub(crate) fn type_of(value: &Value) -> ValueType {
+    use prost_types::value::Kind;
+    match value.kind {
+        Some(Kind::BoolValue(_)) => ValueType::Boolean,
+        Some(Kind::StringValue(_)) => ValueType::String,
+        Some(Kind::NumberValue(_)) => ValueType::Number,
+        Some(Kind::StructValue(_)) => ValueType::Object,
+        Some(Kind::NullValue(_) | Kind::ListValue(_)) | None => ValueType::Unspecified,
+    }
+}
+
+pub(crate) fn walk<'s>(
+    flag: &'s CompiledFlag,
+    context: &Context<'_>,
+    age_ms: i64,
+    trace: &mut impl Trace,
+) -> Evaluation<'s> {
+    match flag.state {
+        State::Unusable => {
+            trace.step(|| step("flag", "its definition does not compile", false));
+            return Evaluation::error(EvaluationError::General, flag.flag_version);
+        }
+        State::Archived => {
+            trace.step(|| step("flag", "archived: as if it did not exist", false));
+            return Evaluation::error(EvaluationError::FlagNotFound, flag.flag_version);
+        }
+        State::Tripped => {
+            trace.step(|| step("trip", "tripped: everybody is served the safe variant", true));
+            return serve(flag, flag.safe, Reason::Tripped, trace);
+        }
+        State::Disabled | State::Serving => {}
+    }
+    if let Some(limit_ms) = flag.stale_after_ms {
+        let stale = age_ms > limit_ms;
+        trace.step(|| step("age", format!("state is {age_ms} ms old, limit {limit_ms} ms"), stale));
+        if stale {
+            return serve(flag, flag.safe, Reason::Stale, trace);
+        }
+    }
+    if flag.state == State::Disabled {
+        trace.step(|| step("flag", "disabled: the code default is used", true));
+        return Evaluation::nothing(Reason::Disabled, flag.flag_version);
+    }
+    for rule in &flag.rules {
+        if holds(rule, context, trace) {
+            return match &rule.serve {
+                Serve::Variant(variant) => serve(flag, Some(*variant), Reason::TargetingMatch, trace),
+                Serve::Split(stretches) => match find_bucket(flag, context, trace) {
+                    Some(bucket) => Evaluation {
+                        bucket: Some(bucket),
+                        ..serve(flag, target_of(stretches, bucket), Reason::Split, trace)
+                    },
+                    None => serve_default(flag, trace),
+                },
+            };
+        }
+    }
+    if let Some(allocation) = &flag.allocation {
+        if let Some(evaluation) = honour_receipt(flag, allocation, context, trace) {
+            return evaluation;
+        }
+        if let Some(bucket) = find_bucket(flag, context, trace)
+            && let Some(arm) = target_of(&allocation.stretches, bucket)
+        {
+            return Evaluation { bucket: Some(bucket), ..serve_arm(flag, allocation, arm, None, trace) };
+        }
+    }
+    serve_default(flag, trace)
+}
+
+fn holds(rule: &Rule, context: &Context<'_>, trace: &mut impl Trace) -> bool {
+    for condition in &rule.conditions {
+        let holds = condition.holds(context);
+        trace.step(|| {
+            let finding =
+                format!("{} {}", condition.test.operator(), if holds { "holds" } else { "does not hold" });
+            step(format!("condition {}", condition.attribute), finding, holds)
+        });
+        if !holds {
+            trace.step(|| step(format!("rule {}", rule.id), "does not match", false));
+            return false;
+        }
+    }
+    trace.step(|| step(format!("rule {}", rule.id), "matches", true));
+    true
+}
+
+fn find_bucket(flag: &CompiledFlag, context: &Context<'_>, trace: &mut impl Trace) -> Option<u16> {
+    let bucket = context.unit().map(|unit| bucket_after(flag.key_hash, unit));
+    trace.step(|| match bucket {
+        Some(bucket) => step("bucket", format!("{bucket} of 10,000"), true),
+        None => step("bucket", "the context has no targetingKey, so there is no unit to assign", false),
+    });
+    bucket
+}
+
+/// The receipt's arm, when it is of this experiment and its generation lives.
+fn honour_receipt<'s>(
+    flag: &'s CompiledFlag,
+    allocation: &Allocation,
+    context: &Context<'_>,
+    trace: &mut impl Trace,
+) -> Option<Evaluation<'s>> {
+    let receipt = context.receipt()?.fields();
+    let arm = u16::from(receipt.arm);
+    let honoured = receipt.experiment == allocation.experiment
+        && receipt.generation == allocation.generation
+        && usize::from(arm) < allocation.arms.len();
+    trace.step(|| {
+        let finding = if honoured {
+            "of the living generation: its arm is kept"
+        } else {
+            "of another experiment or generation: not used"
+        };
+        step("receipt", finding, honoured)
+    });
+    honoured.then(|| serve_arm(flag, allocation, arm, Some(receipt.propensity_basis_points), trace))
+}
+
+/// Serves an arm. `recorded` is the propensity in the receipt that chose it.
+fn serve_arm<'s>(
+    flag: &'s CompiledFlag,
+    allocation: &Allocation,
+    arm: u16,
+    recorded: Option<u32>,
+    trace: &mut impl Trace,
+) -> Evaluation<'s> {
+    let Some(served) = allocation.arms.get(usize::from(arm)) else { return serve_default(flag, trace) };
+    let propensity_basis_points = recorded.unwrap_or(served.weight_basis_points);
+    trace.step(|| {
+        let finding = format!(
+            "arm {arm} at {propensity_basis_points} of 10,000, experiment {}, generation {}, allocation {}",
+            allocation.experiment, allocation.generation, allocation.allocation_version
+        );
+        step("allocation", finding, true)
+    });
+    Evaluation {
+        assignment: Some(Assignment {
+            experiment: allocation.experiment,
+            arm,
+            generation: allocation.generation,
+            allocation_version: allocation.allocation_version,
+            propensity_basis_points,
+            from_receipt: recorded.is_some(),
+        }),
+        ..serve(flag, Some(served.variant), Reason::Split, trace)
+    }
+}
+
+fn serve_default<'s>(flag: &'s CompiledFlag, trace: &mut impl Trace) -> Evaluation<'s> {
+    trace.step(|| {
+        let finding =
+            if flag.default.is_some() { "the default variant" } else { "none: the code default is used" };
+        step("default", finding, true)
+    });
+    // Clients cache STATIC until they hear of a change, so it must be the same for everybody and at any time.
+    let reason = if flag.default.is_some() && flag.is_static() { Reason::Static } else { Reason::Default };
+    serve(flag, flag.default, reason, trace)
+}
+
+fn serve<'s>(
+    flag: &'s CompiledFlag,
+    variant: Option<u16>,
+    reason: Reason,
+    trace: &mut impl Trace,
+) -> Evaluation<'s> {
+    let nothing = Evaluation::nothing(reason, flag.flag_version);
+    match variant.and_then(|index| flag.variants.get(usize::from(index))) {
+        Some(variant) => {
+            trace.step(|| step("variant", variant.name.as_ref(), true));
+            Evaluation { variant: Some(&variant.name), value: Some(&variant.value), ..nothing }
+        }
+        None => nothing,
+    }
+}
+
+impl From<&Evaluation<'_>> for v1::EvaluateResponse {
+    /// Everything but the flag's key, the receipt, the error's message and the state's age, which are the caller's to add.
+    fn from(evaluation: &Evaluation<'_>) -> Self {
+        Self {
+            value: evaluation.value.cloned(),
+            variant: evaluation.variant.map(str::to_owned),
+            reason: evaluation.reason.into(),
+            flag_version: evaluation.flag_version,
+            error: evaluation.error.unwrap_or_default().into(),
+            propensity_basis_points: evaluation
+                .assignment
+                .map(|assignment| assignment.propensity_basis_points),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A flag, resolved: every name is an index, every path is split, every weight is a stretch of buckets.
+//!
+//! Made only by [`crate::compile`], so what evaluation reads has been checked; where an index is read, a miss still
+//! answers with the code default instead of a panic.
+
+use featureops_proto::v1;
+use prost_types::Value;
+
+use crate::bucket::Stretch;
+use crate::condition::Condition;
+use crate::murmur::Murmur3;
+
+/// A flag as evaluation reads it.
+#[derive(Debug)]
+pub struct CompiledFlag {
+    pub(crate) environment: Box<str>,
+    pub(crate) key: Box<str>,
+    /// The hash state after the flag's key; also the flag's place in a snapshot.
+    pub(crate) key_hash: Murmur3,
+    pub(crate) flag_version: u64,
+    pub(crate) value_type: v1::ValueType,
+    /// Sorted by name.
+    pub(crate) variants: Box<[Variant]>,
+    pub(crate) default: Option<u16>,
+    pub(crate) safe: Option<u16>,
+    pub(crate) rules: Box<[Rule]>,
+    pub(crate) allocation: Option<Allocation>,
+    pub(crate) stale_after_ms: Option<i64>,
+    pub(crate) state: State,
+}
+
+/// What stands before rules and allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Serving,
+    Disabled,
+    Tripped,
+    Archived,
+    /// The definition did not compile.
+    Unusable,
+}
+
+#[derive(Debug)]
+pub(crate) struct Variant {
+    pub(crate) name: Box<str>,
+    pub(crate) value: Value,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: Box<str>,
+    pub(crate) conditions: Box<[Condition]>,
+    pub(crate) serve: Serve,
+}
+
+#[derive(Debug)]
+pub(crate) enum Serve {
+    Variant(u16),
+    /// Stretches of buckets to variants.
+    Split(Box<[Stretch]>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub(crate) experiment: u32,
+    pub(crate) generation: u32,
+    pub(crate) allocation_version: u32,
+    /// Stretches of buckets to arms.
+    pub(crate) stretches: Box<[Stretch]>,
+    pub(crate) arms: Box<[Arm]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arm {
+    pub(crate) variant: u16,
+    pub(crate) weight_basis_points: u32,
+}
+
+impl CompiledFlag {
+    /// A flag whose committed definition does not compile: it answers GENERAL, and its version still counts.
+    ///
+    /// The write door refuses such a definition, so this is for one that another release let in.
+    #[must_use]
+    pub fn unusable(environment: &str, key: &str, flag_version: u64) -> Self {
+        Self {
+            environment: environment.into(),
+            key: key.into(),
+            key_hash: Murmur3::new().with(key.as_bytes()),
+            flag_version,
+            value_type: v1::ValueType::Unspecified,
+            variants: Box::default(),
+            default: None,
+            safe: None,
+            rules: Box::default(),
+            allocation: None,
+            stale_after_ms: None,
+            state: State::Unusable,
+        }
+    }
+
+    /// The environment's id.
+    #[must_use]
+    pub fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// The flag's id in its environment.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// How often the flag changed.
+    #[must_use]
+    pub const fn flag_version(&self) -> u64 {
+        self.flag_version
+    }
+
+    /// The type of all its variants.
+    #[must_use]
+    pub const fn value_type(&self) -> v1::ValueType {
+        self.value_type
+    }
+
+    /// The number of the running experiment, if there is one.
+    #[must_use]
+    pub fn experiment(&self) -> Option<u32> {
+        self.allocation.as_ref().map(|allocation| allocation.experiment)
+    }
+
+    /// Archived flags evaluate as unknown ones.
+    #[must_use]
+    pub fn is_archived(&self) -> bool {
+        self.state == State::Archived
+    }
+
+    /// Tripped flags serve their safe variant to everybody.
+    #[must_use]
+    pub fn is_tripped(&self) -> bool {
+        self.state == State::Tripped
+    }
+
+    /// Whether every unit gets the default at any time, so that clients may cache it until they hear of a change.
+    pub(crate) fn is_static(&self) -> bool {
+        self.rules.is_empty() && self.allocation.is_none() && self.stale_after_ms.is_none()
+    }
+}

@@ -1,0 +1,28 @@
+//! Every bound of a flag, in one place. What lies beyond is refused when the flag is written.
+
+/// Variants of a flag.
+pub const MAX_VARIANTS: usize = 64;
+/// Rules of a flag.
+pub const MAX_RULES: usize = 256;
+/// Conditions of a rule.
+pub const MAX_CONDITIONS: usize = 64;
+/// Values of a condition.
+pub const MAX_VALUES: usize = 1_000;
+/// Entries of a rule's split; variants may repeat.
+pub const MAX_SPLIT: usize = 128;
+/// Runs of an allocation.
+pub const MAX_RUNS: usize = 128;
+/// Arms of an allocation.
+pub const MAX_ARMS: usize = 32;
+/// Levels of a variant's value: a scalar has one, `{"a": 1}` two.
+pub const MAX_DEPTH: usize = 32;
+/// Bytes of a variant's name or a rule's id.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Bytes of an attribute's path.
+pub const MAX_ATTRIBUTE_BYTES: usize = 256;
+/// Keys on an attribute's path.
+pub const MAX_ATTRIBUTE_KEYS: usize = 16;
+/// Bytes of a flag's definition: its text, and 16 for every value, condition and rule.
+pub const MAX_FLAG_BYTES: usize = 256 * 1024;
+/// Longest `stale_after_seconds`: 366 days.
+pub const MAX_STALE_AFTER_SECONDS: i64 = 366 * 24 * 60 * 60;
