@@ -1,0 +1,171 @@
+//! The data folder of a production node.
+//!
+//! ```text
+//!   <data>/lock     held by the one process that uses the folder
+//!   <data>/marks    identity, vote, high-water mark (storage::marks), mode 0600
+//!   <data>/log/     the raft log (storage::chunks)
+//!   <data>/values/  state snapshots and metadata (storage::sled)
+//! ```
+//!
+//! Order of opening: lock, read the marks, inspect the log, judge, and only then open anything for writing.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::chunks::{ChunkLog, inspect};
+use super::lane::LaneFuture;
+use super::log::{Log, LogPosition};
+use super::marks::{Mark, MarkFile, Marks, Reading, read};
+use super::sled::SledValues;
+use super::{Disk, OpenError, Storage, Verdict, verify};
+
+/// Longest mark file that is read; a longer one is not ours.
+const MARK_FILE_BYTES_MAX: u64 = 1 << 16;
+
+/// A data folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `path`; it is made when it is opened.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    fn lock(&self) -> Result<File, OpenError> {
+        let path = self.path.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| OpenError::io(path.display(), error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                Err(OpenError::InUse { folder: self.path.display().to_string() })
+            }
+            Err(TryLockError::Error(error)) => Err(OpenError::io(path.display(), error)),
+        }
+    }
+
+    fn read_marks(&self, path: &Path) -> Result<Option<Reading>, OpenError> {
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(OpenError::io(path.display(), error)),
+            Ok(data) if data.len() > MARK_FILE_BYTES_MAX => {
+                return Err(OpenError::loss(path.display(), "end", format!("it holds {} bytes", data.len())));
+            }
+            Ok(_) => {}
+        }
+        let bytes = std::fs::read(path).map_err(|error| OpenError::io(path.display(), error))?;
+        read(&bytes).map(Some).map_err(|why| OpenError::loss(path.display(), "slots 0 and 1", why))
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), OpenError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| OpenError::io(path.display(), error))
+}
+
+/// The log as opened must be the log as inspected, without a hole, and hold the marked entry itself.
+fn check_opened(log: &ChunkLog, durable: Option<LogPosition>) -> io::Result<()> {
+    let extent = log.extent();
+    let Some(last) = extent.last else { return Ok(()) };
+    let mut previous = extent.purged;
+    let mut next = extent.purged.map_or(0, |purged| purged.index.saturating_add(1));
+    if extent.purged.is_none()
+        && let Some(first) = log.read(0..2, 0)?.first()
+    {
+        next = first.position.index;
+    }
+    while next <= last.index {
+        let entries = log.read(next..last.index.saturating_add(1), 1 << 20)?;
+        let Some(end) = entries.last().map(|entry| entry.position) else {
+            return Err(io::Error::other(format!("a hole at {next}, before the end at {last}")));
+        };
+        for entry in entries {
+            let position = entry.position;
+            if position.index != next || previous.is_some_and(|previous| position.term < previous.term) {
+                return Err(io::Error::other(format!("entry {position} stands where {next} should")));
+            }
+            if let Some(durable) = durable
+                && position.index == durable.index
+                && position.term != durable.term
+            {
+                return Err(io::Error::other(format!("entry {position} stands at the mark {durable}")));
+            }
+            previous = Some(position);
+            next = next.saturating_add(1);
+        }
+        if end == last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+impl Storage for Folder {
+    fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError> {
+        let log_path = self.path.join("log");
+        let values_path = self.path.join("values");
+        let marks_path = self.path.join("marks");
+        make_folder(&self.path)?;
+        let lock = self.lock()?;
+        let reading = self.read_marks(&marks_path)?;
+        if let Some(reading) = &reading
+            && reading.mark.node != node
+        {
+            return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
+        }
+        make_folder(&log_path)?;
+        let found = inspect(&log_path).map_err(|error| OpenError::loss(log_path.display(), "open", error))?;
+        let verdict = verify(reading.as_ref(), &found)?;
+        if let (Verdict::Whole, Some((file, record, why))) = (verdict, &found.fault) {
+            tracing::info!(file, record, why, "cutting an unacknowledged tail off the log");
+        }
+
+        let log =
+            ChunkLog::open(&log_path).map_err(|error| OpenError::loss(log_path.display(), "open", error))?;
+        if log.extent() != found.extent {
+            let why = format!("it was inspected as {:?} and opened as {:?}", found.extent, log.extent());
+            return Err(OpenError::loss(log_path.display(), "open", why));
+        }
+        let durable = reading.as_ref().and_then(|reading| reading.mark.durable);
+        check_opened(&log, durable).map_err(|error| OpenError::loss(log_path.display(), "entries", error))?;
+        let values = SledValues::open(&values_path)
+            .map_err(|error| OpenError::loss(values_path.display(), "open", error))?;
+
+        let marks = match reading {
+            None => {
+                let mark = Mark { node, incarnation, vote: None, durable: None };
+                MarkFile::create(&marks_path, mark)
+            }
+            Some(reading) => {
+                let damaged = reading.damaged_slot;
+                MarkFile::open(&marks_path, reading).and_then(|marks| {
+                    // Heals the lost slot, so that the next fault again is the only one.
+                    if damaged { marks.rewrite().map(|()| marks) } else { Ok(marks) }
+                })
+            }
+        }
+        .map_err(|error| OpenError::io(marks_path.display(), error))?;
+        let marks: Arc<dyn Marks> = Arc::new(marks);
+        Ok(Disk { log: Arc::new(log), values: Arc::new(values), marks, hold: Box::new(lock) })
+    }
+
+    fn spawn(&self, name: &'static str, lane: LaneFuture) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(lane)).map(drop)
+    }
+}

@@ -1,0 +1,278 @@
+//! Group commit: one sync serves every write that waits, and callbacks fire in issue order, never before the disk has it.
+//!
+//! ```text
+//!   writers --submit(write, done)--> [bounded queue] --> lane: take all that wait -> commit -> done, done, done ...
+//! ```
+//!
+//! The lane is a plain future. Production runs it on one I/O thread per node, where a sync blocks nobody else;
+//! simulation spawns it as a task, where a sync takes simulated time. After the first failed sync the lane stops for
+//! good and says so to every later writer: what the kernel dropped on a failed sync cannot be synced by asking again.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::log::{Log, LogPosition};
+use super::marks::{Mark, Marks, Vote};
+use super::values::{Change, Values, check_sizes};
+
+/// Writes that may wait for the lane before `submit` itself waits.
+pub const QUEUE_LENGTH_MAX: usize = 4096;
+/// Writes that one commit serves at most.
+pub const GROUP_LENGTH_MAX: usize = 1024;
+
+/// Told once, when the write is durable or never will be.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+/// A lane, to be run to its end.
+pub type LaneFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a lane commits to.
+trait Device: Send + Sync + 'static {
+    type Write: Send + 'static;
+
+    /// Makes all writes durable, in order.
+    fn commit(&self, writes: Vec<Self::Write>) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// The first error of a lane, kept so that health can name it.
+#[derive(Clone, Default)]
+pub struct Fault(Arc<Mutex<Option<(io::ErrorKind, String)>>>);
+
+impl Fault {
+    /// The error that stopped the lane.
+    #[must_use]
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().as_ref().map(|(_, text)| text.clone())
+    }
+
+    fn set(&self, error: &io::Error) {
+        self.0.lock().get_or_insert_with(|| (error.kind(), error.to_string()));
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.0.lock().as_ref() {
+            Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn run<D: Device>(device: D, mut queue: mpsc::Receiver<(D::Write, Done)>, fault: Fault) {
+    let mut waiting = Vec::with_capacity(GROUP_LENGTH_MAX);
+    while queue.recv_many(&mut waiting, GROUP_LENGTH_MAX).await > 0 {
+        let (writes, dones): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+        if fault.check().is_ok()
+            && let Err(error) = device.commit(writes).await
+        {
+            tracing::error!(error = %error, "storage stopped: a commit failed");
+            fault.set(&error);
+        }
+        for done in dones {
+            done(fault.check());
+        }
+    }
+}
+
+struct Queue<W> {
+    sender: mpsc::Sender<(W, Done)>,
+    fault: Fault,
+}
+
+impl<W> Clone for Queue<W> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), fault: self.fault.clone() }
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "storage has stopped")
+}
+
+impl<W: Send + 'static> Queue<W> {
+    fn open<D: Device<Write = W>>(device: D) -> (Self, LaneFuture) {
+        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH_MAX);
+        let fault = Fault::default();
+        (Self { sender, fault: fault.clone() }, Box::pin(run(device, receiver, fault)))
+    }
+
+    async fn submit(&self, write: W, done: Done) -> io::Result<()> {
+        self.fault.check()?;
+        self.sender.send((write, done)).await.map_err(|_| stopped())
+    }
+
+    async fn wait(&self, write: W) -> io::Result<()> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done: Done = Box::new(move |result| drop(sender.send(result)));
+        self.submit(write, done).await?;
+        receiver.await.map_err(|_| stopped())?
+    }
+}
+
+/// Group commit over the values.
+#[derive(Clone)]
+pub struct ValueLane(Queue<Vec<Change>>);
+
+struct ValueDevice(Arc<dyn Values>);
+
+impl Device for ValueDevice {
+    type Write = Vec<Change>;
+
+    async fn commit(&self, writes: Vec<Vec<Change>>) -> io::Result<()> {
+        for changes in writes {
+            self.0.write(changes)?;
+        }
+        self.0.sync().await
+    }
+}
+
+impl ValueLane {
+    /// A lane over `values`, and the future that runs it.
+    #[must_use]
+    pub fn open(values: Arc<dyn Values>) -> (Self, LaneFuture) {
+        let (queue, lane) = Queue::open(ValueDevice(values));
+        (Self(queue), lane)
+    }
+
+    /// Queues one atomic batch; `done` fires when it is durable. Waits while the queue is full.
+    ///
+    /// # Errors
+    /// The batch was not queued: it breaks a bound, or the lane has stopped. `done` is then dropped unfired.
+    pub async fn submit(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
+        check_sizes(&changes)?;
+        self.0.submit(changes, done).await
+    }
+
+    /// Writes one atomic batch and waits until it is durable.
+    ///
+    /// # Errors
+    /// The write's, or that of the write that stopped the lane.
+    pub async fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        check_sizes(&changes)?;
+        self.0.wait(changes).await
+    }
+
+    /// The error that stopped the lane, if one did.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        self.0.fault.clone()
+    }
+}
+
+/// What the raft log's lane makes durable.
+enum LogWrite {
+    /// Entries up to here were appended to the log, and wait for its sync.
+    Appended(LogPosition),
+    /// Removes entries; done in the lane, so that it stays in order with the mark.
+    TruncateAfter(Option<LogPosition>),
+    Vote(Vote),
+    /// Everything before.
+    Settle,
+}
+
+/// Group commit over the raft log and the mark file.
+///
+/// The order inside one commit is the promise of the whole room: log sync, then mark written and synced, then acknowledged.
+/// So an acknowledged entry always lies at or below the mark, and a log that ends below it has lost acknowledged entries.
+#[derive(Clone)]
+pub struct LogLane(Queue<LogWrite>);
+
+struct LogDevice {
+    log: Arc<dyn Log>,
+    marks: Arc<dyn Marks>,
+}
+
+impl LogDevice {
+    async fn truncate_after(&self, mark: &mut Mark, last: Option<LogPosition>) -> io::Result<()> {
+        self.log.sync().await?;
+        // The mark goes down before the log does: the other way round a crash between the two would look like
+        // lost entries. What is forgotten here was refused by the leader, never acknowledged as its log.
+        mark.durable = mark.durable.min(last);
+        self.marks.write(mark.clone(), true).await?;
+        self.log.truncate_after(last)?;
+        self.log.sync().await
+    }
+}
+
+impl Device for LogDevice {
+    type Write = LogWrite;
+
+    async fn commit(&self, writes: Vec<LogWrite>) -> io::Result<()> {
+        let before = self.marks.current();
+        let mut mark = before.clone();
+        let mut unsynced = false;
+        for write in writes {
+            match write {
+                LogWrite::Appended(position) => {
+                    mark.durable = mark.durable.max(Some(position));
+                    unsynced = true;
+                }
+                LogWrite::TruncateAfter(last) => {
+                    self.truncate_after(&mut mark, last).await?;
+                    unsynced = false;
+                }
+                LogWrite::Vote(vote) => mark.vote = Some(vote),
+                LogWrite::Settle => unsynced = true,
+            }
+        }
+        if unsynced {
+            self.log.sync().await?;
+        }
+        let current = self.marks.current();
+        if mark == current {
+            return Ok(());
+        }
+        let vote_changed = mark.vote != current.vote;
+        self.marks.write(mark, vote_changed).await
+    }
+}
+
+impl LogLane {
+    /// A lane over `log` and `marks`, and the future that runs it.
+    #[must_use]
+    pub fn open(log: Arc<dyn Log>, marks: Arc<dyn Marks>) -> (Self, LaneFuture) {
+        let (queue, lane) = Queue::open(LogDevice { log, marks });
+        (Self(queue), lane)
+    }
+
+    /// Queues the sync of entries already appended, up to `position`; `done` fires when they are durable.
+    ///
+    /// # Errors
+    /// The lane has stopped; `done` is dropped unfired.
+    pub async fn appended(&self, position: LogPosition, done: Done) -> io::Result<()> {
+        self.0.submit(LogWrite::Appended(position), done).await
+    }
+
+    /// Saves a vote, durably.
+    ///
+    /// # Errors
+    /// The mark file's, or that of the write that stopped the lane.
+    pub async fn vote(&self, vote: Vote) -> io::Result<()> {
+        self.0.wait(LogWrite::Vote(vote)).await
+    }
+
+    /// Removes every entry after `last`, durably.
+    ///
+    /// # Errors
+    /// The log's or the mark file's, or that of the write that stopped the lane.
+    pub async fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
+        self.0.wait(LogWrite::TruncateAfter(last)).await
+    }
+
+    /// Waits until everything written before is durable.
+    ///
+    /// # Errors
+    /// As [`LogLane::vote`].
+    pub async fn settle(&self) -> io::Result<()> {
+        self.0.wait(LogWrite::Settle).await
+    }
+
+    /// The error that stopped the lane, if one did.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        self.0.fault.clone()
+    }
+}

@@ -1,0 +1,350 @@
+//! A disk in memory that behaves like one: reads see every write, a crash forgets what was not synced.
+//!
+//! Simulation and tests open it instead of a folder. A sync takes as long as the disk was told; a crash drops the
+//! operations since the last completed sync and cuts off every handle opened before it. No threads: lanes are tasks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::lane::LaneFuture;
+use super::log::{Log, LogEntry, LogExtent, LogPosition, SyncFuture};
+use super::marks::{Mark, Marks, Reading};
+use super::values::{Change, Named, Values, check_sizes};
+use super::{Disk, Inspection, OpenError, Storage, verify};
+
+#[derive(Clone, Default)]
+struct Contents {
+    entries: BTreeMap<u64, LogEntry>,
+    purged: Option<LogPosition>,
+    committed: Option<LogPosition>,
+    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    mark: Option<Mark>,
+}
+
+#[derive(Clone)]
+enum Operation {
+    Append(Vec<LogEntry>),
+    TruncateAfter(Option<LogPosition>),
+    Purge(LogPosition),
+    Commit(LogPosition),
+    Values(Vec<Change>),
+    Mark(Mark),
+}
+
+/// A sync covers one file, as on a real disk: only so can a test see a mark that became durable before its entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Log,
+    Values,
+    Mark,
+}
+
+impl Operation {
+    fn part(&self) -> Part {
+        match self {
+            Self::Values(_) => Part::Values,
+            Self::Mark(_) => Part::Mark,
+            Self::Append(_) | Self::TruncateAfter(_) | Self::Purge(_) | Self::Commit(_) => Part::Log,
+        }
+    }
+}
+
+impl Contents {
+    fn extent(&self) -> LogExtent {
+        let last = self.entries.values().next_back().map(|entry| entry.position);
+        LogExtent { purged: self.purged, last: last.max(self.purged), committed: self.committed }
+    }
+
+    fn apply(&mut self, operation: Operation) {
+        match operation {
+            Operation::Append(entries) => {
+                self.entries.extend(entries.into_iter().map(|entry| (entry.position.index, entry)));
+            }
+            Operation::TruncateAfter(last) => {
+                drop(self.entries.split_off(&last.map_or(0, |last| last.index.saturating_add(1))));
+            }
+            Operation::Purge(upto) => {
+                self.entries = self.entries.split_off(&upto.index.saturating_add(1));
+                self.purged = self.purged.max(Some(upto));
+            }
+            Operation::Commit(committed) => self.committed = Some(committed),
+            Operation::Values(changes) => {
+                for change in changes {
+                    match change {
+                        Change::Put(name, value) => drop(self.values.insert(name, value)),
+                        Change::Delete(name) => drop(self.values.remove(&name)),
+                        Change::DeleteRange(names) => {
+                            self.values.retain(|name, _| name < &names.start || name >= &names.end);
+                        }
+                    }
+                }
+            }
+            Operation::Mark(mark) => self.mark = Some(mark),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Platter {
+    /// What reads see.
+    live: Contents,
+    /// What a crash leaves.
+    durable: Contents,
+    /// Operations in `live` and not in `durable`, oldest first, each with its number.
+    pending: VecDeque<(u64, Operation)>,
+    operations: u64,
+    /// Counts crashes: a handle of an earlier life is dead.
+    life: u64,
+    full: bool,
+    syncs: u64,
+}
+
+/// How long the next sync takes.
+pub type SyncDelay = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// The disk; clones share it, and it outlives the node that opened it.
+#[derive(Clone)]
+pub struct MemoryDisk {
+    platter: Arc<Mutex<Platter>>,
+    delay: SyncDelay,
+}
+
+impl Default for MemoryDisk {
+    fn default() -> Self {
+        Self::new(Arc::new(|| Duration::ZERO))
+    }
+}
+
+impl MemoryDisk {
+    /// An empty disk whose syncs take `delay`, in the runtime's time.
+    #[must_use]
+    pub fn new(delay: SyncDelay) -> Self {
+        Self { platter: Arc::default(), delay }
+    }
+
+    /// Power fails: unsynced operations are gone, open handles are dead. Returns how many operations were lost.
+    pub fn crash(&self) -> usize {
+        let mut platter = self.platter.lock();
+        let lost = platter.pending.len();
+        platter.pending.clear();
+        platter.live = platter.durable.clone();
+        platter.life = platter.life.wrapping_add(1);
+        lost
+    }
+
+    /// From now on every write and sync fails (or succeeds again), as on a full disk.
+    pub fn set_full(&self, full: bool) {
+        self.platter.lock().full = full;
+    }
+
+    /// Loses the last `entries` of the log, synced or not: a disk that lies.
+    pub fn lose_tail(&self, entries: usize) {
+        let mut platter = self.platter.lock();
+        for _ in 0..entries {
+            platter.durable.entries.pop_last();
+        }
+        platter.pending.clear();
+        platter.live = platter.durable.clone();
+    }
+
+    /// Syncs completed so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.platter.lock().syncs
+    }
+
+    fn handle(&self) -> Handle {
+        Handle { disk: self.clone(), life: self.platter.lock().life }
+    }
+}
+
+#[derive(Clone)]
+struct Handle {
+    disk: MemoryDisk,
+    life: u64,
+}
+
+impl Handle {
+    fn alive(&self, platter: &Platter) -> io::Result<()> {
+        if platter.life == self.life {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::BrokenPipe, "the disk crashed under this handle"))
+    }
+
+    fn write(&self, operation: Operation) -> io::Result<()> {
+        let mut platter = self.disk.platter.lock();
+        self.alive(&platter)?;
+        if platter.full {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk"));
+        }
+        platter.operations = platter.operations.wrapping_add(1);
+        let number = platter.operations;
+        platter.live.apply(operation.clone());
+        platter.pending.push_back((number, operation));
+        Ok(())
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Contents) -> T) -> io::Result<T> {
+        let platter = self.disk.platter.lock();
+        self.alive(&platter)?;
+        Ok(look(&platter.live))
+    }
+
+    async fn sync(&self, part: Part) -> io::Result<()> {
+        let upto = self.disk.platter.lock().operations;
+        let delay = (self.disk.delay)();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let mut platter = self.disk.platter.lock();
+        self.alive(&platter)?;
+        if platter.full {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk"));
+        }
+        for (number, operation) in std::mem::take(&mut platter.pending) {
+            if number <= upto && operation.part() == part {
+                platter.durable.apply(operation);
+            } else {
+                platter.pending.push_back((number, operation));
+            }
+        }
+        platter.syncs = platter.syncs.wrapping_add(1);
+        Ok(())
+    }
+}
+
+impl Log for Handle {
+    fn append(&self, entries: Vec<LogEntry>) -> io::Result<()> {
+        let mut last = self.read(Contents::extent)?.last;
+        for entry in &entries {
+            if let Some(last) = last
+                && entry.position.index != last.index.saturating_add(1)
+            {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("entry {} does not follow {last}", entry.position),
+                ));
+            }
+            last = Some(entry.position);
+        }
+        self.write(Operation::Append(entries))
+    }
+
+    fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
+        self.write(Operation::TruncateAfter(last))
+    }
+
+    fn purge(&self, upto: LogPosition) -> io::Result<()> {
+        self.write(Operation::Purge(upto))
+    }
+
+    fn note_committed(&self, committed: LogPosition) -> io::Result<()> {
+        self.write(Operation::Commit(committed))
+    }
+
+    fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        if indexes.start >= indexes.end {
+            return Ok(Vec::new());
+        }
+        Handle::read(self, |contents| {
+            let mut bytes = 0usize;
+            contents
+                .entries
+                .range(indexes)
+                .map(|(_, entry)| entry.clone())
+                .enumerate()
+                .take_while(|(number, entry)| {
+                    bytes = bytes.saturating_add(entry.payload.len());
+                    *number == 0 || bytes <= bytes_max
+                })
+                .map(|(_, entry)| entry)
+                .collect()
+        })
+    }
+
+    fn extent(&self) -> LogExtent {
+        self.disk.platter.lock().live.extent()
+    }
+
+    fn sync(&self) -> SyncFuture<'_> {
+        Box::pin(Handle::sync(self, Part::Log))
+    }
+}
+
+impl Values for Handle {
+    fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        check_sizes(&changes)?;
+        Handle::write(self, Operation::Values(changes))
+    }
+
+    fn get(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Handle::read(self, |contents| contents.values.get(name).cloned())
+    }
+
+    fn range(&self, names: Range<Vec<u8>>, limit: usize) -> io::Result<Vec<Named>> {
+        Handle::read(self, |contents| {
+            let found = contents.values.range(names).take(limit);
+            found.map(|(name, value)| (name.clone(), value.clone())).collect()
+        })
+    }
+
+    fn last(&self, names: Range<Vec<u8>>) -> io::Result<Option<Named>> {
+        Handle::read(self, |contents| {
+            contents.values.range(names).next_back().map(|(name, value)| (name.clone(), value.clone()))
+        })
+    }
+
+    fn sync(&self) -> SyncFuture<'_> {
+        Box::pin(Handle::sync(self, Part::Values))
+    }
+}
+
+impl Marks for Handle {
+    fn current(&self) -> Mark {
+        let mark = self.disk.platter.lock().live.mark.clone();
+        mark.unwrap_or(Mark { node: 0, incarnation: 0, vote: None, durable: None })
+    }
+
+    fn write(&self, mark: Mark, _both: bool) -> SyncFuture<'_> {
+        Box::pin(async move {
+            Handle::write(self, Operation::Mark(mark))?;
+            Handle::sync(self, Part::Mark).await
+        })
+    }
+}
+
+impl Storage for MemoryDisk {
+    fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError> {
+        {
+            let mut platter = self.platter.lock();
+            let found = Inspection { extent: platter.live.extent(), fault: None };
+            let reading =
+                platter.live.mark.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
+            verify(reading.as_ref(), &found)?;
+            match reading {
+                Some(reading) if reading.mark.node != node => {
+                    return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
+                }
+                Some(_) => {}
+                None => {
+                    let mark = Mark { node, incarnation, vote: None, durable: None };
+                    platter.durable.mark = Some(mark.clone());
+                    platter.live.mark = Some(mark);
+                }
+            }
+        }
+        let handle = Arc::new(self.handle());
+        Ok(Disk { log: handle.clone(), values: handle.clone(), marks: handle, hold: Box::new(()) })
+    }
+
+    fn spawn(&self, _name: &'static str, lane: LaneFuture) -> io::Result<()> {
+        tokio::spawn(lane);
+        Ok(())
+    }
+}
