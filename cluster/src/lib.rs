@@ -1,5 +1,35 @@
 //! Replication: the log, its disk, and the state it folds into, on one node of the cluster.
+//!
+//! ```text
+//!   propose(entry), ingest(batch)          read, frozen, applied, linearizable, health
+//!        |                                       ^
+//!   proposer, facts, ticker                      |
+//!        |                                       |
+//!      openraft ---- raft/machine ---- fold (cluster/state) ---- EffectSink
+//!        |                 |
+//!   raft/log_store     raft/snapshots
+//!        |                 |
+//!     LogLane          ValueLane            one sync serves every waiting write
+//!        |                 |
+//!   log + marks          values             storage/, the ports and what stands behind them
+//! ```
+//!
+//! Everything from outside (clock, chance, disk, network, threads) comes in through [`environment::Environment`].
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
+pub mod environment;
+pub mod facts;
+pub mod fold;
+pub mod options;
+pub mod proposer;
+pub mod raft;
 pub mod storage;
+mod ticker;
+
+pub use cluster::{Cluster, Health, StartError};
+pub use environment::Environment;
+pub use fold::{EffectSink, Fold, Halted, NoSink, Violation};
+pub use options::Options;
+pub use proposer::ProposeError;

@@ -1,0 +1,261 @@
+//! One node's part in the cluster: started from an environment, asked through a handle, ended in order.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use featureops_proto::log::{Batch, BatchReply, Reply};
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::impls::BasicNode;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::environment::Environment;
+use crate::facts::{Facts, coalesce};
+use crate::fold::{EffectSink, Fold, Halted};
+use crate::options::Options;
+use crate::proposer::{ProposeError, Proposer, Raft};
+use crate::raft::network::AbsentPeers;
+use crate::raft::types::Runtime;
+use crate::raft::{Stores, open_stores};
+use crate::storage::OpenError;
+use crate::ticker::{ClockWatch, tick};
+
+/// Longest wait for the lanes' end at shutdown, in milliseconds.
+const LANE_END_MS_MAX: u64 = 5_000;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its data folder was not opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An option is out of its range.
+    #[error("options of the node: {why}")]
+    Options {
+        /// Which, and why.
+        why: String,
+    },
+    /// Raft did not start.
+    #[error("raft did not start: {why}; run `featureops doctor`")]
+    Raft {
+        /// What it said.
+        why: String,
+    },
+}
+
+/// How a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// This node.
+    pub node: u64,
+    /// The leader it knows.
+    pub leader: Option<u64>,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Its term.
+    pub term: u64,
+    /// Position of the last entry its state holds.
+    pub applied: u64,
+    /// Index of the last entry of its log.
+    pub last_log: Option<u64>,
+    /// Index up to which a snapshot is stored.
+    pub snapshot: Option<u64>,
+    /// Index up to which the log was purged.
+    pub purged: Option<u64>,
+    /// Where the fold stopped.
+    pub halted: Option<Halted>,
+    /// How far the wall clock runs ahead, when the leader therefore does not tick, in milliseconds.
+    pub clock_refused_lead_ms: Option<u64>,
+    /// The first error of the disk: nothing is acknowledged since.
+    pub disk_error: Option<String>,
+    /// Raft has ended, and why.
+    pub stopped: Option<String>,
+}
+
+struct Running {
+    tasks: Vec<JoinHandle<()>>,
+    lanes: [watch::Receiver<bool>; 2],
+    hold: Box<dyn Any + Send + Sync>,
+}
+
+/// A running node; clones are handles to it.
+pub struct Cluster<F: Fold> {
+    proposer: Proposer<F>,
+    facts: Facts,
+    clock: ClockWatch,
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+impl<F: Fold> Clone for Cluster<F> {
+    fn clone(&self) -> Self {
+        Self {
+            proposer: self.proposer.clone(),
+            facts: self.facts.clone(),
+            clock: self.clock.clone(),
+            running: Arc::clone(&self.running),
+        }
+    }
+}
+
+impl<F: Fold> Cluster<F> {
+    /// Opens the disk, restores the last snapshot, replays what is known as committed, and starts raft.
+    ///
+    /// `genesis` is the state before the first entry; `sink` hears of every applied entry from then on, replayed ones
+    /// included.
+    ///
+    /// # Errors
+    /// See [`StartError`]; above all disk loss, which is never repaired here.
+    pub async fn start(
+        environment: Environment,
+        options: Options,
+        genesis: F,
+        sink: Arc<dyn EffectSink<F>>,
+    ) -> Result<Self, StartError> {
+        let config = options.raft().map_err(|error| StartError::Options { why: error.to_string() })?;
+        let Stores { log, machine, shared, faults, lanes, hold } =
+            open_stores(&environment, options.node, genesis, sink)?;
+        let seed = environment.entropy.next_u64();
+        let started =
+            Runtime::scope(seed, Raft::new(options.node, Arc::new(config), AbsentPeers, log, machine));
+        let raft = started.await.map_err(|error| StartError::Raft { why: error.to_string() })?;
+
+        let proposer = Proposer::new(raft, shared, options, faults, environment.entropy.next_u64());
+        initialize(&proposer).await?;
+        let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_lead_ms_max);
+        let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
+        let tasks = vec![
+            tokio::spawn(coalesce(proposer.clone(), queue)),
+            tokio::spawn(tick(proposer.clone(), clock.clone())),
+        ];
+        let running = Running { tasks, lanes, hold };
+        Ok(Self { proposer, facts, clock, running: Arc::new(Mutex::new(Some(running))) })
+    }
+
+    /// Waits until a leader is known, which for one voter is this node.
+    ///
+    /// # Errors
+    /// `NotLeader` after `timeout_ms` milliseconds without one.
+    pub async fn ready(&self, timeout_ms: u64) -> Result<u64, ProposeError> {
+        let wait = self.proposer.raft().wait(Some(Duration::from_millis(timeout_ms)));
+        let known = wait.metrics(|metrics| metrics.current_leader.is_some(), "a leader");
+        let metrics = self.proposer.scoped(known).await;
+        metrics
+            .ok()
+            .and_then(|metrics| metrics.current_leader)
+            .ok_or(ProposeError::NotLeader { leader: None })
+    }
+
+    /// Proposes an encoded entry; answers with its position and the fold's reply once it is durable and applied.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only `Unknown` leaves open whether the entry was written.
+    pub async fn propose(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
+        self.proposer.propose(entry).await
+    }
+
+    /// Writes one producer's batch of facts, together with those of others.
+    ///
+    /// # Errors
+    /// As [`Cluster::propose`]; also when the batch is over [`crate::facts::BATCH_BYTES_MAX`].
+    pub async fn ingest(&self, batch: Batch) -> Result<BatchReply, ProposeError> {
+        self.facts.ingest(batch).await
+    }
+
+    /// Looks at the state of this node, as it is. Applying waits meanwhile, so be short.
+    pub fn read<T>(&self, look: impl FnOnce(&F) -> T) -> T {
+        self.proposer.shared().read(look)
+    }
+
+    /// The state of this node, as it is; later entries do not change it.
+    #[must_use]
+    pub fn frozen(&self) -> Arc<F> {
+        self.proposer.shared().frozen()
+    }
+
+    /// Position of the last entry that the state holds, to be watched.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.proposer.shared().applied()
+    }
+
+    /// Waits until this node's state holds everything acknowledged anywhere before the call; answers with its position.
+    ///
+    /// # Errors
+    /// `NotLeader`, `Halted`, `ShuttingDown` or `Stopped`.
+    pub async fn linearizable(&self) -> Result<u64, ProposeError> {
+        self.proposer.linearizable().await
+    }
+
+    /// Asks for a snapshot now; it is taken beside everything else.
+    ///
+    /// # Errors
+    /// `Stopped`: raft has ended.
+    pub async fn snapshot(&self) -> Result<(), ProposeError> {
+        let trigger = self.proposer.raft().trigger();
+        let asked = self.proposer.scoped(trigger.snapshot()).await;
+        asked.map_err(|error| ProposeError::Stopped { why: error.to_string() })
+    }
+
+    /// How this node is, now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let shared = self.proposer.shared();
+        let receiver = self.proposer.raft().metrics();
+        let metrics = receiver.borrow_watched();
+        let index = |id: &Option<crate::raft::types::LogId>| id.as_ref().map(openraft::LogId::index);
+        Health {
+            node: metrics.id,
+            leader: metrics.current_leader,
+            leads: metrics.state == ServerState::Leader,
+            term: metrics.current_term,
+            applied: *shared.applied().borrow(),
+            last_log: metrics.last_log_index,
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+            halted: shared.halted(),
+            clock_refused_lead_ms: self.clock.refused_lead_ms(),
+            disk_error: self.proposer.disk_error(),
+            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Ends the node in order: no new proposals, facts in flight answered, raft ended, disk settled, folder unlocked.
+    /// A second call finds nothing left to do.
+    pub async fn shutdown(&self) {
+        self.proposer.close();
+        let Some(running) = self.running.lock().take() else { return };
+        let Running { tasks, lanes, hold } = running;
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(error = %error, "a task of the node did not end by itself");
+            }
+        }
+        if let Err(error) = self.proposer.scoped(self.proposer.raft().shutdown()).await {
+            tracing::error!(error = %error, "raft did not end by itself");
+        }
+        for mut lane in lanes {
+            let end = lane.wait_for(|ended| *ended);
+            if tokio::time::timeout(Duration::from_millis(LANE_END_MS_MAX), end).await.is_err() {
+                tracing::warn!("the disk did not settle in time");
+            }
+        }
+        drop(hold);
+    }
+}
+
+async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
+    let failed = |why: String| StartError::Raft { why };
+    let options = proposer.options();
+    let begun = proposer.scoped(proposer.raft().is_initialized()).await;
+    if begun.map_err(|error| failed(error.to_string()))? || !options.initialize {
+        return Ok(());
+    }
+    let members = BTreeMap::from([(options.node, BasicNode::new(options.address.clone()))]);
+    let made = proposer.scoped(proposer.raft().initialize(members)).await;
+    made.map_err(|error| failed(error.to_string()))
+}

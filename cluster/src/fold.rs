@@ -1,0 +1,82 @@
+//! The seam between the log and what it means: a pure fold over entries.
+//!
+//! The room `cluster/state` holds the fold of the product; tests bring smaller ones.
+
+use std::fmt;
+
+use featureops_proto::log::Reply;
+
+/// A broken invariant: the fold met an entry that it must not apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Number and name of the invariant.
+    pub invariant: String,
+    /// What was found.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}
+
+/// Where the fold stopped, and why. It stays stopped over restarts, until the log or the binary is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halted {
+    /// The entry that was not applied.
+    pub position: u64,
+    /// What it broke.
+    pub violation: Violation,
+}
+
+impl fmt::Display for Halted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the fold stopped at position {}: {}", self.position, self.violation)
+    }
+}
+
+/// A deterministic state: the same entries in the same order give the same state, replies and effects on every node.
+///
+/// `Clone` is taken for each snapshot while entries go on being applied, so it should share its large parts.
+pub trait Fold: Clone + Send + Sync + 'static {
+    /// What an applied entry lets the rest of the node know.
+    type Effect: Send + Sync + 'static;
+
+    /// Applies the entry at `position` and pushes what follows from it.
+    ///
+    /// # Errors
+    /// A broken invariant; the state must then be as it was before.
+    fn apply(
+        &mut self,
+        position: u64,
+        entry: &[u8],
+        effects: &mut Vec<Self::Effect>,
+    ) -> Result<Reply, Violation>;
+
+    /// The state as bytes, the same on every node.
+    fn encode(&self) -> Vec<u8>;
+
+    /// The state that [`Fold::encode`] wrote.
+    ///
+    /// # Errors
+    /// Why the bytes are not such a state.
+    fn decode(bytes: &[u8]) -> Result<Self, String>;
+}
+
+/// Hears of applied entries, on the path that applies them: it must not block, and must not call back into the cluster.
+pub trait EffectSink<F: Fold>: Send + Sync + 'static {
+    /// The entry at `position` was applied, with at least one effect; called before its proposer is answered.
+    fn applied(&self, state: &F, position: u64, effects: &[F::Effect]);
+
+    /// The whole state was replaced by a snapshot taken at `position`.
+    fn installed(&self, state: &F, position: u64);
+}
+
+/// Hears nothing.
+pub struct NoSink;
+
+impl<F: Fold> EffectSink<F> for NoSink {
+    fn applied(&self, _state: &F, _position: u64, _effects: &[F::Effect]) {}
+    fn installed(&self, _state: &F, _position: u64) {}
+}

@@ -1,0 +1,81 @@
+//! How a node of the cluster behaves; every number has a default that suits one site.
+
+use openraft::SnapshotPolicy;
+
+/// Options of one node.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node's number, kept in its data folder from the first start.
+    pub node: u64,
+    /// Where peers reach it, a host and a port.
+    pub address: String,
+    /// Whether a node with an empty folder makes a cluster of its own, with itself as the one voter.
+    pub initialize: bool,
+    /// Entries after which a snapshot is taken.
+    pub snapshot_after_entries: u64,
+    /// Entries kept in the log behind a snapshot, for peers that lag a little.
+    pub keep_entries: u64,
+    /// Time between two heartbeats, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// A follower stands for election after this time without a leader, at the earliest and at the latest.
+    pub election_ms: (u64, u64),
+    /// Entries in flight.
+    pub proposals_max: usize,
+    /// Bytes of entries in flight.
+    pub proposal_bytes_max: usize,
+    /// Time one proposal or read barrier may take, in milliseconds.
+    pub propose_timeout_ms: u64,
+    /// Time between two ticks of the leader, in milliseconds.
+    pub tick_ms: u64,
+    /// How far the wall clock may run ahead of the time since start before the leader stops ticking, in milliseconds.
+    pub clock_lead_ms_max: u64,
+    /// Fact batches that may wait to be coalesced.
+    pub fact_batches_max: usize,
+    /// Longest wait for more facts, in milliseconds; only while other facts are being written.
+    pub fact_linger_ms: u64,
+    /// Events at which a fact command is proposed without waiting for more.
+    pub fact_events_max: usize,
+    /// Fact commands in flight.
+    pub fact_commands_max: usize,
+}
+
+impl Options {
+    /// The defaults of node `node`, reached at `address`.
+    #[must_use]
+    pub fn new(node: u64, address: impl Into<String>) -> Self {
+        Self {
+            node,
+            address: address.into(),
+            initialize: true,
+            snapshot_after_entries: 20_000,
+            keep_entries: 1_000,
+            heartbeat_ms: 100,
+            election_ms: (300, 600),
+            proposals_max: 4_096,
+            proposal_bytes_max: 64 << 20,
+            propose_timeout_ms: 5_000,
+            tick_ms: 500,
+            clock_lead_ms_max: 5_000,
+            fact_batches_max: 4_096,
+            fact_linger_ms: 5,
+            fact_events_max: 512,
+            fact_commands_max: 16,
+        }
+    }
+
+    pub(crate) fn raft(&self) -> Result<openraft::Config, openraft::ConfigError> {
+        openraft::Config {
+            cluster_name: "featureops".to_owned(),
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_ms.0,
+            election_timeout_max: self.election_ms.1,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after_entries),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            purge_batch_size: 256,
+            replication_lag_threshold: self.snapshot_after_entries.saturating_add(5_000),
+            enable_pre_vote: Some(true),
+            ..openraft::Config::default()
+        }
+        .validate()
+    }
+}
