@@ -1,0 +1,301 @@
+//! From the ledger's integers to one table of cells: arms by strata, for one metric.
+//!
+//! A cell is (units, mean, centred sum of squares). The centred sum is taken in integers, n Q - S^2, and divided once:
+//! in floating point the subtraction would lose every digit of a metric whose mean is large beside its spread.
+//!
+//! A ratio (clicks per view) is linearised against its stratum, so that a change of allocation between strata with
+//! different ratios cannot masquerade as an effect. With R_s and D_s the stratum's ratio and mean denominator, k_a the
+//! arm's denominator relative to its strata, and d_a the arm's ratio less its strata's:
+//! mean = R_s + (num - R_s den) / (D_s k_a), deviations as num - (R_s + d_a) den over the same divisor.
+//! With one stratum the mean is the arm's own ratio and the squares are the delta method's (Deng et al. 2018, eq. 4).
+
+use featureops_proto::v1;
+
+use crate::error::InputError;
+
+/// Arms at most, as the experiment allows.
+pub const ARMS_MAX: usize = 32;
+/// Strata at most: 64 of the ledger and one for each further generation.
+pub const STRATA_MAX: usize = 256;
+/// Units beyond which a cell's count no longer matters and floating point begins to.
+const UNITS_MAX: f64 = 1e12;
+
+/// One arm in one stratum.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cell {
+    /// Exposed units; fractional only after a discount.
+    pub units: f64,
+    /// Mean per unit, in the metric's unit.
+    pub mean: f64,
+    /// Sum of squared deviations from `mean`, of its square.
+    pub squares: f64,
+}
+
+/// Arms by strata for one metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// Columns.
+    pub arms: usize,
+    /// Rows; each holds `arms` cells.
+    pub strata: Vec<Vec<Cell>>,
+    /// A share of units: its variance is p (1 - p) without Bessel's correction.
+    pub proportion: bool,
+}
+
+/// Which strata a table takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the running generation, as decisions do.
+    Generation,
+    /// Those of the running generation, within the learner's window and discounted by age, as the policy does.
+    Learner,
+    /// All, as the final analysis does.
+    Everything,
+}
+
+/// The first metric of a role.
+///
+/// # Errors
+/// When there is none.
+pub fn metric_of(inputs: &v1::DecisionInputs, role: v1::Role) -> Result<&v1::MetricInput, InputError> {
+    inputs
+        .metrics
+        .iter()
+        .find(|metric| metric.role == role as i32)
+        .ok_or(InputError::Metric("none has the needed role"))
+}
+
+/// The table of one metric. Strata without units are left out.
+///
+/// # Errors
+/// When lengths differ or the moments contradict themselves.
+pub fn table(
+    inputs: &v1::DecisionInputs,
+    metric: &v1::MetricInput,
+    scope: Scope,
+) -> Result<Table, InputError> {
+    let arms = inputs.arms.len();
+    if !(2..=ARMS_MAX).contains(&arms) {
+        return Err(InputError::Arms(arms));
+    }
+    if inputs.strata.len() > STRATA_MAX {
+        return Err(InputError::Shape("more strata than the ledger can hold"));
+    }
+    let kind = metric.kind();
+    let mut strata = Vec::with_capacity(inputs.strata.len());
+    for stratum in &inputs.strata {
+        if scope != Scope::Everything && stratum.generation != inputs.generation {
+            continue;
+        }
+        let keep = if scope == Scope::Learner { kept(inputs, stratum) } else { 1.0 };
+        if keep <= 0.0 {
+            continue;
+        }
+        if stratum.arms.len() != arms {
+            return Err(InputError::Shape("a stratum's arms"));
+        }
+        let cells = match kind {
+            v1::metric::Kind::Ratio => {
+                let cells = stratum
+                    .arms
+                    .iter()
+                    .map(|arm| RatioCell::read(arm, metric))
+                    .collect::<Result<Vec<_>, _>>()?;
+                strata.push((keep, Row::Ratio(cells)));
+                continue;
+            }
+            v1::metric::Kind::Proportion => stratum.arms.iter().map(|arm| proportion_cell(arm, metric)),
+            v1::metric::Kind::Mean | v1::metric::Kind::Count => {
+                let cells =
+                    stratum.arms.iter().map(|arm| mean_cell(arm, metric)).collect::<Result<Vec<_>, _>>()?;
+                strata.push((keep, Row::Plain(cells)));
+                continue;
+            }
+            v1::metric::Kind::Unspecified => return Err(InputError::Metric("its kind is not known")),
+        }
+        .collect::<Result<Vec<_>, _>>()?;
+        strata.push((keep, Row::Plain(cells)));
+    }
+    let mut strata = linearised(arms, strata);
+    strata.retain(|cells| cells.iter().any(|cell| cell.units > 0.0));
+    Ok(Table { arms, strata, proportion: kind == v1::metric::Kind::Proportion })
+}
+
+/// How much of a stratum the learner's record keeps: 0 outside the window, discount ^ hours since its end inside.
+fn kept(inputs: &v1::DecisionInputs, stratum: &v1::Stratum) -> f64 {
+    let Some(learner) = &inputs.learner else { return 1.0 };
+    if stratum.start_minute < learner.window_start_minute {
+        return 0.0;
+    }
+    // 0 is what an absent field reads as.
+    if learner.discount_millionths == 0 || learner.discount_millionths >= 1_000_000 {
+        return 1.0;
+    }
+    let end_ms = (i64::from(stratum.start_minute) + i64::from(stratum.minutes)).saturating_mul(60_000);
+    let age_hours = inputs.log_time_ms.saturating_sub(end_ms).max(0) as f64 / 3_600_000.0;
+    libm::pow(f64::from(learner.discount_millionths) / 1e6, age_hours)
+}
+
+enum Row {
+    Plain(Vec<Cell>),
+    Ratio(Vec<RatioCell>),
+}
+
+fn slot(arm: &v1::ArmMoments, index: u32) -> Result<(i128, i128), InputError> {
+    let slot = arm.slots.get(index as usize).ok_or(InputError::Shape("a metric's slot"))?;
+    let read = |part: &Option<v1::Int128>| part.as_ref().map_or(0, v1::Int128::get);
+    let (sum, squares) = (read(&slot.sum), read(&slot.squares));
+    if squares < 0 {
+        return Err(InputError::Moments("a sum of squares is negative"));
+    }
+    Ok((sum, squares))
+}
+
+/// n C - S T, divided by n: the centred sum of products. Exact while the integers fit.
+fn centred(units: u64, products: i128, left: i128, right: i128) -> f64 {
+    let n = i128::from(units);
+    let exact = n
+        .checked_mul(products)
+        .and_then(|whole| left.checked_mul(right).and_then(|corner| whole.checked_sub(corner)));
+    match exact {
+        Some(difference) => difference as f64 / units as f64,
+        None => products as f64 - left as f64 * (right as f64 / units as f64),
+    }
+}
+
+fn proportion_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, InputError> {
+    let (sum, _) = slot(arm, metric.slot)?;
+    if sum < 0 || sum > i128::from(arm.units) {
+        return Err(InputError::Moments("more converted units than exposed ones"));
+    }
+    if arm.units == 0 {
+        return Ok(Cell::default());
+    }
+    let (units, converted) = (arm.units as f64, sum as f64);
+    let mean = converted / units;
+    Ok(Cell { units, mean, squares: converted * (1.0 - mean) })
+}
+
+fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, InputError> {
+    let (sum, squares) = slot(arm, metric.slot)?;
+    if arm.units == 0 {
+        if sum != 0 || squares != 0 {
+            return Err(InputError::Moments("values without units"));
+        }
+        return Ok(Cell::default());
+    }
+    let centred = centred(arm.units, squares, sum, sum);
+    if centred < 0.0 && centred < -1e-9 * squares as f64 {
+        return Err(InputError::Moments("n Q is less than S^2"));
+    }
+    let scale = scale_of(metric)?;
+    let units = arm.units as f64;
+    Ok(Cell { units, mean: sum as f64 / units / scale, squares: centred.max(0.0) / (scale * scale) })
+}
+
+/// Integers per unit of a metric.
+fn scale_of(metric: &v1::MetricInput) -> Result<f64, InputError> {
+    if metric.decimal_scale > 18 {
+        return Err(InputError::Range("a decimal scale above 18"));
+    }
+    Ok((0..metric.decimal_scale).fold(1.0, |scale, _| scale * 10.0))
+}
+
+/// Sums of a ratio's parts; both parts have one scale, which cancels.
+struct RatioCell {
+    units: f64,
+    numerator: f64,
+    denominator: f64,
+    numerator_squares: f64,
+    denominator_squares: f64,
+    products: f64,
+}
+
+impl RatioCell {
+    fn read(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Self, InputError> {
+        let (numerator, numerator_squares) = slot(arm, metric.slot)?;
+        let (denominator, denominator_squares) = slot(arm, metric.denominator_slot)?;
+        let products =
+            arm.cross.get(metric.pair as usize).ok_or(InputError::Shape("a ratio's cross product"))?.get();
+        if arm.units == 0 {
+            if numerator != 0 || denominator != 0 {
+                return Err(InputError::Moments("values without units"));
+            }
+            return Ok(Self {
+                units: 0.0,
+                numerator: 0.0,
+                denominator: 0.0,
+                numerator_squares: 0.0,
+                denominator_squares: 0.0,
+                products: 0.0,
+            });
+        }
+        Ok(Self {
+            units: arm.units as f64,
+            numerator: numerator as f64,
+            denominator: denominator as f64,
+            numerator_squares: centred(arm.units, numerator_squares, numerator, numerator).max(0.0),
+            denominator_squares: centred(arm.units, denominator_squares, denominator, denominator).max(0.0),
+            products: centred(arm.units, products, numerator, denominator),
+        })
+    }
+}
+
+/// A stratum's ratio and mean denominator; `None` while its denominators do not sum to a positive number.
+fn reference(cells: &[RatioCell]) -> Option<(f64, f64)> {
+    let units: f64 = cells.iter().map(|cell| cell.units).sum();
+    let denominator: f64 = cells.iter().map(|cell| cell.denominator).sum();
+    let numerator: f64 = cells.iter().map(|cell| cell.numerator).sum();
+    (denominator > 0.0 && units > 0.0).then(|| (numerator / denominator, denominator / units))
+}
+
+fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
+    // Per arm: own denominators, those its strata would give, and own numerators less those its strata would give.
+    let mut totals = vec![(0.0_f64, 0.0_f64, 0.0_f64); arms];
+    for (keep, row) in &rows {
+        let Row::Ratio(cells) = row else { continue };
+        let Some((ratio, mean_denominator)) = reference(cells) else { continue };
+        for (cell, (own, expected, excess)) in cells.iter().zip(&mut totals) {
+            *own += keep * cell.denominator;
+            *expected += keep * cell.units * mean_denominator;
+            *excess += keep * (cell.numerator - ratio * cell.denominator);
+        }
+    }
+    rows.into_iter()
+        .map(|(keep, row)| match row {
+            Row::Plain(mut cells) => {
+                for cell in &mut cells {
+                    let units = (cell.units * keep).min(UNITS_MAX);
+                    cell.squares *= if cell.units > 0.0 { units / cell.units } else { 0.0 };
+                    cell.units = units;
+                }
+                cells
+            }
+            Row::Ratio(cells) => {
+                let Some((ratio, mean_denominator)) = reference(&cells) else {
+                    return vec![Cell::default(); arms];
+                };
+                cells
+                    .iter()
+                    .zip(&totals)
+                    .map(|(cell, (own, expected, excess))| {
+                        if cell.units <= 0.0 || *own <= 0.0 || *expected <= 0.0 {
+                            return Cell::default();
+                        }
+                        let divisor = mean_denominator * (own / expected);
+                        let mean = ratio + (cell.numerator - ratio * cell.denominator) / cell.units / divisor;
+                        let arm_ratio = ratio + excess / own;
+                        let squares = cell.numerator_squares - 2.0 * arm_ratio * cell.products
+                            + arm_ratio * arm_ratio * cell.denominator_squares;
+                        let units = (cell.units * keep).min(UNITS_MAX);
+                        Cell {
+                            units,
+                            mean,
+                            squares: squares.max(0.0) / (divisor * divisor) * (units / cell.units),
+                        }
+                    })
+                    .collect()
+            }
+        })
+        .collect()
+}

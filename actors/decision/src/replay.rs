@@ -1,0 +1,86 @@
+//! Replay: the same inputs, the same bytes; or a plain statement that this build cannot tell.
+
+use std::fmt;
+
+use featureops_proto::v1;
+
+use crate::ENGINE;
+use crate::error::InputError;
+use crate::policy::thompson::{self, Verdict};
+use crate::{guardrail, record, winner};
+
+/// Why a recorded decision cannot be recomputed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The record has no inputs.
+    NoInputs,
+    /// Another version of the mathematics made it.
+    Engine(String),
+    /// A policy or version this build does not have.
+    Policy(String),
+    /// The inputs are refused today.
+    Inputs(InputError),
+    /// From these inputs the policy takes no such action: the record and the inputs do not belong together.
+    NoAction,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoInputs => write!(formatter, "the record holds no inputs"),
+            Self::Engine(version) => write!(formatter, "engine {version} is gone; this is {ENGINE}"),
+            Self::Policy(policy) => write!(formatter, "policy {policy} is gone"),
+            Self::Inputs(error) => write!(formatter, "inputs: {error}"),
+            Self::NoAction => write!(formatter, "the policy takes no action on these inputs"),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+impl From<InputError> for Unavailable {
+    fn from(error: InputError) -> Self {
+        Self::Inputs(error)
+    }
+}
+
+/// Recomputes the deciding fields from the recorded inputs; all other fields are the record's own.
+///
+/// # Errors
+/// When the policy, its version or the engine is gone, or the inputs do not lead to an action at all.
+pub fn replay(recorded: &v1::Decision) -> Result<v1::Decision, Unavailable> {
+    let inputs = recorded.inputs.as_ref().ok_or(Unavailable::NoInputs)?;
+    if recorded.engine != ENGINE {
+        return Err(Unavailable::Engine(recorded.engine.clone()));
+    }
+    let recomputed = match recorded.policy.as_str() {
+        thompson::POLICY => match thompson::decide(inputs)? {
+            Verdict::Move(allocation) => record::reallocation(inputs, &allocation)?,
+            Verdict::Stay(..) => return Err(Unavailable::NoAction),
+        },
+        guardrail::POLICY => record::trip(inputs, &guardrail::trip(inputs)?.ok_or(Unavailable::NoAction)?),
+        winner::POLICY => record::promotion(inputs, &winner::winner(inputs)?.ok_or(Unavailable::NoAction)?)?,
+        // A fact from outside: nothing to recompute beyond what the record says about itself.
+        record::ALARM_POLICY => return Ok(recorded.clone()),
+        other => return Err(Unavailable::Policy(other.to_owned())),
+    };
+    Ok(v1::Decision {
+        action: recomputed.action,
+        generation: recomputed.generation,
+        policy: recomputed.policy,
+        engine: recomputed.engine,
+        inputs: recomputed.inputs,
+        weights_before: recomputed.weights_before,
+        weights_after: recomputed.weights_after,
+        statistics: recomputed.statistics,
+        thresholds: recomputed.thresholds,
+        alternatives: recomputed.alternatives,
+        expected_effect: recomputed.expected_effect,
+        traffic_moved_basis_points: recomputed.traffic_moved_basis_points,
+        bounds: recomputed.bounds,
+        narrative: recomputed.narrative,
+        variant: recomputed.variant,
+        reason: recomputed.reason,
+        ..recorded.clone()
+    })
+}
