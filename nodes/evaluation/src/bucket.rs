@@ -50,6 +50,34 @@ mod tests {
         assert_eq!(spread((1 << 31) - 1), 4_999);
     }
 
+    /// What the published suite of the `fractional` operator (its second generation) expects: quarters and halves of
+    /// any whole sum fall on the same hashes as quarters and halves of 10,000.
+    #[test]
+    fn the_published_fractional_expectations() {
+        let suits = ["clubs", "diamonds", "hearts", "spades"];
+        for (key, unit, suit) in [
+            ("fractional-flag", "jack", "hearts"),
+            ("fractional-flag", "queen", "spades"),
+            ("fractional-flag", "ten", "clubs"),
+            ("fractional-flag", "nine", "diamonds"),
+            ("fractional-flag", "3", "clubs"),
+            ("shared-seed", "seven", "hearts"),
+            ("shared-seed", "eight", "diamonds"),
+            ("shared-seed", "nine", "clubs"),
+            ("shared-seed", "two", "spades"),
+        ] {
+            assert_eq!(suits[usize::from(bucket_of(key, unit) / 2_500)], suit, "{key} {unit}");
+        }
+        assert!(bucket_of("fractional-flag-shorthand", "jon@company.com") < 5_000);
+        assert!(bucket_of("fractional-flag-shorthand", "jane@company.com") >= 5_000);
+        // Units whose hashes are 0, 1, 2^31 - 1, 2^31 and 2^32 - 1.
+        for (unit, bucket) in
+            [("ejOoVL", 0), ("bY9fO-", 0), ("SI7p-", 4_999), ("6LvT0", 5_000), ("ceQdGm", 9_999)]
+        {
+            assert_eq!(bucket_of("", unit), bucket, "{unit}");
+        }
+    }
+
     #[test]
     fn a_bucket_belongs_to_the_first_stretch_that_ends_beyond_it() {
         let stretches =

@@ -361,8 +361,12 @@ fn allocation(given: &v1::Allocation, variants: &[Variant]) -> Outcome<Allocatio
         let variant = index_of(variants, name, || format!("allocation.variants[{nth}]"))?;
         arms.push(Arm { variant, weight_basis_points: 0 });
     }
+    let sum: u64 = given.runs.iter().map(|run| u64::from(run.length)).sum();
+    if sum != u64::from(BUCKETS) {
+        return refused("allocation.runs", sum, "run lengths must sum to 10000, one for each bucket");
+    }
     let mut stretches = Vec::with_capacity(given.runs.len());
-    let mut sum = 0u64;
+    let mut end = 0;
     for (nth, run) in given.runs.iter().enumerate() {
         let Some(arm) = arms.get_mut(run.arm as usize) else {
             return refused(
@@ -371,16 +375,10 @@ fn allocation(given: &v1::Allocation, variants: &[Variant]) -> Outcome<Allocatio
                 "no such arm in the allocation",
             );
         };
-        sum += u64::from(run.length);
-        if sum > u64::from(BUCKETS) {
-            break;
-        }
+        end += run.length;
         arm.weight_basis_points += run.length;
         // At most 32 arms and 10,000 buckets.
-        stretches.push(Stretch { end: sum as u16, target: run.arm as u16 });
-    }
-    if sum != u64::from(BUCKETS) {
-        return refused("allocation.runs", sum, "run lengths must sum to 10000, one for each bucket");
+        stretches.push(Stretch { end: end as u16, target: run.arm as u16 });
     }
     if !arms.iter().map(|arm| arm.weight_basis_points).eq(given.weights_basis_points.iter().copied()) {
         return refused(

@@ -76,7 +76,7 @@ pub fn evaluate<'s>(
     }
 }
 
-/// Evaluates every flag of an environment that is not archived, sorted by key. Allocates the list of flags.
+/// Evaluates every flag of an environment that is not archived, sorted by key. As total as [`evaluate`].
 pub fn evaluate_all<'s>(
     snapshot: &'s Snapshot,
     environment: &str,
@@ -84,10 +84,7 @@ pub fn evaluate_all<'s>(
     now_ms: i64,
 ) -> impl Iterator<Item = (&'s CompiledFlag, Evaluation<'s>)> {
     let age_ms = snapshot.age_ms(now_ms);
-    snapshot
-        .flags(environment)
-        .into_iter()
-        .map(move |flag| (flag, walk(flag, context, age_ms, &mut Untraced)))
+    snapshot.flags(environment).map(move |flag| (flag, walk(flag, context, age_ms, &mut Untraced)))
 }
 
 impl Evaluation<'_> {

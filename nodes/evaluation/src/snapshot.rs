@@ -1,12 +1,15 @@
 //! The snapshot: all flags of all environments as of one position, never changed once made.
 //!
 //! ```text
-//!   Snapshot -> environments (few) -> 256 shards by the key's hash -> a short sorted slice -> Arc<CompiledFlag>
+//!   Snapshot -> environments (few) -> places: by the key's hash -> place     grows with a new flag only
+//!                                  -> order:  places sorted by key           grows with a new flag only
+//!                                  -> slots:  place -> Arc<CompiledFlag>     what a change replaces
 //! ```
 //!
-//! Publishing a change copies one shard's pointers and the 256 pointers to the shards; everything else is shared with
-//! the snapshot before it, which readers may hold as long as they like. A flag's version never goes back: a change
-//! older than what the snapshot holds is ignored, and archived flags stay as tombstones that carry their version.
+//! A flag keeps its place for ever: archived flags stay as tombstones that carry their version. So a change copies
+//! one block of slots and the pointers to the others, and shares everything else with the snapshot before it, which
+//! readers may hold as long as they like. A flag's version never goes back: a change older than what the snapshot
+//! holds is ignored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +17,10 @@ use std::sync::Arc;
 use crate::flag::CompiledFlag;
 use crate::murmur::Murmur3;
 
+/// Slices of the hash, each sorted: a lookup searches one of them.
 const SHARDS: u32 = 256;
+/// Flags of a block; a change copies one block.
+const BLOCK: usize = 64;
 
 /// All flags as of a position. Clones share everything.
 #[derive(Debug, Clone, Default)]
@@ -26,47 +32,78 @@ pub struct Snapshot {
 
 #[derive(Debug, Clone)]
 struct Environment {
-    shards: Box<[Arc<Vec<Entry>>]>,
-    flags: usize,
+    /// Each sorted by (hash, key).
+    places: Box<[Arc<Vec<Place>>]>,
+    order: Arc<Vec<u32>>,
+    blocks: Vec<Arc<Vec<Arc<CompiledFlag>>>>,
 }
 
-/// A flag under its key's hash; a shard is sorted by (hash, key).
-#[derive(Debug, Clone)]
-struct Entry {
+/// Where the flag with this key hash is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
     hash: u32,
-    flag: Arc<CompiledFlag>,
+    slot: u32,
 }
 
 impl Default for Environment {
     fn default() -> Self {
         let empty = Arc::new(Vec::new());
-        Self { shards: (0..SHARDS).map(|_| Arc::clone(&empty)).collect(), flags: 0 }
+        let places = (0..SHARDS).map(|_| Arc::clone(&empty)).collect();
+        Self { places, order: Arc::default(), blocks: Vec::new() }
     }
 }
 
 impl Environment {
+    fn at(&self, slot: u32) -> Option<&CompiledFlag> {
+        let slot = slot as usize;
+        self.blocks.get(slot / BLOCK)?.get(slot % BLOCK).map(AsRef::as_ref)
+    }
+
+    fn key_at(&self, slot: u32) -> &str {
+        self.at(slot).map_or("", CompiledFlag::key)
+    }
+
+    /// The slot of a key, or where in its shard it belongs.
+    fn find(&self, hash: u32, key: &str) -> Result<u32, usize> {
+        let Some(shard) = self.places.get(shard_of(hash)) else { return Err(0) };
+        let found = shard
+            .binary_search_by(|place| place.hash.cmp(&hash).then_with(|| self.key_at(place.slot).cmp(key)))?;
+        shard.get(found).map(|place| place.slot).ok_or(found)
+    }
+
     fn get(&self, key: &str) -> Option<&CompiledFlag> {
-        let hash = hash_of(key);
-        let shard = self.shards.get(shard_of(hash))?;
-        let at = find(shard, hash, key).ok()?;
-        shard.get(at).map(|entry| entry.flag.as_ref())
+        self.at(self.find(hash_of(key), key).ok()?)
     }
 
     /// Puts a flag in, unless a newer version of it is there.
     fn put(&mut self, flag: CompiledFlag) {
         let hash = flag.key_hash.finish();
-        let Some(shard) = self.shards.get_mut(shard_of(hash)) else { return };
-        match find(shard, hash, flag.key()) {
-            Ok(at) => {
-                let newer = shard.get(at).is_some_and(|held| held.flag.flag_version() > flag.flag_version());
-                if !newer && let Some(entry) = Arc::make_mut(shard).get_mut(at) {
-                    entry.flag = Arc::new(flag);
-                }
-            }
-            Err(at) => {
-                Arc::make_mut(shard).insert(at, Entry { hash, flag: Arc::new(flag) });
-                self.flags += 1;
-            }
+        match self.find(hash, flag.key()) {
+            Ok(slot) => self.replace(slot as usize, flag),
+            Err(at) => self.add(hash, at, flag),
+        }
+    }
+
+    fn replace(&mut self, slot: usize, flag: CompiledFlag) {
+        let Some(block) = self.blocks.get_mut(slot / BLOCK) else { return };
+        let newer = block.get(slot % BLOCK).is_some_and(|held| held.flag_version() > flag.flag_version());
+        if !newer && let Some(held) = Arc::make_mut(block).get_mut(slot % BLOCK) {
+            *held = Arc::new(flag);
+        }
+    }
+
+    /// Appends a flag that is new, at `at` in its shard.
+    fn add(&mut self, hash: u32, at: usize, flag: CompiledFlag) {
+        // State bounds the flags of an environment far below 2^32.
+        let slot = self.order.len() as u32;
+        let rank = self.order.partition_point(|other| self.key_at(*other) < flag.key());
+        Arc::make_mut(&mut self.order).insert(rank, slot);
+        if let Some(shard) = self.places.get_mut(shard_of(hash)) {
+            Arc::make_mut(shard).insert(at, Place { hash, slot });
+        }
+        match self.blocks.last_mut() {
+            Some(block) if block.len() < BLOCK => Arc::make_mut(block).push(Arc::new(flag)),
+            _ => self.blocks.push(Arc::new(vec![Arc::new(flag)])),
         }
     }
 }
@@ -112,15 +149,13 @@ impl Snapshot {
         self.environments.get(environment)?.get(flag)
     }
 
-    /// The flags of an environment that are not archived, sorted by key. Allocates the list.
-    #[must_use]
-    pub fn flags(&self, environment: &str) -> Vec<&CompiledFlag> {
-        let Some(environment) = self.environments.get(environment) else { return Vec::new() };
-        let mut flags = Vec::with_capacity(environment.flags);
-        let entries = environment.shards.iter().flat_map(|shard| shard.iter());
-        flags.extend(entries.map(|entry| entry.flag.as_ref()).filter(|flag| !flag.is_archived()));
-        flags.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-        flags
+    /// The flags of an environment that are not archived, sorted by key.
+    pub fn flags(&self, environment: &str) -> impl Iterator<Item = &CompiledFlag> {
+        let environment = self.environments.get(environment).map(AsRef::as_ref);
+        environment
+            .into_iter()
+            .flat_map(|environment| environment.order.iter().filter_map(|slot| environment.at(*slot)))
+            .filter(|flag| !flag.is_archived())
     }
 
     /// The environments that hold flags, sorted.
@@ -153,8 +188,4 @@ fn hash_of(key: &str) -> u32 {
 
 fn shard_of(hash: u32) -> usize {
     (hash % SHARDS) as usize
-}
-
-fn find(shard: &[Entry], hash: u32, key: &str) -> Result<usize, usize> {
-    shard.binary_search_by(|entry| entry.hash.cmp(&hash).then_with(|| entry.flag.key().cmp(key)))
 }

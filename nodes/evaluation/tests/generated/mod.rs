@@ -1,0 +1,209 @@
+//! Flags and contexts drawn at random from small pools, so that conditions and attributes often meet.
+#![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(clippy::indexing_slicing, reason = "a wrong draw should stop the test")]
+
+use std::collections::BTreeMap;
+
+use featureops_proto::v1::{self, condition::Operator, rule};
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+use prost_types::{Struct, Value, value::Kind};
+
+pub const ENVIRONMENT: &str = "production";
+pub const FLAG: &str = "checkout";
+pub const EXPERIMENT: u32 = 7;
+
+pub fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    Value::from(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>())
+}
+
+pub fn number(value: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(value)) }
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["", "DE", "FR", "D", "E", "beta", "pro", "18", "ada", "true", "ünï"])
+        .prop_map(str::to_owned)
+}
+
+fn scalar() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<bool>().prop_map(Value::from),
+        prop::sample::select(vec![0.0, -0.0, 1.0, 18.0, 18.5, -3.0, 9_007_199_254_740_991.0])
+            .prop_map(number),
+        text().prop_map(Value::from),
+    ]
+}
+
+/// Anything a caller may send, not-a-numbers included.
+fn attribute_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        6 => scalar(),
+        1 => Just(Value { kind: None }),
+        1 => Just(Value { kind: Some(Kind::NullValue(0)) }),
+        1 => prop::sample::select(vec![f64::NAN, -f64::NAN, f64::INFINITY, 1e300]).prop_map(number),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            btree_map(prop::sample::select(vec!["plan", "age", ""]).prop_map(str::to_owned), inner, 0..3)
+                .prop_map(Value::from),
+        ]
+    })
+}
+
+pub fn context() -> impl Strategy<Value = Struct> {
+    let key =
+        prop::sample::select(vec!["country", "age", "beta", "groups", "account"]).prop_map(str::to_owned);
+    let unit = prop_oneof![
+        6 => "[a-z]{1,12}".prop_map(Value::from),
+        1 => text().prop_map(Value::from),
+        1 => Just(number(5.0)),
+    ];
+    (btree_map(key, attribute_value(), 0..6), of(unit)).prop_map(|(mut fields, unit)| {
+        if let Some(unit) = unit {
+            fields.insert("targetingKey".to_owned(), unit);
+        }
+        Struct { fields }
+    })
+}
+
+fn condition() -> impl Strategy<Value = v1::Condition> {
+    let attribute = prop::sample::select(vec![
+        "country",
+        "age",
+        "beta",
+        "groups",
+        "account.plan",
+        "account.plan.age",
+        "targetingKey",
+        "country.plan",
+    ]);
+    (attribute, 1i32..14, vec(scalar(), 1..5), text(), 0.0..20.0f64).prop_map(
+        |(attribute, operator, mut values, text, number_value)| {
+            let operator = Operator::try_from(operator).unwrap_or(Operator::Exists);
+            match operator {
+                Operator::Exists | Operator::NotExists => values.clear(),
+                Operator::In | Operator::NotIn => {}
+                Operator::StartsWith | Operator::EndsWith => values = vec![Value::from(text)],
+                Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
+                    values = vec![number(number_value.floor())];
+                }
+                _ => values.truncate(1),
+            }
+            v1::Condition { attribute: attribute.to_owned(), operator: operator.into(), values }
+        },
+    )
+}
+
+/// Weights of `parts` parts that sum to 10,000.
+fn weights(parts: usize) -> impl Strategy<Value = Vec<u32>> {
+    vec(0u32..=10_000, parts - 1).prop_map(|mut cuts| {
+        cuts.extend([0, 10_000]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    })
+}
+
+fn split(names: Vec<String>) -> impl Strategy<Value = v1::Split> {
+    (1usize..6)
+        .prop_flat_map(move |parts| (weights(parts), vec(prop::sample::select(names.clone()), parts)))
+        .prop_map(|(weights, names)| {
+            let entry = |(weight_basis_points, variant)| v1::WeightedVariant { variant, weight_basis_points };
+            v1::Split { variants: weights.into_iter().zip(names).map(entry).collect() }
+        })
+}
+
+fn rule(names: Vec<String>) -> impl Strategy<Value = v1::Rule> {
+    let serve = prop_oneof![
+        prop::sample::select(names.clone()).prop_map(rule::Serve::Variant),
+        split(names).prop_map(rule::Serve::Split),
+    ];
+    (vec(condition(), 0..4), serve).prop_map(|(conditions, serve)| v1::Rule {
+        id: String::new(),
+        conditions,
+        serve: Some(serve),
+    })
+}
+
+fn allocation(names: Vec<String>) -> impl Strategy<Value = v1::Allocation> {
+    (1usize..9, 1usize..5, 1u32..4)
+        .prop_flat_map(move |(parts, arms, generation)| {
+            (
+                weights(parts),
+                vec(0..arms as u32, parts),
+                vec(prop::sample::select(names.clone()), arms),
+                Just(generation),
+            )
+        })
+        .prop_map(|(lengths, run_arms, variants, generation)| {
+            let mut weights_basis_points = vec![0; variants.len()];
+            let mut runs = Vec::new();
+            for (length, arm) in lengths.into_iter().zip(run_arms) {
+                weights_basis_points[arm as usize] += length;
+                runs.push(v1::Run { arm, length });
+            }
+            v1::Allocation {
+                generation,
+                allocation_version: 3,
+                runs,
+                weights_basis_points,
+                variants,
+                experiment_number: EXPERIMENT,
+            }
+        })
+}
+
+fn value_of(value_type: v1::ValueType, nth: usize) -> Value {
+    match value_type {
+        v1::ValueType::Boolean => Value::from(nth.is_multiple_of(2)),
+        v1::ValueType::String => Value::from(format!("value {nth}")),
+        v1::ValueType::Number => number(nth as f64 / 2.0),
+        _ => object([("nth", number(nth as f64))]),
+    }
+}
+
+prop_compose! {
+    fn definition()(count in 1usize..5, value_type in 1i32..5)(
+        value_type in Just(value_type),
+        count in Just(count),
+        rules in vec(rule(names(count)), 0..4),
+        allocation in of(allocation(names(count))),
+        default in of(prop::sample::select(names(count))),
+        safe in of(prop::sample::select(names(count))),
+        stale_after in prop::sample::select(vec![0i64, 0, 0, 10, 60]),
+        state in prop::sample::select(vec![0, 0, 0, 0, 0, 0, 1, 2, 3]),
+        flag_version in 1u64..1000,
+    ) -> v1::Flag {
+        let value_type = v1::ValueType::try_from(value_type).unwrap_or_default();
+        let mut rules = rules;
+        for (nth, rule) in rules.iter_mut().enumerate() {
+            rule.id = format!("rule-{nth}");
+        }
+        v1::Flag {
+            name: format!("environments/{ENVIRONMENT}/flags/{FLAG}"),
+            r#type: value_type.into(),
+            variants: names(count).into_iter().enumerate().map(|(n, name)| (name, value_of(value_type, n))).collect(),
+            default_variant: default,
+            stale_after_seconds: if safe.is_some() { stale_after } else { 0 },
+            safe_variant: safe,
+            rules,
+            disabled: state == 1,
+            trip: (state == 2).then(v1::Trip::default),
+            archived: state == 3,
+            allocation,
+            flag_version,
+            ..v1::Flag::default()
+        }
+    }
+}
+
+fn names(count: usize) -> Vec<String> {
+    ["a", "b", "c", "d"].iter().take(count).map(|name| (*name).to_owned()).collect()
+}
+
+/// A definition that compiles.
+pub fn flag() -> impl Strategy<Value = v1::Flag> {
+    definition()
+}

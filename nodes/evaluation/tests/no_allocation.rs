@@ -1,0 +1,117 @@
+//! An evaluation allocates nothing: an allocator that counts sees none, on every path through it.
+#![allow(unsafe_code, reason = "a global allocator cannot be written without it")]
+
+mod generated;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use featureops_evaluation::{Context, Key, Receipt, Snapshot, UnitKey, compile, evaluate, evaluate_all};
+use featureops_proto::v1::Reason;
+use generated::{ENVIRONMENT, FLAG};
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
+
+struct Counting;
+
+thread_local! {
+    /// Of this thread only, so that the test harness's own threads do not count.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // Ignored while the thread is being torn down.
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every call is passed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count();
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 2);
+    assert_eq!(allocations(|| ()), 0);
+}
+
+#[test]
+fn an_evaluation_allocates_nothing() {
+    let mut runner = TestRunner::deterministic();
+    let key = Key::new(1, [4; 16]).unwrap();
+    let keys = [key];
+    let unit_key = UnitKey::new([6; 16]);
+    let mut reasons = std::collections::BTreeMap::new();
+    for _ in 0..4_000 {
+        let flag = generated::flag().new_tree(&mut runner).unwrap().current();
+        let attributes = generated::context().new_tree(&mut runner).unwrap().current();
+        let snapshot = Snapshot::empty().apply([compile(&flag).unwrap()], 1, 0);
+        let generation = flag.allocation.as_ref().map_or(1, |allocation| allocation.generation);
+        let receipt = Receipt {
+            experiment: generated::EXPERIMENT,
+            arm: 0,
+            generation,
+            minute: 0,
+            propensity_basis_points: 1,
+            position: 1,
+        };
+        for with_receipt in [false, true] {
+            let mut reason = Reason::Unspecified;
+            let mut from_receipt = false;
+            let counted = allocations(|| {
+                let mut context = Context::new(&attributes);
+                if let (true, Some(unit)) = (with_receipt, context.unit()) {
+                    let sealed = receipt.seal(&keys[0], unit.as_bytes());
+                    if let Some(sealed) = sealed {
+                        let _ = std::hint::black_box(context.open_receipt(sealed.as_bytes(), &keys));
+                    }
+                    std::hint::black_box(unit_key.hash(unit.as_bytes()));
+                }
+                let evaluation =
+                    std::hint::black_box(evaluate(&snapshot, ENVIRONMENT, FLAG, &context, 30_000));
+                reason = evaluation.reason;
+                from_receipt = evaluation.assignment.is_some_and(|assignment| assignment.from_receipt);
+                std::hint::black_box(evaluate(&snapshot, ENVIRONMENT, "unknown", &context, 30_000));
+                for (_, evaluation) in evaluate_all(&snapshot, ENVIRONMENT, &context, 30_000) {
+                    std::hint::black_box(evaluation);
+                }
+            });
+            assert_eq!(counted, 0, "{flag:?} {attributes:?}");
+            *reasons.entry((reason, from_receipt)).or_insert(0) += 1;
+        }
+    }
+    // The draw took every path.
+    for reason in [
+        Reason::Static,
+        Reason::TargetingMatch,
+        Reason::Split,
+        Reason::Default,
+        Reason::Disabled,
+        Reason::Tripped,
+        Reason::Stale,
+        Reason::Error,
+    ] {
+        assert!(reasons.contains_key(&(reason, false)), "{reason:?} was never drawn: {reasons:?}");
+    }
+    assert!(reasons.contains_key(&(Reason::Split, true)), "{reasons:?}");
+}
