@@ -154,6 +154,19 @@ fn main() {
         }),
     );
 
+    let ordinary = Snapshot::empty().apply(
+        (0..FLAGS).map(|nth| compiled(if nth % 4 == 3 { nth - 3 + 4 * FLAGS } else { nth }, 1)),
+        1,
+        0,
+    );
+    report(
+        "evaluate_all, 10,000 flags, none with 1,000 strings",
+        median(10, |n| {
+            let context = Context::new(&units[n % units.len()]);
+            black_box(evaluate_all(&ordinary, ENVIRONMENT, &context, 1).count());
+        }),
+    );
+
     let key = Key::new(1, [9; 16]).unwrap();
     let receipt = Receipt {
         experiment: 2,
@@ -198,6 +211,13 @@ fn main() {
         "publish one change among 10,000 flags",
         median(1_000, |_| {
             black_box(snapshot.apply(changes.pop(), 2, 2));
+        }),
+    );
+    let mut new: Vec<CompiledFlag> = (0..ROUNDS * 1_000).map(|n| compiled(FLAGS + n * 4, 1)).collect();
+    report(
+        "publish one new flag beside 10,000",
+        median(1_000, |_| {
+            black_box(snapshot.apply(new.pop(), 2, 2));
         }),
     );
     report(

@@ -3,7 +3,7 @@
 //! [`check`] is the write door's question and [`compile`] the publisher's; they agree because one is the other. Every
 //! refusal names the path, the value and the way out, for it is read by a person who typed the definition.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use featureops_proto::v1::{self, ValueType, condition::Operator, rule};
@@ -12,6 +12,7 @@ use prost_types::{Value, value::Kind};
 
 use crate::bucket::{BUCKETS, Stretch};
 use crate::condition::{Condition, Scalar, Set, Test};
+use crate::context::Path;
 use crate::evaluate::type_of;
 use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant};
 use crate::limits;
@@ -74,13 +75,17 @@ pub fn compile(flag: &v1::Flag) -> Result<CompiledFlag, CompileError> {
     let variants = variants(flag, value_type)?;
     let default = named(&variants, flag.default_variant.as_deref(), "default_variant")?;
     let safe = named(&variants, flag.safe_variant.as_deref(), "safe_variant")?;
+    let mut conditions = Conditions::default();
+    let rules = rules(flag, &variants, &mut conditions)?;
     Ok(CompiledFlag {
         environment: name.environment.into(),
         key: name.id.into(),
         key_hash: Murmur3::new().with(name.id.as_bytes()),
         flag_version: flag.flag_version,
         value_type,
-        rules: rules(flag, &variants)?,
+        rules,
+        conditions: conditions.all.into(),
+        attributes: conditions.attributes.into(),
         allocation: flag.allocation.as_ref().map(|given| allocation(given, &variants)).transpose()?,
         stale_after_ms: stale_after_ms(flag)?,
         state: state(flag),
@@ -197,7 +202,29 @@ fn named(variants: &[Variant], name: Option<&str>, path: &str) -> Outcome<Option
     name.map(|name| index_of(variants, name, || path.to_owned())).transpose()
 }
 
-fn rules(flag: &v1::Flag, variants: &[Variant]) -> Outcome<Box<[Rule]>> {
+/// The conditions of all rules so far, and the attributes they ask about.
+#[derive(Default)]
+struct Conditions {
+    all: Vec<Condition>,
+    attributes: Vec<Path>,
+    indexes: BTreeMap<Box<str>, u32>,
+}
+
+impl Conditions {
+    /// The attribute's index, the same for the same text.
+    fn index_of(&mut self, attribute: &str) -> u32 {
+        if let Some(index) = self.indexes.get(attribute) {
+            return *index;
+        }
+        // At most 256 rules of 64 conditions.
+        let index = self.attributes.len() as u32;
+        self.attributes.push(Path::new(attribute));
+        self.indexes.insert(attribute.into(), index);
+        index
+    }
+}
+
+fn rules(flag: &v1::Flag, variants: &[Variant], conditions: &mut Conditions) -> Outcome<Box<[Rule]>> {
     within("rules", flag.rules.len(), limits::MAX_RULES, "rules")?;
     let mut ids = BTreeSet::new();
     flag.rules
@@ -214,12 +241,10 @@ fn rules(flag: &v1::Flag, variants: &[Variant]) -> Outcome<Box<[Rule]>> {
             }
             let path = format!("rules[{at}].conditions");
             within(&path, rule.conditions.len(), limits::MAX_CONDITIONS, "conditions")?;
-            let conditions = rule
-                .conditions
-                .iter()
-                .enumerate()
-                .map(|(nth, given)| condition(given, &format!("{path}[{nth}]")))
-                .collect::<Outcome<_>>()?;
+            for (nth, given) in rule.conditions.iter().enumerate() {
+                let compiled = condition(given, &format!("{path}[{nth}]"), conditions)?;
+                conditions.all.push(compiled);
+            }
             let serve = match &rule.serve {
                 Some(rule::Serve::Variant(name)) => {
                     Serve::Variant(index_of(variants, name, || format!("rules[{at}].variant"))?)
@@ -233,7 +258,7 @@ fn rules(flag: &v1::Flag, variants: &[Variant]) -> Outcome<Box<[Rule]>> {
                     );
                 }
             };
-            Ok(Rule { id: rule.id.as_str().into(), conditions, serve })
+            Ok(Rule { id: rule.id.as_str().into(), conditions: rule.conditions.len(), serve })
         })
         .collect()
 }
@@ -254,7 +279,7 @@ fn split(given: &v1::Split, variants: &[Variant], rule: usize) -> Outcome<Box<[S
     Ok(stretches.into())
 }
 
-fn condition(given: &v1::Condition, path: &str) -> Outcome<Condition> {
+fn condition(given: &v1::Condition, path: &str, conditions: &mut Conditions) -> Outcome<Condition> {
     let keys: Vec<&str> = given.attribute.split('.').collect();
     if given.attribute.len() > limits::MAX_ATTRIBUTE_BYTES
         || keys.len() > limits::MAX_ATTRIBUTE_KEYS
@@ -270,11 +295,7 @@ fn condition(given: &v1::Condition, path: &str) -> Outcome<Condition> {
             ),
         );
     }
-    Ok(Condition {
-        attribute: given.attribute.as_str().into(),
-        path: keys.into_iter().map(Box::from).collect(),
-        test: test(given, path)?,
-    })
+    Ok(Condition { attribute: conditions.index_of(&given.attribute), test: test(given, path)? })
 }
 
 fn test(given: &v1::Condition, path: &str) -> Outcome<Test> {

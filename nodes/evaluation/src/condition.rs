@@ -13,14 +13,13 @@
 
 use prost_types::{Value, value::Kind};
 
-use crate::context::{Context, Seen};
+use crate::context::Seen;
+use crate::murmur::Murmur3;
 
 #[derive(Debug)]
 pub(crate) struct Condition {
-    /// As it was written, for explanations.
-    pub(crate) attribute: Box<str>,
-    /// The attribute's keys, outermost first.
-    pub(crate) path: Box<[Box<str>]>,
+    /// The index of its attribute among the flag's: few are asked about many times.
+    pub(crate) attribute: u32,
     pub(crate) test: Test,
 }
 
@@ -78,10 +77,15 @@ impl Scalar {
     }
 }
 
-/// The values of `IN`, sorted by type, so that a thousand of them cost ten comparisons.
+/// The values of `IN` by type. Texts are found by their hashes, which lie side by side: a search among a thousand
+/// texts would otherwise touch ten places in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Set {
+    /// Sorted.
+    hashes: Box<[u32]>,
+    /// In the order of their hashes.
     texts: Box<[Box<str>]>,
+    /// Sorted.
     numbers: Box<[f64]>,
     has_true: bool,
     has_false: bool,
@@ -95,13 +99,14 @@ impl Set {
                 Scalar::Boolean(true) => set.has_true = true,
                 Scalar::Boolean(false) => set.has_false = true,
                 Scalar::Number(number) => numbers.push(one_zero(number)),
-                Scalar::Text(text) => texts.push(text),
+                Scalar::Text(text) => texts.push((hash_of(&text), text)),
             }
         }
         texts.sort_unstable();
         texts.dedup();
         numbers.sort_unstable_by(f64::total_cmp);
-        set.texts = texts.into();
+        set.hashes = texts.iter().map(|(hash, _)| *hash).collect();
+        set.texts = texts.into_iter().map(|(_, text)| text).collect();
         set.numbers = numbers.into();
         set
     }
@@ -115,10 +120,21 @@ impl Set {
                 let number = one_zero(*number);
                 self.numbers.binary_search_by(|own| own.total_cmp(&number)).is_ok()
             }
-            Seen::Text(text) => self.texts.binary_search_by(|own| own.as_ref().cmp(*text)).is_ok(),
+            Seen::Text(text) => self.holds_text(text),
             Seen::Missing | Seen::List(_) | Seen::Object => false,
         }
     }
+
+    fn holds_text(&self, text: &str) -> bool {
+        let hash = hash_of(text);
+        let first = self.hashes.partition_point(|own| *own < hash);
+        let alike = self.hashes.iter().zip(&self.texts).skip(first).take_while(|(own, _)| **own == hash);
+        alike.into_iter().any(|(_, own)| own.as_ref() == text)
+    }
+}
+
+fn hash_of(text: &str) -> u32 {
+    Murmur3::new().with(text.as_bytes()).finish()
 }
 
 /// −0 and 0 are equal, but not to the total order that the search needs.
@@ -126,15 +142,9 @@ fn one_zero(number: f64) -> f64 {
     if number == 0.0 { 0.0 } else { number }
 }
 
-impl Condition {
-    /// Whether the condition holds in this context.
-    pub(crate) fn holds(&self, context: &Context<'_>) -> bool {
-        self.test.holds(&context.look_up(&self.path))
-    }
-}
-
 impl Test {
-    fn holds(&self, seen: &Seen<'_>) -> bool {
+    /// Whether the condition holds for what its attribute is.
+    pub(crate) fn holds(&self, seen: &Seen<'_>) -> bool {
         match (self, seen) {
             (Self::Equals(scalar), seen) => scalar.equals(seen),
             (Self::NotEquals(scalar), seen) => !scalar.equals(seen),

@@ -85,18 +85,11 @@ impl<'c> Context<'c> {
     }
 
     /// What stands at a path. Null, and a path through anything but an object, is missing.
-    pub(crate) fn look_up(&self, path: &[Box<str>]) -> Seen<'c> {
-        let Some((first, rest)) = path.split_first() else { return Seen::Missing };
-        if let (Some(key), [], TARGETING_KEY_ATTRIBUTE) = (self.targeting_key, rest, first.as_ref()) {
+    pub(crate) fn look_up(&self, path: &Path) -> Seen<'c> {
+        if let (Some(key), TARGETING_KEY_ATTRIBUTE) = (self.targeting_key, path.text.as_ref()) {
             return Seen::Text(key);
         }
-        let mut value = self.field(first);
-        for key in rest {
-            value = match value.map(|value| &value.kind) {
-                Some(Some(Kind::StructValue(object))) => object.fields.get(key.as_ref()),
-                _ => return Seen::Missing,
-            };
-        }
+        let value = if path.is_one_key { self.field(&path.text) } else { self.descend(&path.text) };
         match value.map(|value| &value.kind) {
             None | Some(None | Some(Kind::NullValue(_))) => Seen::Missing,
             Some(Some(Kind::BoolValue(value))) => Seen::Boolean(*value),
@@ -105,6 +98,32 @@ impl<'c> Context<'c> {
             Some(Some(Kind::ListValue(list))) => Seen::List(&list.values),
             Some(Some(Kind::StructValue(_))) => Seen::Object,
         }
+    }
+
+    fn descend(&self, path: &str) -> Option<&'c Value> {
+        let mut keys = path.split('.');
+        let mut value = self.field(keys.next()?)?;
+        for key in keys {
+            value = match &value.kind {
+                Some(Kind::StructValue(object)) => object.fields.get(key)?,
+                _ => return None,
+            };
+        }
+        Some(value)
+    }
+}
+
+/// The path of an attribute: keys joined by dots.
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub(crate) text: Box<str>,
+    /// Most are, and need no splitting.
+    is_one_key: bool,
+}
+
+impl Path {
+    pub(crate) fn new(text: &str) -> Self {
+        Self { text: text.into(), is_one_key: !text.contains('.') }
     }
 }
 
@@ -117,6 +136,20 @@ pub(crate) enum Seen<'c> {
     Text(&'c str),
     List(&'c [Value]),
     Object,
+}
+
+impl Seen<'_> {
+    /// For explanations: the caller's own value, cut to 80 characters.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Missing => "a missing attribute".to_owned(),
+            Self::Boolean(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Text(text) => format!("'{}'", text.chars().take(80).collect::<String>()),
+            Self::List(values) => format!("a list of {}", values.len()),
+            Self::Object => "an object".to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,11 +183,10 @@ mod tests {
         let attributes =
             context_of(&[("account", inner), ("name", Value::from("x")), ("a.b", Value::from(1.0))]);
         let context = Context::new(&attributes);
-        let path = |text: &str| text.split('.').map(Box::from).collect::<Vec<Box<str>>>();
-        assert!(matches!(context.look_up(&path("account.plan")), Seen::Text("pro")));
-        assert!(matches!(context.look_up(&path("account")), Seen::Object));
+        assert!(matches!(context.look_up(&Path::new("account.plan")), Seen::Text("pro")));
+        assert!(matches!(context.look_up(&Path::new("account")), Seen::Object));
         for missing in ["account.none", "account.plan.x", "name.x", "a.b", "nothing"] {
-            assert!(matches!(context.look_up(&path(missing)), Seen::Missing), "{missing}");
+            assert!(matches!(context.look_up(&Path::new(missing)), Seen::Missing), "{missing}");
         }
     }
 }

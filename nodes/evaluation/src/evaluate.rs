@@ -20,7 +20,8 @@ use featureops_proto::v1::{self, EvaluationError, Reason, ValueType};
 use prost_types::Value;
 
 use crate::bucket::{bucket_after, target_of};
-use crate::context::Context;
+use crate::condition::Condition;
+use crate::context::{Context, Seen};
 use crate::explain::{Trace, Untraced, step};
 use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State};
 use crate::snapshot::Snapshot;
@@ -153,8 +154,14 @@ pub(crate) fn walk<'s>(
         trace.step(|| step("flag", "disabled: the code default is used", true));
         return Evaluation::nothing(Reason::Disabled, flag.flag_version);
     }
+    let mut conditions = flag.conditions.as_ref();
     for rule in &flag.rules {
-        if holds(rule, context, trace) {
+        // The counts sum to the conditions; if they did not, no rule may seem to have none.
+        let Some((own, rest)) = conditions.split_at_checked(rule.conditions) else {
+            return Evaluation::error(EvaluationError::General, flag.flag_version);
+        };
+        conditions = rest;
+        if holds(flag, rule, own, context, trace) {
             return match &rule.serve {
                 Serve::Variant(variant) => serve(flag, Some(*variant), Reason::TargetingMatch, trace),
                 Serve::Split(stretches) => match find_bucket(flag, context, trace) {
@@ -180,13 +187,21 @@ pub(crate) fn walk<'s>(
     serve_default(flag, trace)
 }
 
-fn holds(rule: &Rule, context: &Context<'_>, trace: &mut impl Trace) -> bool {
-    for condition in &rule.conditions {
-        let holds = condition.holds(context);
+fn holds(
+    flag: &CompiledFlag,
+    rule: &Rule,
+    conditions: &[Condition],
+    context: &Context<'_>,
+    trace: &mut impl Trace,
+) -> bool {
+    for condition in conditions {
+        let attribute = flag.attributes.get(condition.attribute as usize);
+        let seen = attribute.map_or(Seen::Missing, |path| context.look_up(path));
+        let holds = condition.test.holds(&seen);
         trace.step(|| {
-            let finding =
-                format!("{} {}", condition.test.operator(), if holds { "holds" } else { "does not hold" });
-            step(format!("condition {}", condition.attribute), finding, holds)
+            let verdict = if holds { "holds" } else { "does not hold" };
+            let finding = format!("{} {verdict} for {}", condition.test.operator(), seen.describe());
+            step(format!("condition {}", attribute.map_or("", |path| &path.text)), finding, holds)
         });
         if !holds {
             trace.step(|| step(format!("rule {}", rule.id), "does not match", false));

@@ -8,6 +8,7 @@ use prost_types::Value;
 
 use crate::bucket::Stretch;
 use crate::condition::Condition;
+use crate::context::Path;
 use crate::murmur::Murmur3;
 
 /// A flag as evaluation reads it.
@@ -24,6 +25,10 @@ pub struct CompiledFlag {
     pub(crate) default: Option<u16>,
     pub(crate) safe: Option<u16>,
     pub(crate) rules: Box<[Rule]>,
+    /// Of all rules, in their order: side by side in memory, for they are read one after the other.
+    pub(crate) conditions: Box<[Condition]>,
+    /// The attributes that conditions ask about, each once.
+    pub(crate) attributes: Box<[Path]>,
     pub(crate) allocation: Option<Allocation>,
     pub(crate) stale_after_ms: Option<i64>,
     pub(crate) state: State,
@@ -49,7 +54,8 @@ pub(crate) struct Variant {
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) id: Box<str>,
-    pub(crate) conditions: Box<[Condition]>,
+    /// How many of the flag's conditions are its own.
+    pub(crate) conditions: usize,
     pub(crate) serve: Serve,
 }
 
@@ -92,6 +98,8 @@ impl CompiledFlag {
             default: None,
             safe: None,
             rules: Box::default(),
+            conditions: Box::default(),
+            attributes: Box::default(),
             allocation: None,
             stale_after_ms: None,
             state: State::Unusable,
