@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/decision.proto",
         "featureops/v1/administration.proto",
         "featureops/log/v1/log.proto",
+        "featureops/log/v1/snapshot.proto",
     ];
     println!("cargo:rerun-if-changed=featureops");
     let descriptors = protox::compile(files, ["."])?;

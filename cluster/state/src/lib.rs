@@ -14,31 +14,31 @@
 
 #![forbid(unsafe_code)]
 
-// mod allocation;
-// mod apply;
-// mod audit;
-// mod clock;
-// mod command;
-// mod decisions;
-// mod effect;
-// mod experiments;
-// mod flags;
-// mod invariant;
-// mod ledger;
-// mod metrics;
-// mod oversight;
-// mod producers;
-// mod requests;
-// mod snapshot;
-// mod state;
-// mod view;
+mod allocation;
+mod apply;
+mod audit;
+mod clock;
+mod command;
+mod decisions;
+mod effect;
+mod experiments;
+mod flags;
+mod invariant;
+mod ledger;
+mod metrics;
+mod oversight;
+mod producers;
+mod requests;
+mod snapshot;
+mod state;
+mod view;
 
-// pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};
-// pub use command::{Command, DecodeError, MAX_ENTRY_BYTES};
-// pub use effect::Effect;
-// pub use featureops_proto::log::Reply;
-// pub use invariant::{Invariant, Violation};
-// pub use ledger::{MINUTE_EPOCH_UNIX_MINUTES, strata_digest};
-// pub use snapshot::{Section, SnapshotError};
-// pub use state::State;
-// pub use view::{ArmTotals, ExperimentView, OwnerView};
+pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};
+pub use command::{Command, DecodeError, MAX_ENTRY_BYTES};
+pub use effect::Effect;
+pub use featureops_proto::log::Reply;
+pub use invariant::{Invariant, Violation};
+pub use ledger::strata_digest;
+pub use snapshot::{Section, SnapshotError};
+pub use state::State;
+pub use view::{ArmTotals, ExperimentView, OwnerView};

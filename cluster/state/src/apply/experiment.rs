@@ -1,0 +1,629 @@
+//! Experiments: create, start, pause, stop, and weights set by a person.
+
+use std::sync::Arc;
+
+use featureops_proto::log::{
+    CreateExperiment, Done, ExperimentRecord, GenerationRecord, OwnerRecord, PairRecord, PauseExperiment,
+    Refusal, SetAllocation, SlotRecord, StartExperiment, StopExperiment,
+};
+use featureops_proto::v1::experiment::{Policy, State as Phase};
+use featureops_proto::v1::metric::{Direction, Kind, LateRule};
+use featureops_proto::v1::{AutonomyLevel, Experiment, LearnerRecord, MetricInput, Role};
+use featureops_proto::{Collection, ErrorCode};
+
+use super::{Context, Outcome, flag_changed, refuse};
+use crate::State;
+use crate::allocation::{BUCKETS, initial_weights, move_buckets, runs_of};
+use crate::clock::millis;
+use crate::effect::Effect;
+use crate::experiments::{MAX_ARMS, MAX_GENERATIONS, new_share, shape_of};
+use crate::flags::{Change, check_etag, parse};
+use crate::ledger::{Ledger, Shape};
+use crate::metrics::{scale, window_minutes};
+use crate::oversight::default_levels;
+use crate::state::{Key, MAX_EXPERIMENTS, MAX_ROUTES, Route, key};
+
+/// Guardrails and secondary metrics of one experiment.
+const MAX_METRICS: usize = 32;
+const MAX_TEXT_BYTES: usize = 4_096;
+/// Minutes before the start that a ledger's base lies: events may be that late.
+const BASE_MARGIN_MINUTES: u32 = 72 * 60 + 10;
+
+impl State {
+    pub(super) fn create_experiment(
+        &mut self,
+        ctx: &Context,
+        c: &CreateExperiment,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let Some(given) = &c.experiment else {
+            return refuse(ErrorCode::InvalidArgument, "experiment", "", "missing");
+        };
+        let id = parse(&given.name, Collection::Experiments)?;
+        if self.experiment_numbers.contains_key(&id) {
+            return refuse(ErrorCode::AlreadyExists, "experiment.name", &given.name, "choose another id");
+        }
+        if self.experiments.len() >= MAX_EXPERIMENTS {
+            return refuse(
+                ErrorCode::LimitReached,
+                "experiment",
+                &given.name,
+                format!("{MAX_EXPERIMENTS} are kept"),
+            );
+        }
+        self.check_definition(&id, given)?;
+        let (shape, metrics) = self.shape(&id, given)?;
+        let number = self.experiments.len() as u32 + 1;
+        let definition = Experiment {
+            policy: if given.policy() == Policy::Unspecified {
+                Policy::Thompson as i32
+            } else {
+                given.policy
+            },
+            seed: if given.seed == 0 { seed_of(&id, ctx.position) } else { given.seed },
+            planned_units: if given.planned_units == 0 { 20_000 } else { given.planned_units },
+            state: 0,
+            number: 0,
+            allocation: None,
+            create_time: None,
+            start_time: None,
+            end_time: None,
+            etag: String::new(),
+            cool_down_until: None,
+            ..given.clone()
+        };
+        let record = ExperimentRecord {
+            environment: id.0.clone(),
+            experiment: id.1.clone(),
+            number,
+            definition: Some(definition),
+            state: Phase::Draft as i32,
+            learner: Some(LearnerRecord {
+                version: 1,
+                prior_alpha_millionths: 1_000_000,
+                prior_beta_millionths: 1_000_000,
+                discount_millionths: 1_000_000,
+                window_start_minute: 0,
+            }),
+            create_ms: ctx.now_ms,
+            version: 1,
+            slots: shape
+                .slots
+                .iter()
+                .map(|(metric, _)| SlotRecord { metric: *metric, kind: self.kind_of(*metric) as i32 })
+                .collect(),
+            pairs: shape
+                .pairs
+                .iter()
+                .map(|(a, b)| PairRecord { numerator: *a as u32, denominator: *b as u32 })
+                .collect(),
+            metrics,
+            ..ExperimentRecord::default()
+        };
+        self.experiments.insert(number, Arc::new(record));
+        self.experiment_numbers.insert(id, number);
+        Ok(self.experiment_done(number, effects))
+    }
+
+    fn kind_of(&self, metric: u32) -> Kind {
+        self.metric_by_number(metric)
+            .and_then(|m| m.definition.as_ref())
+            .map_or(Kind::Unspecified, |m| m.kind())
+    }
+
+    fn check_definition(&self, id: &Key, given: &Experiment) -> Result<(), Refusal> {
+        let bad = |field: &str, value: String, message: &str| {
+            refuse(ErrorCode::InvalidArgument, field, value, message)
+        };
+        let flag = self.flags.get(&key(&id.0, &given.flag)).filter(|record| !record.archived);
+        let Some(flag) = flag.and_then(|record| record.definition.as_ref()) else {
+            return refuse(
+                ErrorCode::NotFound,
+                "experiment.flag",
+                &given.flag,
+                "no such flag in this environment",
+            );
+        };
+        if flag.safe_variant.is_none() {
+            return bad(
+                "experiment.flag",
+                given.flag.clone(),
+                "the flag needs a safe_variant before it can be experimented on",
+            );
+        }
+        if given.arms.len() < 2 || given.arms.len() > MAX_ARMS {
+            return bad(
+                "experiment.arms",
+                given.arms.len().to_string(),
+                "2 to 32 arms; the first is control",
+            );
+        }
+        for (at, arm) in given.arms.iter().enumerate() {
+            let field = format!("experiment.arms[{at}].variant");
+            if !flag.variants.contains_key(&arm.variant) {
+                return bad(&field, arm.variant.clone(), "not among the flag's variants");
+            }
+            if given.arms.iter().take(at).any(|earlier| earlier.variant == arm.variant) {
+                return bad(&field, arm.variant.clone(), "an arm twice");
+            }
+        }
+        if given.control_floor_basis_points > BUCKETS {
+            return bad(
+                "experiment.control_floor_basis_points",
+                given.control_floor_basis_points.to_string(),
+                "0 to 10000",
+            );
+        }
+        if given.new_arm_cap_basis_points.is_some_and(|cap| cap > BUCKETS) {
+            return bad("experiment.new_arm_cap_basis_points", String::new(), "0 to 10000");
+        }
+        if given.cool_down_seconds.is_some_and(|s| !(0..=86_400 * 30).contains(&s)) {
+            return bad("experiment.cool_down_seconds", String::new(), "0 to 2592000 (30 days)");
+        }
+        if given.guardrails.len() + given.secondary_metrics.len() > MAX_METRICS {
+            return bad(
+                "experiment.guardrails",
+                String::new(),
+                "at most 32 guardrails and secondary metrics",
+            );
+        }
+        if given.hypothesis.len() > MAX_TEXT_BYTES {
+            return bad("experiment.hypothesis", String::new(), "at most 4096 bytes");
+        }
+        if Policy::try_from(given.policy).is_err() {
+            return bad("experiment.policy", given.policy.to_string(), "THOMPSON or FIXED");
+        }
+        for (at, guardrail) in given.guardrails.iter().enumerate() {
+            if guardrail.limit_basis_points > BUCKETS {
+                return bad(
+                    &format!("experiment.guardrails[{at}].limit_basis_points"),
+                    guardrail.limit_basis_points.to_string(),
+                    "0 to 10000",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Slots and metric inputs in the order primary, guardrails, secondary.
+    fn shape(&self, id: &Key, given: &Experiment) -> Result<(Shape, Vec<MetricInput>), Refusal> {
+        let mut shape = Shape { arms: given.arms.len(), ..Shape::default() };
+        let mut inputs: Vec<MetricInput> = Vec::new();
+        let primary = std::iter::once((&given.primary_metric, Role::Primary, 0, 0));
+        let guardrails = given.guardrails.iter().map(|g| {
+            let limit = if g.limit_basis_points == 0 { 500 } else { g.limit_basis_points };
+            let minimum = if g.minimum_units == 0 { 1_000 } else { g.minimum_units };
+            (&g.metric, Role::Guardrail, limit, minimum)
+        });
+        let secondary = given.secondary_metrics.iter().map(|metric| (metric, Role::Secondary, 0, 0));
+        for (metric, role, limit_basis_points, minimum_units) in primary.chain(guardrails).chain(secondary) {
+            let field = format!("experiment.{}", role_field(role));
+            let Some(record) = self.metrics.get(&key(&id.0, metric)) else {
+                return refuse(ErrorCode::NotFound, &field, metric, "no such metric in this environment");
+            };
+            let Some(definition) = &record.definition else { continue };
+            let full = || {
+                Refusal::new(
+                    ErrorCode::LimitReached,
+                    &field,
+                    metric,
+                    "at most 16 proportions and 16 summed metrics",
+                )
+            };
+            let mut input = MetricInput {
+                metric: metric.clone(),
+                kind: definition.kind,
+                lower_is_better: definition.direction() == Direction::LowerIsBetter,
+                decimal_scale: scale(definition),
+                role: role as i32,
+                limit_basis_points,
+                minimum_units,
+                ..MetricInput::default()
+            };
+            if definition.kind() == Kind::Ratio {
+                let mut part = |name: &str| {
+                    let part = self.metrics.get(&key(&id.0, name))?;
+                    let kind = part.definition.as_ref()?.kind();
+                    Some((shape.slot(part.number, kind)?, part.definition.as_ref().map_or(0, scale)))
+                };
+                let (numerator, a) = part(&definition.numerator).ok_or_else(full)?;
+                let (denominator, b) = part(&definition.denominator).ok_or_else(full)?;
+                input.slot = numerator as u32;
+                input.denominator_slot = denominator as u32;
+                input.pair = shape.pair(numerator, denominator) as u32;
+                input.decimal_scale = a;
+                input.denominator_decimal_scale = b;
+            } else {
+                input.slot = shape.slot(record.number, definition.kind()).ok_or_else(full)? as u32;
+            }
+            inputs.push(input);
+        }
+        Ok((shape, inputs))
+    }
+
+    /// The experiment's number, by name.
+    pub(super) fn named_experiment(&self, name: &str) -> Result<u32, Refusal> {
+        let id = parse(name, Collection::Experiments)?;
+        match self.experiment_numbers.get(&id) {
+            Some(number) => Ok(*number),
+            None => refuse(ErrorCode::NotFound, "name", name, "no such experiment"),
+        }
+    }
+
+    pub(super) fn start_experiment(
+        &mut self,
+        ctx: &Context,
+        c: &StartExperiment,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let number = self.named_experiment(&c.name)?;
+        let Some(record) = self.experiments.get(&number).cloned() else {
+            return refuse(ErrorCode::NotFound, "name", &c.name, "no such experiment");
+        };
+        check_etag(&c.etag, &format!("e{}", record.version))?;
+        let definition = record.definition.clone().unwrap_or_default();
+        let flag = key(&record.environment, &definition.flag);
+        let level = AutonomyLevel::try_from(c.autonomy).unwrap_or(AutonomyLevel::Unspecified);
+        if level > AutonomyLevel::A2Recommend {
+            ctx.require_human("granting autonomy above A2")?;
+        }
+        match record.state() {
+            Phase::Draft => self.first_start(ctx, &record, &definition, &flag)?,
+            Phase::Paused => {
+                if let Some(record) = self.experiment_mut(number) {
+                    record.state = Phase::Running as i32;
+                }
+            }
+            Phase::Tripped => {
+                let message = "the flag is tripped; a person must resume it";
+                return refuse(ErrorCode::Tripped, "name", &c.name, message);
+            }
+            Phase::Running | Phase::Stopped | Phase::Unspecified => {
+                let message = "only a draft or paused experiment can be started";
+                return refuse(ErrorCode::WrongState, "name", record.state().as_str_name(), message);
+            }
+        }
+        let mut detail = String::new();
+        if level != AutonomyLevel::Unspecified
+            && let Some(flag) = self.flag_mut(&flag)
+        {
+            let mut levels = flag.autonomy.unwrap_or_else(default_levels);
+            detail = format!("growth autonomy {} -> {}", levels.growth().as_str_name(), level.as_str_name());
+            levels.growth = level as i32;
+            flag.autonomy = Some(levels);
+        }
+        if let Some(record) = self.experiment_mut(number) {
+            record.version += 1;
+        }
+        if let Some(ledger) = self.ledgers.get_mut(&number) {
+            ledger.dirty = true;
+        }
+        self.change_flag(ctx, &flag, Change::Other("start"), "");
+        effects.push(flag_changed(&flag));
+        let mut outcome = self.experiment_done(number, effects);
+        outcome.detail = detail;
+        Ok(outcome)
+    }
+
+    fn first_start(
+        &mut self,
+        ctx: &Context,
+        record: &ExperimentRecord,
+        definition: &Experiment,
+        flag: &Key,
+    ) -> Result<(), Refusal> {
+        let Some(held) = self.flags.get(flag).filter(|f| !f.archived) else {
+            return refuse(ErrorCode::NotFound, "experiment.flag", &definition.flag, "the flag is gone");
+        };
+        if held.trip.is_some() {
+            return refuse(ErrorCode::Tripped, "experiment.flag", &definition.flag, "resume the flag first");
+        }
+        if held.experiment != 0 {
+            let by = self.experiments.get(&held.experiment).map(|e| e.experiment.clone()).unwrap_or_default();
+            return refuse(
+                ErrorCode::WrongState,
+                "experiment.flag",
+                &definition.flag,
+                format!("experiment {by} holds the flag; stop it first"),
+            );
+        }
+        for slot in &record.slots {
+            let routes = self.routes.get(&slot.metric).map(Vec::as_slice).unwrap_or_default();
+            let running =
+                routes.iter().filter(|r| self.experiments.get(&r.experiment).is_some_and(|e| e.end_ms == 0));
+            if running.count() >= MAX_ROUTES {
+                let name = self.metric_keys.get(&slot.metric).map(|k| k.1.clone()).unwrap_or_default();
+                let message = format!("{MAX_ROUTES} running experiments use this metric; stop one first");
+                return refuse(ErrorCode::LimitReached, "experiment.metrics", name, message);
+            }
+        }
+        let established: Vec<bool> = definition.arms.iter().map(|arm| arm.established).collect();
+        let cap = self.new_arm_cap(record);
+        let Some(weights) = initial_weights(&established, definition.control_floor_basis_points, cap) else {
+            let message = "control's floor and the other arms cannot both be served; lower the floor";
+            return refuse(
+                ErrorCode::BelowFloor,
+                "experiment.control_floor_basis_points",
+                definition.control_floor_basis_points,
+                message,
+            );
+        };
+        let base = self.clock.minute().saturating_sub(BASE_MARGIN_MINUTES);
+        self.ledgers.insert(record.number, Ledger::new(base, shape_of(record)));
+        self.open_routes(record);
+        if let Some(stored) = self.experiment_mut(record.number) {
+            stored.state = Phase::Running as i32;
+            stored.start_ms = ctx.now_ms;
+            stored.runs = runs_of(&weights);
+            stored.allocation_version = 1;
+            stored.owner = Some(OwnerRecord::default());
+            stored.generations =
+                vec![GenerationRecord { opened_position: ctx.position, opened_ms: ctx.now_ms, closed_ms: 0 }];
+        }
+        if let Some(stored) = self.flag_mut(flag) {
+            stored.experiment = record.number;
+        }
+        Ok(())
+    }
+
+    /// Outcomes of the experiment's metrics find it from now on.
+    pub(crate) fn open_routes(&mut self, record: &ExperimentRecord) {
+        for (slot, metric) in record.slots.iter().enumerate() {
+            let routes = self.routes.entry(metric.metric).or_default();
+            let at = routes.partition_point(|route| route.experiment < record.number);
+            routes.insert(at, Route { experiment: record.number, slot });
+        }
+    }
+
+    /// Outcomes of the metric no longer find the experiment.
+    pub(crate) fn close_route(&mut self, metric: u32, number: u32) {
+        if let Some(routes) = self.routes.get_mut(&metric) {
+            routes.retain(|route| route.experiment != number);
+            if routes.is_empty() {
+                self.routes.remove(&metric);
+            }
+        }
+    }
+
+    pub(super) fn pause_experiment(
+        &mut self,
+        ctx: &Context,
+        c: &PauseExperiment,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let number = self.named_experiment(&c.name)?;
+        let flag = self.in_phase(number, &c.name, &c.etag, &[Phase::Running])?;
+        if let Some(record) = self.experiment_mut(number) {
+            record.state = Phase::Paused as i32;
+            record.version += 1;
+        }
+        self.change_flag(ctx, &flag, Change::Other("pause"), "");
+        self.supersede(ctx, &flag, effects);
+        effects.push(flag_changed(&flag));
+        Ok(self.experiment_done(number, effects))
+    }
+
+    /// The flag of an experiment in one of the phases.
+    fn in_phase(&self, number: u32, name: &str, etag: &str, phases: &[Phase]) -> Result<Key, Refusal> {
+        let Some(record) = self.experiments.get(&number) else {
+            return refuse(ErrorCode::NotFound, "name", name, "no such experiment");
+        };
+        check_etag(etag, &format!("e{}", record.version))?;
+        if !phases.contains(&record.state()) {
+            let wanted: Vec<&str> = phases.iter().map(|p| p.as_str_name()).collect();
+            let message = format!("the experiment must be {}", wanted.join(" or "));
+            return refuse(ErrorCode::WrongState, "name", record.state().as_str_name(), message);
+        }
+        let flag = record.definition.as_ref().map(|d| d.flag.clone()).unwrap_or_default();
+        Ok(key(&record.environment, &flag))
+    }
+
+    pub(super) fn stop_experiment(
+        &mut self,
+        ctx: &Context,
+        c: &StopExperiment,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let number = self.named_experiment(&c.name)?;
+        let phases = [Phase::Running, Phase::Paused, Phase::Tripped, Phase::Draft];
+        let flag = self.in_phase(number, &c.name, &c.etag, &phases)?;
+        if let Some(serve) = &c.serve {
+            let known = self.flags.get(&flag).and_then(|f| f.definition.as_ref());
+            if !known.is_some_and(|d| d.variants.contains_key(serve)) {
+                return refuse(ErrorCode::InvalidArgument, "serve", serve, "not among the flag's variants");
+            }
+        }
+        self.end_experiment(ctx, number, &flag, c.serve.as_deref(), effects);
+        Ok(self.experiment_done(number, effects))
+    }
+
+    /// Ends the experiment and frees its flag, which serves `serve` by default from then on, if given.
+    pub(super) fn end_experiment(
+        &mut self,
+        ctx: &Context,
+        number: u32,
+        flag: &Key,
+        serve: Option<&str>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let now = ctx.now_ms;
+        let Some(record) = self.experiment_mut(number) else { return };
+        record.state = Phase::Stopped as i32;
+        record.end_ms = now;
+        record.version += 1;
+        if let Some(generation) = record.generations.last_mut() {
+            generation.closed_ms = now;
+        }
+        let slots: Vec<u32> = record.slots.iter().map(|slot| slot.metric).collect();
+        for metric in slots {
+            let definition = self.metric_by_number(metric).and_then(|m| m.definition.as_ref());
+            let until_end = definition.is_some_and(|m| m.late_rule() == LateRule::CountUntilEnd);
+            let window_ms = i64::from(definition.map_or(0, window_minutes)) * 60_000;
+            if until_end {
+                self.close_route(metric, number);
+            } else {
+                self.ended.insert((now.saturating_add(window_ms), metric, number), ());
+            }
+        }
+        let mut holds = false;
+        if let Some(stored) = self.flag_mut(flag)
+            && stored.experiment == number
+        {
+            stored.experiment = 0;
+            holds = true;
+        }
+        if let Some(variant) = serve
+            && let Some(definition) = self.flag_mut(flag).and_then(|f| f.definition.as_mut())
+        {
+            definition.default_variant = Some(variant.to_owned());
+        }
+        let change = if serve.is_some() { Change::Set } else { Change::Other("stop") };
+        if holds || serve.is_some() {
+            self.change_flag(ctx, flag, change, "");
+        }
+        self.supersede(ctx, flag, effects);
+        effects.push(flag_changed(flag));
+    }
+
+    pub(super) fn set_allocation(
+        &mut self,
+        ctx: &Context,
+        c: &SetAllocation,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let number = self.named_experiment(&c.name)?;
+        let flag = self.in_phase(number, &c.name, &c.etag, &[Phase::Running, Phase::Paused])?;
+        let Some(record) = self.experiments.get(&number) else {
+            return refuse(ErrorCode::NotFound, "name", &c.name, "no such experiment");
+        };
+        let runs = self.bounded_move(record, &c.weights_basis_points)?;
+        self.reallocate(number, runs);
+        self.change_flag(ctx, &flag, Change::Other("set allocation"), "");
+        self.overrule(ctx, &flag, effects);
+        if let Some(record) = self.experiment_mut(number) {
+            record.version += 1;
+        }
+        effects.push(flag_changed(&flag));
+        let mut outcome = self.experiment_done(number, effects);
+        outcome.detail = format!("weights {:?}", c.weights_basis_points);
+        Ok(outcome)
+    }
+
+    /// The map after moving to the weights, if sum, floor, cap and budget hold for what is reached.
+    pub(super) fn bounded_move(
+        &self,
+        record: &ExperimentRecord,
+        weights: &[u32],
+    ) -> Result<Vec<featureops_proto::v1::Run>, Refusal> {
+        let definition = record.definition.clone().unwrap_or_default();
+        let field = "weights_basis_points";
+        let shown = format!("{weights:?}");
+        if weights.len() != definition.arms.len() {
+            return refuse(
+                ErrorCode::InvalidArgument,
+                field,
+                shown,
+                format!("one weight an arm: {}", definition.arms.len()),
+            );
+        }
+        let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+        if sum != u64::from(BUCKETS) {
+            return refuse(ErrorCode::InvalidArgument, field, shown, format!("they sum to {sum}, not 10000"));
+        }
+        let runs = move_buckets(&record.runs, weights);
+        let reached = crate::allocation::weights_of(&runs, weights.len());
+        let control = reached.first().copied().unwrap_or(0);
+        if control < definition.control_floor_basis_points {
+            let floor = definition.control_floor_basis_points;
+            return refuse(
+                ErrorCode::BelowFloor,
+                field,
+                shown,
+                format!("control would have {control}, its floor is {floor}"),
+            );
+        }
+        let (new, cap) = (new_share(&definition, &reached), self.new_arm_cap(record));
+        if new > cap {
+            return refuse(
+                ErrorCode::OverCap,
+                field,
+                shown,
+                format!("arms that are not established would have {new}, the cap is {cap}"),
+            );
+        }
+        Ok(runs)
+    }
+
+    /// Serves another map inside the generation.
+    pub(super) fn reallocate(&mut self, number: u32, runs: Vec<featureops_proto::v1::Run>) {
+        if let Some(record) = self.experiment_mut(number) {
+            record.runs = runs;
+            record.allocation_version += 1;
+        }
+        if let Some(ledger) = self.ledgers.get_mut(&number) {
+            ledger.dirty = true;
+        }
+    }
+
+    /// Opens the next generation.
+    pub(super) fn open_generation(&mut self, ctx: &Context, number: u32) -> Result<(), Refusal> {
+        let Some(record) = self.experiments.get(&number) else { return Ok(()) };
+        if record.generations.len() >= MAX_GENERATIONS {
+            let message =
+                format!("{MAX_GENERATIONS} generations are kept: stop this experiment and start a new one");
+            return refuse(ErrorCode::LimitReached, "experiment", &record.experiment, message);
+        }
+        if let Some(record) = self.experiment_mut(number) {
+            let opened =
+                GenerationRecord { opened_position: ctx.position, opened_ms: ctx.now_ms, closed_ms: 0 };
+            record.generations.push(opened);
+            record.allocation_version = 1;
+        }
+        if let Some(ledger) = self.ledgers.get_mut(&number) {
+            ledger.dirty = true;
+        }
+        self.frozen.remove(&number);
+        Ok(())
+    }
+
+    fn experiment_done(&mut self, number: u32, effects: &mut Vec<Effect>) -> Outcome {
+        effects.push(Effect::ExperimentChanged { number });
+        let message = self.experiment_by_number(number).unwrap_or_default();
+        let version = self.experiments.get(&number).map_or(0, |r| r.version);
+        let done =
+            Done { name: message.name, version, etag: message.etag, took_effect: true, ..Done::default() };
+        Outcome { done, touched: vec![number], ..Outcome::default() }
+    }
+
+    /// End of a freeze or cool-down that holds growth off now.
+    pub(super) fn growth_held(&self, flag: &Key) -> Option<(ErrorCode, i64)> {
+        let now = self.clock.now_ms();
+        if let Some(until) = self.frozen_until(&flag.0) {
+            return Some((ErrorCode::Frozen, until));
+        }
+        let until = self.flags.get(flag)?.cool_down_until_ms;
+        (until > now).then_some((ErrorCode::CoolDown, until))
+    }
+}
+
+fn role_field(role: Role) -> &'static str {
+    match role {
+        Role::Guardrail => "guardrails.metric",
+        Role::Secondary => "secondary_metrics",
+        Role::Primary | Role::Unspecified => "primary_metric",
+    }
+}
+
+/// A seed that differs by experiment and is the same on every replica.
+fn seed_of(id: &Key, position: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(format!("{}/{}", id.0, id.1).as_bytes(), position).max(1)
+}
+
+/// A window with its ends in order, in unix milliseconds.
+pub fn window_ms(
+    start: Option<&prost_types::Timestamp>,
+    end: Option<&prost_types::Timestamp>,
+) -> Option<(i64, i64)> {
+    let (start, end) = (millis(start?), millis(end?));
+    (start < end).then_some((start, end))
+}

@@ -1,0 +1,212 @@
+//! Flags: set, archive, revert. The door has compiled the rules; what is checked here is what other commands rely on.
+
+use std::sync::Arc;
+
+use featureops_proto::log::{ArchiveFlag, Done, FlagRecord, Refusal, RevertFlag, SetFlag};
+use featureops_proto::v1::experiment::State as Phase;
+use featureops_proto::v1::{Flag, ValueType};
+use featureops_proto::{Collection, ErrorCode};
+
+use super::{Context, Outcome, flag_changed, flag_name, refuse};
+use crate::State;
+use crate::effect::Effect;
+use crate::flags::{Change, check_etag, etag, parse};
+use crate::state::{Key, MAX_FLAGS};
+
+/// Bytes of one encoded definition.
+const MAX_FLAG_BYTES: usize = 1 << 20;
+
+impl State {
+    pub(super) fn set_flag(
+        &mut self,
+        ctx: &Context,
+        c: &SetFlag,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let Some(flag) = &c.flag else { return refuse(ErrorCode::InvalidArgument, "flag", "", "missing") };
+        let key = parse(&flag.name, Collection::Flags)?;
+        let definition = checked(flag)?;
+        match self.flags.get(&key) {
+            Some(record) => {
+                check_etag(&c.etag, &etag(record))?;
+                self.check_holds_experiment(&key, record, &definition)?;
+            }
+            None if !c.etag.is_empty() => {
+                return refuse(
+                    ErrorCode::NotFound,
+                    "name",
+                    &flag.name,
+                    "no such flag; leave etag empty to create it",
+                );
+            }
+            None if self.flags.len() >= MAX_FLAGS => {
+                return refuse(
+                    ErrorCode::LimitReached,
+                    "flag",
+                    &flag.name,
+                    format!("{MAX_FLAGS} flags are kept"),
+                );
+            }
+            None => {
+                let (environment, flag) = key.clone();
+                let record = FlagRecord { environment, flag, create_ms: ctx.now_ms, ..FlagRecord::default() };
+                self.flags.insert(key.clone(), Arc::new(record));
+            }
+        }
+        if let Some(record) = self.flag_mut(&key) {
+            record.definition = Some(definition);
+            record.archived = false;
+        }
+        Ok(self.flag_written(ctx, &key, Change::Set, String::new(), effects))
+    }
+
+    pub(super) fn archive_flag(
+        &mut self,
+        ctx: &Context,
+        c: &ArchiveFlag,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let key = self.live_flag(&c.name)?;
+        if let Some(record) = self.flags.get(&key) {
+            check_etag(&c.etag, &etag(record))?;
+            if record.experiment != 0 {
+                let message = "an experiment holds the flag; stop it first";
+                return refuse(ErrorCode::WrongState, "name", &c.name, message);
+            }
+        }
+        if let Some(record) = self.flag_mut(&key) {
+            record.archived = true;
+        }
+        Ok(self.flag_written(ctx, &key, Change::Archive, String::new(), effects))
+    }
+
+    pub(super) fn revert_flag(
+        &mut self,
+        ctx: &Context,
+        c: &RevertFlag,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let key = parse(&c.name, Collection::Flags)?;
+        let Some(record) = self.flags.get(&key) else {
+            return refuse(ErrorCode::NotFound, "name", &c.name, "no such flag");
+        };
+        check_etag(&c.etag, &etag(record))?;
+        // A version that left the definition as it was stands for the newest one that wrote it.
+        let definition = self.histories.get(&key).and_then(|history| {
+            let known = history.versions.iter().any(|v| v.flag_version == c.to_version);
+            let earlier = history.versions.iter().rev().filter(|v| v.flag_version <= c.to_version);
+            earlier.filter(|_| known).find_map(|v| v.definition.clone())
+        });
+        let Some(definition) = definition else {
+            let message = "not among the versions kept; list them with flag history";
+            return refuse(ErrorCode::NotFound, "to_version", c.to_version, message);
+        };
+        self.check_holds_experiment(&key, record, &definition)?;
+        if let Some(record) = self.flag_mut(&key) {
+            record.definition = Some(definition);
+            record.archived = false;
+        }
+        let detail = format!("to version {}", c.to_version);
+        Ok(self.flag_written(ctx, &key, Change::Revert, detail, effects))
+    }
+
+    /// What an experiment on the flag or a trip rests on may not be taken away.
+    fn check_holds_experiment(
+        &self,
+        key: &Key,
+        record: &FlagRecord,
+        definition: &Flag,
+    ) -> Result<(), Refusal> {
+        if record.trip.is_some() && definition.safe_variant.is_none() {
+            let message = "the flag is tripped and serves its safe variant; resume it first";
+            return refuse(ErrorCode::Tripped, "flag.safe_variant", "", message);
+        }
+        let live = self.experiments.values().filter(|e| {
+            e.environment == key.0
+                && e.definition.as_ref().is_some_and(|d| d.flag == key.1)
+                && e.state() != Phase::Stopped
+        });
+        for experiment in live {
+            if definition.safe_variant.is_none() {
+                let message =
+                    format!("experiment {} needs a safe variant; stop it first", experiment.experiment);
+                return refuse(ErrorCode::WrongState, "flag.safe_variant", "", message);
+            }
+            for arm in experiment.definition.iter().flat_map(|d| &d.arms) {
+                if !definition.variants.contains_key(&arm.variant) {
+                    let message =
+                        format!("it is an arm of experiment {}; stop that first", experiment.experiment);
+                    return refuse(ErrorCode::WrongState, "flag.variants", &arm.variant, message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flag_written(
+        &mut self,
+        ctx: &Context,
+        key: &Key,
+        change: Change,
+        detail: String,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let version = self.change_flag(ctx, key, change, "");
+        let touched = self.overrule(ctx, key, effects);
+        effects.push(flag_changed(key));
+        let etag = self.flags.get(key).map(|r| etag(r)).unwrap_or_default();
+        let done = Done { name: flag_name(key), version, etag, took_effect: true, ..Done::default() };
+        let detail = if detail.is_empty() { format!("version {version}") } else { detail };
+        Outcome { done, detail, touched }
+    }
+
+    /// A command from outside the loop wins: growth rests for a while and what was proposed is overtaken.
+    pub(super) fn overrule(&mut self, ctx: &Context, key: &Key, effects: &mut Vec<Effect>) -> Vec<u32> {
+        self.cool_down(ctx, key);
+        self.supersede(ctx, key, effects);
+        self.flags.get(key).map(|record| record.experiment).filter(|n| *n != 0).into_iter().collect()
+    }
+}
+
+/// The definition without output fields, if other commands can rely on it.
+fn checked(flag: &Flag) -> Result<Flag, Refusal> {
+    use prost::Message as _;
+    let bytes = flag.encoded_len();
+    if bytes > MAX_FLAG_BYTES {
+        return refuse(
+            ErrorCode::InvalidArgument,
+            "flag",
+            format!("{bytes} bytes"),
+            format!("at most {MAX_FLAG_BYTES} bytes"),
+        );
+    }
+    if flag.r#type() == ValueType::Unspecified {
+        return refuse(ErrorCode::InvalidArgument, "flag.type", "", "boolean, string, number or object");
+    }
+    if flag.variants.is_empty() {
+        return refuse(ErrorCode::InvalidArgument, "flag.variants", "", "at least one variant");
+    }
+    for (field, variant) in
+        [("flag.default_variant", &flag.default_variant), ("flag.safe_variant", &flag.safe_variant)]
+    {
+        if let Some(variant) = variant
+            && !flag.variants.contains_key(variant)
+        {
+            return refuse(ErrorCode::InvalidArgument, field, variant, "not among the flag's variants");
+        }
+    }
+    Ok(Flag {
+        name: flag.name.clone(),
+        r#type: flag.r#type,
+        variants: flag.variants.clone(),
+        default_variant: flag.default_variant.clone(),
+        safe_variant: flag.safe_variant.clone(),
+        rules: flag.rules.clone(),
+        disabled: flag.disabled,
+        description: flag.description.clone(),
+        owner: flag.owner.clone(),
+        tags: flag.tags.clone(),
+        stale_after_seconds: flag.stale_after_seconds,
+        ..Flag::default()
+    })
+}

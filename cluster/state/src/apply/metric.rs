@@ -1,0 +1,142 @@
+//! Metrics: defined once, and fixed in what they mean while an experiment counts them.
+
+use std::sync::Arc;
+
+use featureops_proto::log::{Done, MetricRecord, Refusal, SetMetric};
+use featureops_proto::v1::Metric;
+use featureops_proto::v1::metric::{Direction, Kind};
+use featureops_proto::{Collection, ErrorCode};
+
+use super::{Outcome, refuse};
+use crate::State;
+use crate::effect::Effect;
+use crate::flags::{check_etag, parse};
+use crate::metrics::MAX_LATE_SECONDS;
+use crate::state::{Key, MAX_METRICS, key};
+
+const MAX_WINDOW_SECONDS: i64 = 30 * 86_400;
+const MIN_SECONDS: i64 = 60;
+const MAX_SCALE: u32 = 9;
+const MAX_TEXT_BYTES: usize = 4_096;
+
+impl State {
+    pub(super) fn set_metric(
+        &mut self,
+        c: &SetMetric,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let Some(metric) = &c.metric else {
+            return refuse(ErrorCode::InvalidArgument, "metric", "", "missing");
+        };
+        let id = parse(&metric.name, Collection::Metrics)?;
+        self.check_metric(&id, metric)?;
+        let definition = Metric { etag: String::new(), number: 0, ..metric.clone() };
+        let (number, version) = match self.metrics.get(&id) {
+            Some(record) => {
+                check_etag(&c.etag, &format!("m{}", record.version))?;
+                self.check_meaning(record, &definition)?;
+                (record.number, record.version + 1)
+            }
+            None if self.metrics.len() >= MAX_METRICS => {
+                return refuse(
+                    ErrorCode::LimitReached,
+                    "metric",
+                    &metric.name,
+                    format!("{MAX_METRICS} metrics are kept"),
+                );
+            }
+            None => (self.metric_keys.len() as u32 + 1, 1),
+        };
+        let (environment, name) = id.clone();
+        let record =
+            MetricRecord { environment, metric: name, definition: Some(definition), number, version };
+        self.metrics.insert(id.clone(), Arc::new(record));
+        self.metric_keys.insert(number, id.clone());
+        effects.push(Effect::MetricChanged { environment: id.0, metric: id.1 });
+        let etag = format!("m{version}");
+        let done = Done { name: metric.name.clone(), version, etag, took_effect: true, ..Done::default() };
+        Ok(Outcome { done, ..Outcome::default() })
+    }
+
+    fn check_metric(&self, id: &Key, metric: &Metric) -> Result<(), Refusal> {
+        let bad = |field: &str, value: String, message: &str| {
+            refuse(ErrorCode::InvalidArgument, field, value, message)
+        };
+        if metric.kind() == Kind::Unspecified {
+            return bad("metric.kind", metric.kind.to_string(), "PROPORTION, MEAN, RATIO or COUNT");
+        }
+        if metric.direction() == Direction::Unspecified {
+            return bad(
+                "metric.direction",
+                metric.direction.to_string(),
+                "HIGHER_IS_BETTER or LOWER_IS_BETTER",
+            );
+        }
+        if let Some(scale) = metric.decimal_scale.filter(|scale| *scale > MAX_SCALE) {
+            return bad("metric.decimal_scale", scale.to_string(), "0 to 9");
+        }
+        let window = metric.attribution_window_seconds;
+        if window != 0 && !(MIN_SECONDS..=MAX_WINDOW_SECONDS).contains(&window) {
+            return bad(
+                "metric.attribution_window_seconds",
+                window.to_string(),
+                "60 to 2592000 (30 days), 0 for 7 days",
+            );
+        }
+        let late = metric.late_limit_seconds;
+        if late != 0 && !(MIN_SECONDS..=MAX_LATE_SECONDS).contains(&late) {
+            return bad(
+                "metric.late_limit_seconds",
+                late.to_string(),
+                "60 to 259200 (72 hours), 0 for 72 hours",
+            );
+        }
+        if metric.description.len() + metric.unit.len() > MAX_TEXT_BYTES {
+            return bad("metric.description", String::new(), "at most 4096 bytes with unit");
+        }
+        if metric.kind() != Kind::Ratio {
+            if !metric.numerator.is_empty() || !metric.denominator.is_empty() {
+                return bad("metric.numerator", metric.numerator.clone(), "only a RATIO has parts");
+            }
+            return Ok(());
+        }
+        for (field, part) in
+            [("metric.numerator", &metric.numerator), ("metric.denominator", &metric.denominator)]
+        {
+            let known = self.metrics.get(&key(&id.0, part)).and_then(|m| m.definition.as_ref());
+            if !known.is_some_and(|m| matches!(m.kind(), Kind::Mean | Kind::Count)) {
+                return bad(
+                    field,
+                    part.clone(),
+                    "must be the key of a MEAN or COUNT metric of this environment",
+                );
+            }
+        }
+        if metric.numerator == metric.denominator {
+            return bad("metric.denominator", metric.denominator.clone(), "must differ from the numerator");
+        }
+        Ok(())
+    }
+
+    fn check_meaning(&self, record: &MetricRecord, next: &Metric) -> Result<(), Refusal> {
+        let Some(now) = &record.definition else { return Ok(()) };
+        let used = self.experiments.values().any(|e| {
+            e.environment == record.environment
+                && e.generations.last().is_some()
+                && e.end_ms == 0
+                && (e.slots.iter().any(|slot| slot.metric == record.number)
+                    || e.metrics.iter().any(|m| m.metric == record.metric))
+        });
+        let same = now.kind == next.kind
+            && now.direction == next.direction
+            && now.decimal_scale == next.decimal_scale
+            && now.attribution_window_seconds == next.attribution_window_seconds
+            && now.numerator == next.numerator
+            && now.denominator == next.denominator;
+        if used && !same {
+            let message = "a started experiment counts it: kind, direction, scale, window and parts are fixed; define another metric";
+            return refuse(ErrorCode::WrongState, "metric", &next.name, message);
+        }
+        Ok(())
+    }
+}

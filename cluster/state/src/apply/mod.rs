@@ -1,0 +1,286 @@
+//! Applying one entry: clock and facts have their own paths; every other command is answered once, audited, and checked
+//! against the invariants before it stands.
+
+mod decision;
+mod experiment;
+mod flag;
+mod identity;
+mod ingest;
+mod metric;
+mod oversight;
+mod owner;
+mod tick;
+mod trip;
+
+use featureops_proto::log::{Done, OwnerStamp, Refusal, Reply, entry, reply};
+use featureops_proto::v1::{AuditRecord, Principal, principal};
+use featureops_proto::{Collection, ErrorCode, Name};
+
+use crate::clock::timestamp;
+use crate::command::{Command, MAX_REQUEST_ID_BYTES};
+use crate::effect::Effect;
+use crate::invariant::{Invariant, Violation};
+use crate::state::{Key, State};
+
+/// What a command is applied with.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Of the entry.
+    pub position: u64,
+    /// Log time.
+    pub now_ms: i64,
+    /// Who proposed it.
+    pub principal: Principal,
+    /// Present on an owner's command.
+    pub owner: Option<OwnerStamp>,
+}
+
+impl Context {
+    /// A person, not an agent and not the system.
+    pub fn is_human(&self) -> bool {
+        self.principal.kind() == principal::Kind::Human
+    }
+
+    /// Refuses what only a person may do.
+    pub fn require_human(&self, what: &str) -> Result<(), Refusal> {
+        if self.is_human() {
+            return Ok(());
+        }
+        let message = format!("{what} takes a person; act as human:<id>");
+        Err(Refusal::new(ErrorCode::NotPermitted, "principal", &self.principal.id, message))
+    }
+}
+
+/// What a control command did: its reply, and how the audit tells it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The reply.
+    pub done: Done,
+    /// More than verb and name, for the audit.
+    pub detail: String,
+    /// Experiments that were touched, to be checked.
+    pub touched: Vec<u32>,
+}
+
+impl State {
+    /// Applies the entry at `position`, appending what it changed to `effects`.
+    ///
+    /// A refusal is a reply like any other. An entry that is not answered twice: the same request id, owner sequence or
+    /// producer sequence gets its first reply.
+    ///
+    /// # Errors
+    /// [`Violation`] when an invariant would break: nothing is changed, and the fold must stop.
+    pub fn apply(
+        &mut self,
+        position: u64,
+        entry: &[u8],
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Violation> {
+        let stop = |invariant, detail| Violation { invariant, position, detail };
+        if position <= self.position {
+            return Err(stop(Invariant::L2Entry, format!("position {} is applied already", self.position)));
+        }
+        let command = Command::decode(entry).map_err(|error| stop(Invariant::L2Entry, error.to_string()))?;
+        let first_effect = effects.len();
+        self.before.clear();
+        let reply = match command.kind {
+            entry::Command::Tick(tick) => {
+                self.position = position;
+                self.tick(&tick, effects);
+                done(Done::default())
+            }
+            entry::Command::Ingest(ingest) => {
+                self.position = position;
+                Reply { result: Some(reply::Result::Ingested(self.ingest(&ingest))) }
+            }
+            _ => {
+                if let Some(answered) = self.answered(&command) {
+                    self.position = position;
+                    return Ok(answered);
+                }
+                let earlier = std::mem::replace(&mut self.position, position);
+                match self.control(&command, effects) {
+                    Ok(reply) => reply,
+                    Err(violation) => {
+                        self.restore_before();
+                        self.position = earlier;
+                        effects.truncate(first_effect);
+                        return Err(violation);
+                    }
+                }
+            }
+        };
+        self.before.clear();
+        Ok(reply)
+    }
+
+    /// What a command would be answered, without doing it.
+    #[must_use]
+    pub fn dry_run(&self, entry: &[u8]) -> Reply {
+        let mut copy = self.clone();
+        let position = copy.position + 1;
+        match copy.apply(position, entry, &mut Vec::new()) {
+            Ok(reply) => reply,
+            Err(violation) => refused(Refusal::new(ErrorCode::InvalidArgument, "command", "", violation)),
+        }
+    }
+
+    fn answered(&self, command: &Command) -> Option<Reply> {
+        if command.request_id.is_empty() { None } else { self.requests.find(&command.request_id) }
+    }
+
+    fn control(&mut self, command: &Command, effects: &mut Vec<Effect>) -> Result<Reply, Violation> {
+        let ctx = Context {
+            position: self.position,
+            now_ms: self.clock.now_ms(),
+            principal: command.principal.clone(),
+            owner: command.owner,
+        };
+        let (action, resource) = described(&command.kind);
+        if command.request_id.len() > MAX_REQUEST_ID_BYTES {
+            let length = command.request_id.len();
+            let message = format!("at most {MAX_REQUEST_ID_BYTES} bytes");
+            return Ok(refused(Refusal::new(ErrorCode::InvalidArgument, "request_id", length, message)));
+        }
+        let result = self.dispatch(&ctx, &command.kind, effects);
+        let (reply, detail, code) = match result {
+            Ok(outcome) => {
+                for number in &outcome.touched {
+                    self.check_experiment(*number)?;
+                }
+                (done(outcome.done), outcome.detail, String::new())
+            }
+            Err(refusal) => {
+                let detail = format!("{}: {}", refusal.field, refusal.message);
+                let code = refusal.code.clone();
+                (refused(refusal), detail, code)
+            }
+        };
+        self.record(&ctx, action, resource, detail, code, effects);
+        self.requests.remember(&command.request_id, &reply);
+        Ok(reply)
+    }
+
+    fn dispatch(
+        &mut self,
+        ctx: &Context,
+        kind: &entry::Command,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        use entry::Command as C;
+        if !self.initialized && !matches!(kind, C::Initialize(_)) {
+            return Err(Refusal::new(
+                ErrorCode::NotInitialized,
+                "cluster",
+                "",
+                "the cluster has no identity yet",
+            ));
+        }
+        match kind {
+            C::Initialize(c) => self.initialize(c, effects),
+            C::RotateReceiptKey(c) => self.rotate_receipt_key(ctx, c, effects),
+            C::SetFlag(c) => self.set_flag(ctx, c, effects),
+            C::ArchiveFlag(c) => self.archive_flag(ctx, c, effects),
+            C::RevertFlag(c) => self.revert_flag(ctx, c, effects),
+            C::SetMetric(c) => self.set_metric(c, effects),
+            C::CreateExperiment(c) => self.create_experiment(ctx, c, effects),
+            C::StartExperiment(c) => self.start_experiment(ctx, c, effects),
+            C::PauseExperiment(c) => self.pause_experiment(ctx, c, effects),
+            C::StopExperiment(c) => self.stop_experiment(ctx, c, effects),
+            C::SetAllocation(c) => self.set_allocation(ctx, c, effects),
+            C::SubmitDecision(c) => self.submit_decision(ctx, c, effects),
+            C::ResolveDecision(c) => self.resolve_decision(ctx, c, effects),
+            C::TripFlag(c) => self.trip_command(ctx, c, effects),
+            C::ResumeFlag(c) => self.resume_flag(ctx, c, effects),
+            C::SetOversight(c) => self.set_oversight(ctx, c, effects),
+            C::SetFlagAutonomy(c) => self.set_flag_autonomy(ctx, c, effects),
+            C::AssignOwners(c) => self.assign_owners(c, effects),
+            // These two never come here: `apply` took them out.
+            C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
+        }
+    }
+
+    /// Appends to the audit chain.
+    pub(crate) fn record(
+        &mut self,
+        ctx: &Context,
+        action: &str,
+        resource: String,
+        detail: String,
+        refused: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let number = self.audit.append(AuditRecord {
+            position: ctx.position,
+            time: Some(timestamp(ctx.now_ms)),
+            principal: Some(ctx.principal.clone()),
+            action: action.to_owned(),
+            resource,
+            detail: detail.chars().take(1_000).collect(),
+            refused,
+            ..AuditRecord::default()
+        });
+        effects.push(Effect::AuditAppended { number });
+    }
+}
+
+fn done(done: Done) -> Reply {
+    Reply { result: Some(reply::Result::Done(done)) }
+}
+
+fn refused(refusal: Refusal) -> Reply {
+    Reply { result: Some(reply::Result::Refusal(refusal)) }
+}
+
+/// A refusal about a field.
+pub fn refuse<T>(
+    code: ErrorCode,
+    field: &str,
+    value: impl ToString,
+    message: impl ToString,
+) -> Result<T, Refusal> {
+    Err(Refusal::new(code, field, value, message))
+}
+
+/// The effect of a changed flag.
+pub fn flag_changed(key: &Key) -> Effect {
+    Effect::FlagChanged { environment: key.0.clone(), flag: key.1.clone() }
+}
+
+/// The name of a flag.
+pub fn flag_name(key: &Key) -> String {
+    Name::format(&key.0, Collection::Flags, &key.1)
+}
+
+/// Verb and object, as the audit names them.
+fn described(kind: &entry::Command) -> (&'static str, String) {
+    use entry::Command as C;
+    match kind {
+        C::Initialize(c) => ("cluster.initialize", c.cluster.clone()),
+        C::RotateReceiptKey(_) => ("cluster.rotate_receipt_key", String::new()),
+        C::SetFlag(c) => ("flag.set", c.flag.as_ref().map(|f| f.name.clone()).unwrap_or_default()),
+        C::ArchiveFlag(c) => ("flag.archive", c.name.clone()),
+        C::RevertFlag(c) => ("flag.revert", c.name.clone()),
+        C::SetMetric(c) => ("metric.set", c.metric.as_ref().map(|m| m.name.clone()).unwrap_or_default()),
+        C::CreateExperiment(c) => {
+            ("experiment.create", c.experiment.as_ref().map(|e| e.name.clone()).unwrap_or_default())
+        }
+        C::StartExperiment(c) => ("experiment.start", c.name.clone()),
+        C::PauseExperiment(c) => ("experiment.pause", c.name.clone()),
+        C::StopExperiment(c) => ("experiment.stop", c.name.clone()),
+        C::SetAllocation(c) => ("experiment.set_allocation", c.name.clone()),
+        C::SubmitDecision(c) => {
+            ("decision.submit", c.decision.as_ref().map(|d| d.flag.clone()).unwrap_or_default())
+        }
+        C::ResolveDecision(c) => ("decision.resolve", c.name.clone()),
+        C::TripFlag(c) => (if c.alarm { "flag.alarm" } else { "flag.trip" }, c.name.clone()),
+        C::ResumeFlag(c) => ("flag.resume", c.name.clone()),
+        C::SetOversight(c) => {
+            ("oversight.set", c.oversight.as_ref().map(|o| o.name.clone()).unwrap_or_default())
+        }
+        C::SetFlagAutonomy(c) => ("flag.set_autonomy", c.name.clone()),
+        C::AssignOwners(_) => ("cluster.assign_owners", String::new()),
+        C::Tick(_) => ("tick", String::new()),
+        C::Ingest(_) => ("ingest", String::new()),
+    }
+}

@@ -1,0 +1,171 @@
+//! Oversight: an environment's limits, freezes and budget; a flag's own levels.
+
+use std::sync::Arc;
+
+use featureops_proto::ErrorCode;
+use featureops_proto::log::{Done, OversightRecord, Refusal, SetFlagAutonomy, SetOversight};
+use featureops_proto::v1::experiment::State as Phase;
+use featureops_proto::v1::{AutonomyLevel, AutonomyLevels, Oversight};
+
+use super::experiment::window_ms;
+use super::{Context, Outcome, flag_changed, flag_name, refuse};
+use crate::State;
+use crate::allocation::{BUCKETS, weights_of};
+use crate::effect::Effect;
+use crate::experiments::new_share;
+use crate::flags::{Change, check_etag, etag};
+use crate::oversight::{ActionClass, MAX_FREEZES, default_levels};
+
+const CLASSES: [ActionClass; 3] = [ActionClass::Reallocate, ActionClass::Trip, ActionClass::Promote];
+
+impl State {
+    pub(super) fn set_oversight(
+        &mut self,
+        ctx: &Context,
+        c: &SetOversight,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        ctx.require_human("changing oversight")?;
+        let Some(oversight) = &c.oversight else {
+            return refuse(ErrorCode::InvalidArgument, "oversight", "", "missing");
+        };
+        let environment = oversight.name.strip_suffix("/oversight").map(featureops_proto::environment_of);
+        let Some(Ok(environment)) = environment else {
+            let message = "must be environments/{environment}/oversight";
+            return refuse(ErrorCode::InvalidArgument, "oversight.name", &oversight.name, message);
+        };
+        let version = self.oversight.get(environment).map_or(0, |o| o.version);
+        check_etag(&c.etag, &format!("o{version}"))?;
+        check_oversight(oversight)?;
+        self.check_budget(environment, oversight)?;
+        let record = OversightRecord {
+            environment: environment.to_owned(),
+            definition: Some(Oversight { etag: String::new(), ..oversight.clone() }),
+            version: version + 1,
+        };
+        self.oversight.insert(environment.to_owned(), Arc::new(record));
+        effects.push(Effect::OversightChanged { environment: environment.to_owned() });
+        let limits = oversight.limits.unwrap_or_default();
+        let detail = format!(
+            "growth {}, protection {}, {} action limits, {} freezes",
+            limits.growth().as_str_name(),
+            limits.protection().as_str_name(),
+            oversight.action_limits.len(),
+            oversight.freezes.len()
+        );
+        let etag = format!("o{}", version + 1);
+        let done = Done {
+            name: oversight.name.clone(),
+            version: version + 1,
+            etag,
+            took_effect: true,
+            ..Done::default()
+        };
+        Ok(Outcome { done, detail, touched: Vec::new() })
+    }
+
+    /// A budget that running experiments already exceed would make the next of their commands a violation.
+    fn check_budget(&self, environment: &str, oversight: &Oversight) -> Result<(), Refusal> {
+        let Some(budget) = oversight.new_arm_budget_basis_points else { return Ok(()) };
+        if budget > BUCKETS {
+            return refuse(
+                ErrorCode::InvalidArgument,
+                "oversight.new_arm_budget_basis_points",
+                budget,
+                "0 to 10000",
+            );
+        }
+        for record in self.experiments.values().filter(|e| e.environment == environment) {
+            let Some(definition) = &record.definition else { continue };
+            let new = new_share(definition, &weights_of(&record.runs, definition.arms.len()));
+            if new > budget && matches!(record.state(), Phase::Running | Phase::Paused | Phase::Tripped) {
+                let message =
+                    format!("experiment {} gives {new} to new arms; reduce that first", record.experiment);
+                return refuse(ErrorCode::OverCap, "oversight.new_arm_budget_basis_points", budget, message);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_flag_autonomy(
+        &mut self,
+        ctx: &Context,
+        c: &SetFlagAutonomy,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Refusal> {
+        let key = self.live_flag(&c.name)?;
+        let Some(given) = &c.autonomy else {
+            return refuse(ErrorCode::InvalidArgument, "autonomy", "", "missing");
+        };
+        check_levels("autonomy", given)?;
+        let before = self.flags.get(&key).and_then(|f| f.autonomy).unwrap_or_else(default_levels);
+        let pick = |given: i32, before: i32| if given == 0 { before } else { given };
+        let after = AutonomyLevels {
+            growth: pick(given.growth, before.growth),
+            protection: pick(given.protection, before.protection),
+        };
+        if after.growth > before.growth || after.protection < before.protection {
+            ctx.require_human("raising growth or lowering protection")?;
+        }
+        if let Some(record) = self.flag_mut(&key) {
+            record.autonomy = Some(after);
+        }
+        let version = self.change_flag(ctx, &key, Change::Other("set autonomy"), "");
+        effects.push(flag_changed(&key));
+        let number = self.flags.get(&key).map_or(0, |f| f.experiment);
+        if let Some(ledger) = self.ledgers.get_mut(&number) {
+            ledger.dirty = true;
+        }
+        let detail = format!(
+            "growth {} -> {}, protection {} -> {}",
+            before.growth().as_str_name(),
+            after.growth().as_str_name(),
+            before.protection().as_str_name(),
+            after.protection().as_str_name()
+        );
+        let etag = self.flags.get(&key).map(|r| etag(r)).unwrap_or_default();
+        let done = Done { name: flag_name(&key), version, etag, took_effect: true, ..Done::default() };
+        Ok(Outcome { done, detail, touched: Vec::new() })
+    }
+}
+
+fn check_oversight(oversight: &Oversight) -> Result<(), Refusal> {
+    if let Some(limits) = &oversight.limits {
+        check_levels("oversight.limits", limits)?;
+    }
+    for (class, level) in &oversight.action_limits {
+        let field = format!("oversight.action_limits[{class}]");
+        if !CLASSES.iter().any(|known| known.name() == class) {
+            return refuse(ErrorCode::InvalidArgument, &field, class, "reallocate, trip or promote");
+        }
+        check_level(&field, *level)?;
+    }
+    if oversight.freezes.len() > MAX_FREEZES {
+        let count = oversight.freezes.len();
+        return refuse(
+            ErrorCode::LimitReached,
+            "oversight.freezes",
+            count,
+            format!("at most {MAX_FREEZES} windows"),
+        );
+    }
+    for (at, window) in oversight.freezes.iter().enumerate() {
+        if window_ms(window.start.as_ref(), window.end.as_ref()).is_none() {
+            let field = format!("oversight.freezes[{at}]");
+            return refuse(ErrorCode::InvalidArgument, &field, "", "needs a start before its end");
+        }
+    }
+    Ok(())
+}
+
+fn check_levels(field: &str, levels: &AutonomyLevels) -> Result<(), Refusal> {
+    check_level(&format!("{field}.growth"), levels.growth)?;
+    check_level(&format!("{field}.protection"), levels.protection)
+}
+
+fn check_level(field: &str, level: i32) -> Result<(), Refusal> {
+    match AutonomyLevel::try_from(level) {
+        Ok(_) => Ok(()),
+        Err(_) => refuse(ErrorCode::InvalidArgument, field, level, "A0 to A5"),
+    }
+}

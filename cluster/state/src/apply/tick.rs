@@ -1,0 +1,89 @@
+//! Time moves: waiting outcomes expire, idle producers leave, and the moments of changed experiments are frozen, so that
+//! a decision has a fixed place to rest on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use featureops_proto::log::Tick;
+use featureops_proto::v1::experiment::State as Phase;
+use featureops_proto::v1::{Principal, Verdict, principal};
+
+use super::Context;
+use crate::State;
+use crate::effect::Effect;
+use crate::state::Frozen;
+
+/// Freezes kept for an experiment: a proposal in flight may rest on an earlier one.
+const FREEZES: usize = 4;
+/// Waiting outcomes that leave with one tick, at most.
+const EXPIRED_A_TICK: usize = 65_536;
+
+impl State {
+    pub(super) fn tick(&mut self, tick: &Tick, effects: &mut Vec<Effect>) {
+        let before = self.clock.now_ms();
+        if !self.clock.advance(tick.now_ms) {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        effects.push(Effect::Ticked { log_time_ms: now_ms });
+        if tick.after_restart && before != 0 {
+            let principal =
+                Principal { kind: principal::Kind::System as i32, id: "clock".to_owned(), verified: true };
+            let ctx = Context { position: self.position, now_ms, principal, owner: None };
+            let detail = format!("log time moved by {} ms across a restart", now_ms - before);
+            self.record(&ctx, "clock.restart", String::new(), detail, String::new(), effects);
+        }
+        self.expire_waiting(now_ms);
+        self.close_windows(now_ms);
+        self.producers.sweep(now_ms);
+        self.freeze(now_ms, effects);
+    }
+
+    fn expire_waiting(&mut self, now_ms: i64) {
+        for _ in 0..EXPIRED_A_TICK {
+            let Some(held) = self.waiting.expire(now_ms) else { break };
+            if !held.joined {
+                self.count_unjoined(held.metric, Verdict::NoExposure);
+            }
+        }
+    }
+
+    /// Ended experiments stop counting a metric's outcomes one window after their end.
+    fn close_windows(&mut self, now_ms: i64) {
+        let ended = &self.ended;
+        if ended.first_key_value().is_none_or(|((until_ms, _, _), ())| *until_ms > now_ms) {
+            return;
+        }
+        while let Some(((until_ms, metric, number), ())) = self.ended.pop_first() {
+            if until_ms > now_ms {
+                self.ended.insert((until_ms, metric, number), ());
+                break;
+            }
+            self.close_route(metric, number);
+        }
+    }
+
+    fn freeze(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
+        for (number, ledger) in &mut self.ledgers {
+            let running = self.experiments.get(number).is_some_and(|r| r.state() == Phase::Running);
+            if !ledger.dirty || !running {
+                continue;
+            }
+            ledger.dirty = false;
+            let freezes: &mut VecDeque<Frozen> = self.frozen.entry(*number).or_default();
+            if freezes.len() >= FREEZES {
+                freezes.pop_front();
+            }
+            freezes.push_back(Frozen {
+                position: self.position,
+                log_time_ms: now_ms,
+                strata: Arc::clone(&ledger.strata),
+                marked: ledger.marked.clone(),
+                crossed: ledger.crossed,
+                lost: ledger.lost,
+                rows: ledger.rows,
+            });
+            effects.push(Effect::Frozen { number: *number });
+        }
+    }
+}

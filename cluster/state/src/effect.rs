@@ -1,0 +1,62 @@
+//! What an applied entry changed, for this node's publisher, owners and watchers. Effects are hints to look at the
+//! state again: losing one to a restart loses nothing.
+
+/// One thing that changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// The cluster has its identity.
+    Initialized,
+    /// Log time moved.
+    Ticked {
+        /// Unix milliseconds.
+        log_time_ms: i64,
+    },
+    /// A flag's definition, trip, allocation or autonomy changed.
+    FlagChanged {
+        /// Environment.
+        environment: String,
+        /// Flag.
+        flag: String,
+    },
+    /// A metric was defined or changed.
+    MetricChanged {
+        /// Environment.
+        environment: String,
+        /// Metric.
+        metric: String,
+    },
+    /// An experiment's state or allocation changed.
+    ExperimentChanged {
+        /// Number.
+        number: u32,
+    },
+    /// The moments of an experiment were frozen: its owner may look.
+    Frozen {
+        /// Number.
+        number: u32,
+    },
+    /// A node owns the experiment's decisions from this epoch on.
+    OwnerAssigned {
+        /// Number of the experiment.
+        number: u32,
+        /// The node.
+        node: u64,
+        /// Rising.
+        epoch: u64,
+    },
+    /// A decision was made or resolved.
+    DecisionChanged {
+        /// Number.
+        number: u64,
+    },
+    /// The audit chain grew.
+    AuditAppended {
+        /// Number.
+        number: u64,
+    },
+    /// Limits or freezes of an environment changed.
+    OversightChanged {
+        /// Environment.
+        environment: String,
+    },
+}

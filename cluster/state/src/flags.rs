@@ -1,0 +1,210 @@
+//! Flags: versions, history, and the message a reader gets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use featureops_proto::log::{FlagHistoryRecord, FlagRecord, Refusal};
+use featureops_proto::v1::experiment::State as Phase;
+use featureops_proto::v1::{Allocation, Flag, FlagVersionRecord};
+use featureops_proto::{Collection, ErrorCode, Name};
+
+use crate::State;
+use crate::allocation::weights_of;
+use crate::apply::Context;
+use crate::clock::{timestamp, timestamp_if_set};
+use crate::oversight::default_levels;
+use crate::state::{Key, key};
+
+/// Versions of a flag that are kept.
+pub const MAX_HISTORY: usize = 100;
+
+/// Changes of a flag, as its history names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The definition was written.
+    Set,
+    /// Archived.
+    Archive,
+    /// An earlier definition was written again.
+    Revert,
+    /// Anything else, by name; the definition stayed.
+    Other(&'static str),
+}
+
+impl Change {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Set => "set",
+            Self::Archive => "archive",
+            Self::Revert => "revert",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl State {
+    /// The flag's key, if it exists and is not archived.
+    pub(crate) fn live_flag(&self, name: &str) -> Result<Key, Refusal> {
+        let key = parse(name, Collection::Flags)?;
+        match self.flags.get(&key) {
+            Some(record) if !record.archived => Ok(key),
+            Some(_) => Err(Refusal::new(
+                ErrorCode::WrongState,
+                "name",
+                name,
+                "the flag is archived; set it again to bring it back",
+            )),
+            None => Err(Refusal::new(ErrorCode::NotFound, "name", name, "no such flag")),
+        }
+    }
+
+    /// Counts a change of the flag and puts it in its history. Returns the new version.
+    pub(crate) fn change_flag(&mut self, ctx: &Context, key: &Key, change: Change, decision: &str) -> u64 {
+        let now = ctx.now_ms;
+        let Some(record) = self.flag_mut(key) else { return 0 };
+        record.flag_version += 1;
+        record.update_ms = now;
+        let defines = matches!(change, Change::Set | Change::Archive | Change::Revert);
+        if defines {
+            record.definition_version = record.flag_version;
+        }
+        let version = record.flag_version;
+        let definition = if defines { record.definition.clone() } else { None };
+        // Reallocations are many and have their own record, the decision.
+        if change != Change::Other("reallocate") {
+            let history = self.histories.entry(key.clone()).or_insert_with(|| {
+                let (environment, flag) = key.clone();
+                Arc::new(FlagHistoryRecord { environment, flag, versions: Vec::new() })
+            });
+            let versions = &mut Arc::make_mut(history).versions;
+            if versions.len() >= MAX_HISTORY {
+                versions.remove(0);
+            }
+            versions.push(FlagVersionRecord {
+                flag_version: version,
+                change: change.name().to_owned(),
+                principal: Some(ctx.principal.clone()),
+                time: Some(timestamp(now)),
+                definition,
+                decision: decision.to_owned(),
+            });
+        }
+        version
+    }
+
+    /// A human command holds autonomous growth off for a while.
+    pub(crate) fn cool_down(&mut self, ctx: &Context, key: &Key) {
+        const DEFAULT_SECONDS: i64 = 300;
+        let seconds = self
+            .flags
+            .get(key)
+            .and_then(|f| self.experiments.get(&f.experiment))
+            .and_then(|e| e.definition.as_ref()?.cool_down_seconds)
+            .unwrap_or(DEFAULT_SECONDS);
+        let until = ctx.now_ms.saturating_add(seconds.saturating_mul(1_000));
+        if let Some(record) = self.flag_mut(key) {
+            record.cool_down_until_ms = record.cool_down_until_ms.max(until);
+        }
+    }
+
+    /// A flag with its output fields.
+    #[must_use]
+    pub fn flag(&self, environment: &str, flag: &str) -> Option<Flag> {
+        self.flags.get(&key(environment, flag)).map(|record| self.flag_message(record))
+    }
+
+    pub(crate) fn flag_message(&self, record: &FlagRecord) -> Flag {
+        let mut flag = record.definition.clone().unwrap_or_default();
+        flag.name = Name::format(&record.environment, Collection::Flags, &record.flag);
+        flag.flag_version = record.flag_version;
+        flag.etag = etag(record);
+        flag.archived = record.archived;
+        flag.create_time = timestamp_if_set(record.create_ms);
+        flag.update_time = timestamp_if_set(record.update_ms);
+        flag.trip.clone_from(&record.trip);
+        flag.autonomy = Some(record.autonomy.unwrap_or_else(default_levels));
+        flag.allocation = self.allocation_of(record.experiment);
+        flag
+    }
+
+    /// The allocation that an experiment serves: while it runs or is paused.
+    pub(crate) fn allocation_of(&self, number: u32) -> Option<Allocation> {
+        let record = self.experiments.get(&number)?;
+        if !matches!(record.state(), Phase::Running | Phase::Paused) {
+            return None;
+        }
+        let definition = record.definition.as_ref()?;
+        Some(Allocation {
+            generation: record.generations.len() as u32,
+            allocation_version: record.allocation_version,
+            runs: record.runs.clone(),
+            weights_basis_points: weights_of(&record.runs, definition.arms.len()),
+            variants: definition.arms.iter().map(|arm| arm.variant.clone()).collect(),
+            experiment_number: number,
+        })
+    }
+
+    /// Flags of an environment whose id is above `after`, by id.
+    #[must_use]
+    pub fn flags(&self, environment: &str, after: &str, limit: usize, archived: bool) -> Vec<Flag> {
+        above(&self.flags, environment, after)
+            .filter(|record| archived || !record.archived)
+            .take(limit)
+            .map(|record| self.flag_message(record))
+            .collect()
+    }
+
+    /// Versions of a flag, newest first.
+    #[must_use]
+    pub fn flag_history(&self, environment: &str, flag: &str) -> Vec<FlagVersionRecord> {
+        let history = self.histories.get(&key(environment, flag));
+        history.map(|h| h.versions.iter().rev().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Environments that hold anything.
+    #[must_use]
+    pub fn environments(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for name in self.flags.keys().chain(self.metrics.keys()).map(|(e, _)| e).chain(self.oversight.keys())
+        {
+            if let Err(at) = all.binary_search(name) {
+                all.insert(at, name.clone());
+            }
+        }
+        all
+    }
+}
+
+/// Records of an environment above an id, by id.
+pub fn above<'a, R>(
+    map: &'a BTreeMap<Key, R>,
+    environment: &'a str,
+    after: &str,
+) -> impl Iterator<Item = &'a R> {
+    use std::ops::Bound::{Excluded, Unbounded};
+    map.range((Excluded(key(environment, after)), Unbounded))
+        .take_while(move |((e, _), _)| e == environment)
+        .map(|(_, record)| record)
+}
+
+/// Changes when the definition does, not with every reallocation.
+pub fn etag(record: &FlagRecord) -> String {
+    format!("d{}", record.definition_version)
+}
+
+/// Parses a resource name.
+pub fn parse(name: &str, collection: Collection) -> Result<Key, Refusal> {
+    let parsed = Name::parse(name, collection).map_err(|error| {
+        Refusal::new(ErrorCode::InvalidArgument, "name", name.chars().take(80).collect::<String>(), error)
+    })?;
+    Ok(key(parsed.environment, parsed.id))
+}
+
+/// Refuses another etag than the present one; an empty one is no check.
+pub fn check_etag(given: &str, present: &str) -> Result<(), Refusal> {
+    if given.is_empty() || given == present {
+        return Ok(());
+    }
+    let message = format!("the present etag is {present}: read the resource again");
+    Err(Refusal::new(ErrorCode::EtagMismatch, "etag", given, message))
+}

@@ -1,0 +1,22 @@
+//! Q1: every bound of the fold, side by side.
+
+use crate::State;
+use crate::ledger::MAX_CROSSED;
+use crate::producers::MAX_PRODUCERS;
+
+pub fn check(state: &State) -> Result<(), String> {
+    let rows: u64 = state.ledgers.values().map(|l| l.rows).sum();
+    let most = |name: &str, value: u64, bound: u64| {
+        if value <= bound { Ok(()) } else { Err(format!("{name}: {value}, bound {bound}")) }
+    };
+    most("producers", state.producers.len() as u64, MAX_PRODUCERS as u64)?;
+    most("flags", state.flags.len() as u64, crate::state::MAX_FLAGS as u64)?;
+    most("metrics", state.metrics.len() as u64, crate::state::MAX_METRICS as u64)?;
+    most("experiments", state.experiments.len() as u64, crate::state::MAX_EXPERIMENTS as u64)?;
+    most("rows over all", rows, crate::state::MAX_ROWS)?;
+    for (number, ledger) in &state.ledgers {
+        most(&format!("rows of experiment {number}"), ledger.rows, crate::state::MAX_EXPERIMENT_ROWS)?;
+        most(&format!("crossed of experiment {number}"), ledger.crossed, MAX_CROSSED)?;
+    }
+    state.decisions.check()
+}

@@ -1,0 +1,36 @@
+//! The unit ledger of one experiment: who was exposed to what and when, and what came of it, exactly.
+//!
+//! ```text
+//!   exposure ──> row (12 B) ──> units of (stratum, arm)
+//!   outcome  ──> entry or seen bit of the unit ──> moments of (stratum, arm), in O(1)
+//! ```
+//!
+//! Owners read only the moments. The analysis unit is the unit: its repeated events never inflate n. What is dropped is
+//! counted, with a verdict.
+
+mod entries;
+mod rows;
+mod shape;
+mod strata;
+mod table;
+mod waiting;
+
+pub use rows::Row;
+pub use shape::Shape;
+pub use strata::{Cell, Strata, Stratum};
+pub use table::{Exposed, Ledger, MAX_CROSSED, Shard, Side};
+pub use waiting::{Held, Waiting};
+
+use featureops_proto::v1;
+use prost::Message as _;
+
+/// XXH3-64 over the canonical encoding of strata: what a decision's inputs are compared by.
+#[must_use]
+pub fn strata_digest(strata: &[v1::Stratum]) -> u64 {
+    let mut bytes = Vec::new();
+    for stratum in strata {
+        // Writing to a Vec has no other failure than running out of memory.
+        let _ = stratum.encode_length_delimited(&mut bytes);
+    }
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}

@@ -1,0 +1,318 @@
+//! The ledger itself: exposures, crossings, outcomes, and the moments they change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use featureops_proto::v1::Verdict;
+
+use super::entries::{Entries, MAX_SUM};
+use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
+use super::shape::{Shape, SlotKind};
+use super::strata::{Cell, Strata};
+
+/// Rows by the hash's top byte, so that growth and copy-on-write touch a small part.
+const SHARDS: usize = 256;
+/// Units in two arms that are kept in the side table.
+pub const MAX_CROSSED: u64 = 1 << 20;
+
+/// A unit's stay in its first arm, kept when it crosses to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Side {
+    /// The first arm.
+    pub arm: u8,
+    /// Of its first exposure, since the ledger's base.
+    pub minute: u32,
+    /// Generation of that exposure.
+    pub generation: u8,
+    /// Seen bits in that arm.
+    pub seen: u16,
+    /// The unit changed arms again: its outcomes no longer count.
+    pub twice: bool,
+}
+
+/// The rows and sums of one part of the hash space.
+#[derive(Debug, Clone, Default)]
+pub struct Shard {
+    /// A row a unit.
+    pub rows: Rows,
+    /// A table a sum metric.
+    pub entries: Vec<Entries>,
+    /// First arms of units that crossed.
+    pub side: BTreeMap<u64, Side>,
+}
+
+/// What an exposure did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposed {
+    /// The unit is new to the experiment.
+    New,
+    /// It was seen in another arm before and counts in this one now.
+    Crossed(Crossing),
+    /// It was recorded in this arm before.
+    Repeated,
+    /// It changed arms more than once.
+    CrossedTwice,
+    /// A budget is full.
+    NoRoom,
+}
+
+/// From which arm a unit crossed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossing {
+    /// Its first arm.
+    pub from: u8,
+}
+
+/// Exact per-unit statistics of one experiment. Cloning shares what is not changed afterwards.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    /// Minute zero of the rows, in unix minutes.
+    pub base_minute: u32,
+    pub(crate) shape: Arc<Shape>,
+    pub(crate) shards: Vec<Arc<Shard>>,
+    pub(crate) strata: Arc<Strata>,
+    /// Units recorded.
+    pub rows: u64,
+    /// Units in two arms.
+    pub crossed: u64,
+    /// Units whose exposure came from a receipt, by arm.
+    pub marked: Vec<u64>,
+    /// Exposures refused for want of room.
+    pub lost: u64,
+    /// Events by verdict.
+    pub verdicts: BTreeMap<i32, u64>,
+    /// Something changed since the moments were last frozen.
+    pub dirty: bool,
+}
+
+impl Ledger {
+    /// An empty ledger. Minutes are held since `base_minute` (unix minutes), which lies before every exposure.
+    pub fn new(base_minute: u32, shape: Shape) -> Self {
+        let strata = Strata::new(shape.arms, shape.slots.len(), shape.pairs.len());
+        let shard = Arc::new(Shard { entries: vec![Entries::default(); shape.tables()], ..Shard::default() });
+        Self {
+            base_minute,
+            shards: vec![shard; SHARDS],
+            strata: Arc::new(strata),
+            rows: 0,
+            crossed: 0,
+            marked: vec![0; shape.arms],
+            lost: 0,
+            verdicts: BTreeMap::new(),
+            dirty: true,
+            shape: Arc::new(shape),
+        }
+    }
+
+    /// Minute since the base, at least 1.
+    pub fn minute(&self, unix_minute: u32) -> u32 {
+        unix_minute.saturating_sub(self.base_minute).clamp(1, MAX_MINUTE)
+    }
+
+    /// Counts a verdict.
+    pub fn count(&mut self, verdict: Verdict) {
+        *self.verdicts.entry(verdict as i32).or_default() += 1;
+        self.dirty = true;
+    }
+
+    /// The unit's row.
+    pub fn row(&self, unit: u64) -> Option<Row> {
+        self.shards.get(shard_of(unit))?.rows.get(key_of(unit))
+    }
+
+    /// The unit's stay in its first arm, if it crossed.
+    pub fn side(&self, unit: u64) -> Option<Side> {
+        self.shards.get(shard_of(unit))?.side.get(&key_of(unit)).copied()
+    }
+
+    /// Records that the unit saw the arm. `minute` is since the base; `room` says whether a row may be added.
+    pub fn expose(
+        &mut self,
+        unit: u64,
+        arm: u8,
+        generation: u8,
+        minute: u32,
+        marked: bool,
+        room: bool,
+    ) -> Exposed {
+        let outcome = self.record(unit, arm, generation, minute, room);
+        match outcome {
+            Exposed::New | Exposed::Crossed(_) => {
+                if let Some(cell) = Arc::make_mut(&mut self.strata).open(generation, minute, arm) {
+                    cell.units += 1;
+                }
+                if marked && let Some(count) = self.marked.get_mut(usize::from(arm)) {
+                    *count += 1;
+                }
+                self.dirty = true;
+            }
+            Exposed::NoRoom => self.lost += 1,
+            Exposed::Repeated | Exposed::CrossedTwice => {}
+        }
+        outcome
+    }
+
+    fn record(&mut self, unit: u64, arm: u8, generation: u8, minute: u32, room: bool) -> Exposed {
+        let hash = key_of(unit);
+        let crossed_room = self.crossed < MAX_CROSSED;
+        let Some(shared) = self.shards.get_mut(shard_of(unit)) else { return Exposed::NoRoom };
+        let fresh = Row { hash, seen: 0, minute, arm, generation, crossed: false };
+        let Some(row) = shared.rows.get(hash) else {
+            if !room {
+                return Exposed::NoRoom;
+            }
+            Arc::make_mut(shared).rows.put(fresh);
+            self.rows += 1;
+            return Exposed::New;
+        };
+        if row.arm == arm {
+            return Exposed::Repeated;
+        }
+        if let Some(side) = shared.side.get(&hash).copied() {
+            // A late repeat of the first arm's exposure is not a second change of mind.
+            if side.arm == arm && minute <= row.minute {
+                return Exposed::Repeated;
+            }
+            if !side.twice {
+                Arc::make_mut(shared).side.insert(hash, Side { twice: true, ..side });
+            }
+            return Exposed::CrossedTwice;
+        }
+        if !crossed_room {
+            return Exposed::NoRoom;
+        }
+        let shard = Arc::make_mut(shared);
+        let side = Side {
+            arm: row.arm,
+            minute: row.minute,
+            generation: row.generation,
+            seen: row.seen,
+            twice: false,
+        };
+        shard.side.insert(hash, side);
+        shard.rows.put(Row { crossed: true, ..fresh });
+        self.crossed += 1;
+        Exposed::Crossed(Crossing { from: row.arm })
+    }
+
+    /// Adds an outcome of a unit that has a row: the minute is since the base, the window in minutes.
+    pub fn outcome(&mut self, unit: u64, slot: usize, value: i64, minute: u32, window: u32) -> Verdict {
+        let Some(row) = self.row(unit) else { return Verdict::NoExposure };
+        if row.crossed && self.side(unit).is_some_and(|side| side.twice) {
+            return Verdict::CrossedTwice;
+        }
+        if minute < row.minute {
+            return Verdict::BeforeExposure;
+        }
+        if minute > row.minute.saturating_add(window) {
+            return Verdict::OutsideWindow;
+        }
+        let Some((_, kind)) = self.shape.slots.get(slot).copied() else { return Verdict::UnknownMetric };
+        match kind {
+            SlotKind::Seen { bit } => self.see(row, unit, slot, bit, value),
+            SlotKind::Sum { table, counts } => {
+                self.add(row, unit, slot, table, if counts { 1 } else { value })
+            }
+        }
+    }
+
+    fn see(&mut self, row: Row, unit: u64, slot: usize, bit: u8, value: i64) -> Verdict {
+        let mask = 1u16 << bit;
+        if value == 0 || row.seen & mask != 0 {
+            return Verdict::Counted;
+        }
+        if let Some(shard) = self.shards.get_mut(shard_of(unit)) {
+            Arc::make_mut(shard).rows.put(Row { seen: row.seen | mask, ..row });
+        }
+        self.dirty = true;
+        if let Some(cell) = self.cell_of(row)
+            && let Some((sum, squares)) = cell.slots.get_mut(slot)
+        {
+            *sum += 1;
+            *squares += 1;
+        }
+        Verdict::Counted
+    }
+
+    fn add(&mut self, row: Row, unit: u64, slot: usize, table: u8, value: i64) -> Verdict {
+        if value == 0 {
+            return Verdict::Counted;
+        }
+        let shape = Arc::clone(&self.shape);
+        let Some(shard) = self.shards.get(shard_of(unit)) else { return Verdict::NoRoom };
+        let sum_in =
+            |table: u8| shard.entries.get(usize::from(table)).map_or(0, |e| e.get(row.hash, row.arm));
+        let old = sum_in(table);
+        let Some(new) = old.checked_add(value).filter(|sum| sum.unsigned_abs() <= MAX_SUM.unsigned_abs())
+        else {
+            return Verdict::SumOverflow;
+        };
+        // Products with the other half of every pair this slot is in, at the unit's present sums.
+        let mut products = Vec::new();
+        for (at, (a, b)) in shape.pairs.iter().enumerate() {
+            let other = match (*a == slot, *b == slot) {
+                (true, false) => *b,
+                (false, true) => *a,
+                _ => continue,
+            };
+            if let Some((_, SlotKind::Sum { table: other, .. })) = shape.slots.get(other) {
+                products.push((at, i128::from(value) * i128::from(sum_in(*other))));
+            }
+        }
+        let squares_added = (2 * i128::from(old) + i128::from(value)) * i128::from(value);
+        let Some(cell) = self.cell_of(row) else { return Verdict::NoRoom };
+        let Some((sum, squares)) = cell.slots.get_mut(slot) else { return Verdict::UnknownMetric };
+        let (Some(next_sum), Some(next_squares)) =
+            (sum.checked_add(i128::from(value)), squares.checked_add(squares_added))
+        else {
+            return Verdict::SumOverflow;
+        };
+        for (at, product) in &products {
+            if cell.cross.get(*at).is_none_or(|c| c.checked_add(*product).is_none()) {
+                return Verdict::SumOverflow;
+            }
+        }
+        if let Some(moments) = cell.slots.get_mut(slot) {
+            *moments = (next_sum, next_squares);
+        }
+        for (at, product) in products {
+            if let Some(cross) = cell.cross.get_mut(at) {
+                *cross += product;
+            }
+        }
+        if let Some(shard) = self.shards.get_mut(shard_of(unit))
+            && let Some(entries) = Arc::make_mut(shard).entries.get_mut(usize::from(table))
+        {
+            entries.put(row.hash, row.arm, new);
+        }
+        self.dirty = true;
+        Verdict::Counted
+    }
+
+    fn cell_of(&mut self, row: Row) -> Option<&mut Cell> {
+        Arc::make_mut(&mut self.strata).cell(row.generation, row.minute, row.arm)
+    }
+
+    /// Sums held that are not a seen bit.
+    pub fn entries(&self) -> u64 {
+        self.shards.iter().flat_map(|s| &s.entries).map(|e| e.len() as u64).sum()
+    }
+
+    /// Bytes held by tables and moments.
+    pub fn bytes(&self) -> u64 {
+        let shards: usize = self
+            .shards
+            .iter()
+            .map(|s| s.rows.bytes() + s.entries.iter().map(Entries::bytes).sum::<usize>() + s.side.len() * 40)
+            .sum();
+        (shards + self.strata.bytes()) as u64
+    }
+}
+
+fn shard_of(unit: u64) -> usize {
+    (unit >> 56) as usize
+}
+
+fn key_of(unit: u64) -> u64 {
+    unit & ((1 << HASH_BITS) - 1)
+}

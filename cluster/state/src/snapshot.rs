@@ -1,0 +1,423 @@
+//! The state at rest: named sections, each the same bytes on every replica, so that a digest over them compares states
+//! and a chunk that did not change need not be sent again.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use featureops_proto::log::{
+    ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord, HeldRecord, LedgerRecord,
+    MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ShardRecord, SideRecord,
+};
+use featureops_proto::v1::{self, AuditRecord, Decision};
+use featureops_proto::{Collection, Name};
+use prost::Message;
+
+use crate::State;
+use crate::audit::Audit;
+use crate::clock::LogClock;
+use crate::experiments::shape_of;
+use crate::ledger::{Cell, Held, Ledger, Row, Shape, Shard, Side, Strata, Stratum};
+use crate::state::{Frozen, key};
+
+/// One named part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// Unique in a snapshot.
+    pub name: String,
+    /// Equal states have equal bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a snapshot cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotError {
+    /// The section.
+    pub section: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "snapshot section '{}': {}", self.section, self.detail)
+    }
+}
+
+impl std::error::Error for SnapshotError {}
+
+impl State {
+    /// The whole state, sorted by name.
+    #[must_use]
+    pub fn sections(&self) -> Vec<Section> {
+        let mut sections = vec![
+            section("header", [&self.header()]),
+            section("flags", self.flags.values().map(AsRef::as_ref)),
+            section("histories", self.histories.values().map(AsRef::as_ref)),
+            section("metrics", self.metrics.values().map(AsRef::as_ref)),
+            section("experiments", self.experiments.values().map(AsRef::as_ref)),
+            section("oversight", self.oversight.values().map(AsRef::as_ref)),
+            section("producers", self.producers.records().collect::<Vec<_>>().iter()),
+            section("requests", self.requests.records().collect::<Vec<_>>().iter()),
+            section("waiting", self.waiting.held().map(held_record).collect::<Vec<_>>().iter()),
+            section("audit", self.audit.records()),
+            section("decisions", self.decisions.all().map(|(_, _, decision)| decision)),
+        ];
+        for (number, ledger) in &self.ledgers {
+            sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
+            for (at, shard) in ledger.shards.iter().enumerate() {
+                if shard.rows.len() > 0 {
+                    let record = shard_record(*number, at, shard);
+                    sections.push(section(&format!("ledger/{number:010}/{at:03}"), [&record]));
+                }
+            }
+        }
+        sections.sort_by(|a, b| a.name.cmp(&b.name));
+        sections
+    }
+
+    /// XXH3-64 over the sections.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        for section in self.sections() {
+            hash.update(section.name.as_bytes());
+            hash.update(&(section.bytes.len() as u64).to_le_bytes());
+            hash.update(&section.bytes);
+        }
+        hash.digest()
+    }
+
+    fn header(&self) -> HeaderRecord {
+        HeaderRecord {
+            position: self.position,
+            clock_ms: self.clock.now_ms(),
+            cluster: self.cluster.clone(),
+            unit_key_id: self.unit_key_id,
+            initialized: self.initialized,
+            receipt_keys: self.receipt_keys.clone(),
+            last_decision: self.decisions.last(),
+            audit_last: self.audit.last(),
+            audit_head: self.audit.head().to_vec(),
+            producers_swept: self.producers.swept().to_owned(),
+        }
+    }
+
+    fn ledger_record(&self, number: u32, ledger: &Ledger) -> LedgerRecord {
+        LedgerRecord {
+            experiment: number,
+            base_minute: ledger.base_minute,
+            rows: ledger.rows,
+            crossed: ledger.crossed,
+            marked: ledger.marked.clone(),
+            lost: ledger.lost,
+            verdicts: ledger.verdicts.clone(),
+            strata: ledger.strata.messages(0, None),
+            dirty: ledger.dirty,
+            frozen: self.frozen.get(&number).into_iter().flatten().map(frozen_record).collect(),
+        }
+    }
+
+    /// Restores a state.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when a section is missing, malformed, or contradicts another.
+    pub fn from_sections(sections: &[Section]) -> Result<Self, SnapshotError> {
+        let find =
+            |name: &str| sections.iter().find(|s| s.name == name).ok_or_else(|| error(name, "missing"));
+        let mut state = Self::new();
+        let header: HeaderRecord = records(find("header")?)?.pop().ok_or_else(|| error("header", "empty"))?;
+        for flag in records::<FlagRecord>(find("flags")?)? {
+            state.flags.insert(key(&flag.environment, &flag.flag), Arc::new(flag));
+        }
+        for history in records::<FlagHistoryRecord>(find("histories")?)? {
+            state.histories.insert(key(&history.environment, &history.flag), Arc::new(history));
+        }
+        for metric in records::<MetricRecord>(find("metrics")?)? {
+            let id = key(&metric.environment, &metric.metric);
+            state.metric_keys.insert(metric.number, id.clone());
+            state.metrics.insert(id, Arc::new(metric));
+        }
+        for experiment in records::<ExperimentRecord>(find("experiments")?)? {
+            let id = key(&experiment.environment, &experiment.experiment);
+            state.experiment_numbers.insert(id, experiment.number);
+            state.experiments.insert(experiment.number, Arc::new(experiment));
+        }
+        for oversight in records::<OversightRecord>(find("oversight")?)? {
+            state.oversight.insert(oversight.environment.clone(), Arc::new(oversight));
+        }
+        for producer in records::<ProducerRecord>(find("producers")?)? {
+            if !state.producers.restore(producer) {
+                return Err(error("producers", "a window has the wrong size"));
+            }
+        }
+        for request in records::<RequestRecord>(find("requests")?)? {
+            state.requests.remember(&request.request_id, &request.reply.unwrap_or_default());
+        }
+        for held in records::<HeldRecord>(find("waiting")?)? {
+            state.waiting.hold(Held {
+                unit: held.unit,
+                metric: held.metric,
+                value: held.value,
+                minute: held.minute,
+                since_ms: held.since_ms,
+                joined: held.joined,
+            });
+        }
+        let audit = records::<AuditRecord>(find("audit")?)?;
+        state.audit = Audit::restore(audit, header.audit_last, header.audit_head);
+        for decision in records::<Decision>(find("decisions")?)? {
+            let (flag, number) =
+                decision_key(&decision).ok_or_else(|| error("decisions", "a name is malformed"))?;
+            state.decisions.restore(&flag, number, decision);
+        }
+        state.decisions.set_last(header.last_decision);
+        state.position = header.position;
+        state.clock = LogClock::at(header.clock_ms);
+        state.cluster = header.cluster;
+        state.unit_key_id = header.unit_key_id;
+        state.initialized = header.initialized;
+        state.receipt_keys = header.receipt_keys;
+        state.producers.set_swept(&header.producers_swept);
+        for section in sections.iter().filter(|s| s.name.starts_with("ledger/")) {
+            state.restore_ledger(section)?;
+        }
+        state.derive();
+        Ok(state)
+    }
+
+    /// A ledger's header sorts before its shards.
+    fn restore_ledger(&mut self, section: &Section) -> Result<(), SnapshotError> {
+        if section.name.matches('/').count() == 1 {
+            for record in records::<LedgerRecord>(section)? {
+                let number = record.experiment;
+                let Some(experiment) = self.experiments.get(&number) else {
+                    return Err(error(&section.name, "no such experiment"));
+                };
+                let shape = shape_of(experiment);
+                let frozen: VecDeque<Frozen> = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect();
+                if !frozen.is_empty() {
+                    self.frozen.insert(number, frozen);
+                }
+                let mut ledger = Ledger::new(record.base_minute, shape.clone());
+                ledger.rows = record.rows;
+                ledger.crossed = record.crossed;
+                ledger.marked = record.marked;
+                ledger.lost = record.lost;
+                ledger.verdicts = record.verdicts;
+                ledger.dirty = record.dirty;
+                ledger.strata = Arc::new(strata_of(&record.strata, &shape));
+                self.rows += ledger.rows;
+                self.ledgers.insert(number, ledger);
+            }
+            return Ok(());
+        }
+        for record in records::<ShardRecord>(section)? {
+            let shard = self
+                .ledgers
+                .get_mut(&record.experiment)
+                .and_then(|ledger| ledger.shards.get_mut(record.shard as usize))
+                .ok_or_else(|| error(&section.name, "no such shard"))?;
+            fill(Arc::make_mut(shard), &record).ok_or_else(|| error(&section.name, "rows are cut short"))?;
+        }
+        Ok(())
+    }
+
+    /// What follows from the records: routes, and when those of ended experiments close.
+    fn derive(&mut self) {
+        let all: Vec<Arc<ExperimentRecord>> = self.experiments.values().cloned().collect();
+        for record in all.iter().filter(|r| !r.generations.is_empty()) {
+            if record.end_ms == 0 {
+                self.open_routes(record);
+                continue;
+            }
+            self.open_routes(record);
+            for slot in &record.slots {
+                let definition = self.metric_by_number(slot.metric).and_then(|m| m.definition.as_ref());
+                let until_end =
+                    definition.is_some_and(|m| m.late_rule() == v1::metric::LateRule::CountUntilEnd);
+                let window_ms = i64::from(definition.map_or(0, crate::metrics::window_minutes)) * 60_000;
+                let until_ms = record.end_ms.saturating_add(window_ms);
+                if until_end || until_ms <= self.clock.now_ms() {
+                    self.close_route(slot.metric, record.number);
+                } else {
+                    self.ended.insert((until_ms, slot.metric, record.number), ());
+                }
+            }
+        }
+    }
+}
+
+fn error(section: &str, detail: &str) -> SnapshotError {
+    SnapshotError { section: section.to_owned(), detail: detail.to_owned() }
+}
+
+fn section<'a, M: Message + 'a>(name: &str, records: impl IntoIterator<Item = &'a M>) -> Section {
+    let mut bytes = Vec::new();
+    for record in records {
+        // Writing to a Vec has no other failure than running out of memory.
+        let _ = record.encode_length_delimited(&mut bytes);
+    }
+    Section { name: name.to_owned(), bytes }
+}
+
+fn records<M: Message + Default>(section: &Section) -> Result<Vec<M>, SnapshotError> {
+    let mut bytes = section.bytes.as_slice();
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let record =
+            M::decode_length_delimited(&mut bytes).map_err(|e| error(&section.name, &e.to_string()))?;
+        all.push(record);
+    }
+    Ok(all)
+}
+
+fn decision_key(decision: &Decision) -> Option<(crate::state::Key, u64)> {
+    let number = Name::parse(&decision.name, Collection::Decisions).ok()?.id.parse().ok()?;
+    let flag = Name::parse(&decision.flag, Collection::Flags).ok()?;
+    Some((key(flag.environment, flag.id), number))
+}
+
+fn held_record(held: &Held) -> HeldRecord {
+    HeldRecord {
+        unit: held.unit,
+        metric: held.metric,
+        value: held.value,
+        minute: held.minute,
+        since_ms: held.since_ms,
+        joined: held.joined,
+    }
+}
+
+fn frozen_record(frozen: &Frozen) -> FrozenRecord {
+    FrozenRecord {
+        position: frozen.position,
+        log_time_ms: frozen.log_time_ms,
+        strata: frozen.strata.messages(0, None),
+        marked: frozen.marked.clone(),
+        crossed: frozen.crossed,
+        lost: frozen.lost,
+        rows: frozen.rows,
+    }
+}
+
+fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Frozen {
+    Frozen {
+        position: record.position,
+        log_time_ms: record.log_time_ms,
+        strata: Arc::new(strata_of(&record.strata, shape)),
+        marked: record.marked.clone(),
+        crossed: record.crossed,
+        lost: record.lost,
+        rows: record.rows,
+    }
+}
+
+fn strata_of(messages: &[v1::Stratum], shape: &Shape) -> Strata {
+    let value = |v: &Option<v1::Int128>| v.as_ref().map_or(0, v1::Int128::get);
+    let all = messages
+        .iter()
+        .map(|s| Stratum {
+            generation: s.generation as u8,
+            start: s.start_minute,
+            minutes: s.minutes,
+            cells: s
+                .arms
+                .iter()
+                .map(|arm| Cell {
+                    units: arm.units,
+                    slots: arm.slots.iter().map(|slot| (value(&slot.sum), value(&slot.squares))).collect(),
+                    cross: arm.cross.iter().map(v1::Int128::get).collect(),
+                })
+                .collect(),
+        })
+        .collect();
+    Strata::restore(all, shape.arms, shape.slots.len(), shape.pairs.len())
+}
+
+/// Rows rise by hash, so their differences are short varints; so do sums by (hash, arm).
+fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
+    use prost::encoding::encode_varint;
+    let mut rows = Vec::new();
+    let mut last = 0;
+    for row in shard.rows.sorted() {
+        encode_varint(row.hash - last, &mut rows);
+        last = row.hash;
+        encode_varint(u64::from(row.seen), &mut rows);
+        let tail = (u64::from(row.minute) << 11)
+            | (u64::from(row.arm) << 6)
+            | (u64::from(row.generation - 1) << 1)
+            | u64::from(row.crossed);
+        encode_varint(tail, &mut rows);
+    }
+    let entries = shard
+        .entries
+        .iter()
+        .map(|table| {
+            let mut bytes = Vec::new();
+            let mut last = 0;
+            for (hash, arm, value) in table.sorted() {
+                encode_varint(((hash - last) << 5) | u64::from(arm), &mut bytes);
+                last = hash;
+                encode_varint(((value << 1) ^ (value >> 63)) as u64, &mut bytes);
+            }
+            bytes
+        })
+        .collect();
+    let side = shard
+        .side
+        .iter()
+        .map(|(hash, side)| SideRecord {
+            hash: *hash,
+            arm: u32::from(side.arm),
+            minute: side.minute,
+            generation: u32::from(side.generation),
+            seen: u32::from(side.seen),
+            twice: side.twice,
+        })
+        .collect();
+    ShardRecord { experiment, shard: at as u32, rows, entries, side }
+}
+
+fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
+    use prost::encoding::decode_varint;
+    let mut rows = record.rows.as_slice();
+    let mut hash = 0u64;
+    while !rows.is_empty() {
+        hash = hash.checked_add(decode_varint(&mut rows).ok()?)?;
+        let seen = u16::try_from(decode_varint(&mut rows).ok()?).ok()?;
+        let tail = decode_varint(&mut rows).ok()?;
+        shard.rows.put(Row {
+            hash,
+            seen,
+            minute: u32::try_from(tail >> 11).ok()?,
+            arm: ((tail >> 6) & 31) as u8,
+            generation: ((tail >> 1) & 31) as u8 + 1,
+            crossed: tail & 1 == 1,
+        });
+    }
+    for (table, bytes) in shard.entries.iter_mut().zip(&record.entries) {
+        let mut bytes = bytes.as_slice();
+        let mut hash = 0u64;
+        while !bytes.is_empty() {
+            let packed = decode_varint(&mut bytes).ok()?;
+            hash = hash.checked_add(packed >> 5)?;
+            let zigzag = decode_varint(&mut bytes).ok()?;
+            let value = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+            table.put(hash, (packed & 31) as u8, value);
+        }
+    }
+    for side in &record.side {
+        shard.side.insert(
+            side.hash,
+            Side {
+                arm: side.arm as u8,
+                minute: side.minute,
+                generation: side.generation as u8,
+                seen: side.seen as u16,
+                twice: side.twice,
+            },
+        );
+    }
+    Some(())
+}

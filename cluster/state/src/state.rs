@@ -1,0 +1,190 @@
+//! The state: everything the log has said so far. Records are shared by `Arc`, so that a clone for a snapshot is cheap
+//! and later changes copy only what they touch.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use featureops_proto::log::{
+    ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord, ReceiptKey,
+};
+
+use crate::audit::Audit;
+use crate::clock::LogClock;
+use crate::decisions::Decisions;
+use crate::ledger::{Ledger, Strata, Waiting};
+use crate::producers::Producers;
+use crate::requests::Requests;
+
+/// (environment, id).
+pub type Key = (String, String);
+
+/// Flags over all environments.
+pub const MAX_FLAGS: usize = 100_000;
+/// Metrics over all environments.
+pub const MAX_METRICS: usize = 100_000;
+/// Experiments over all environments, ended ones among them.
+pub const MAX_EXPERIMENTS: usize = 100_000;
+/// Exposed units of one experiment.
+pub const MAX_EXPERIMENT_ROWS: u64 = 16 << 20;
+/// Exposed units over all.
+pub const MAX_ROWS: u64 = 64 << 20;
+/// Experiments that may use a metric at once.
+pub const MAX_ROUTES: usize = 64;
+
+/// Where a metric's outcomes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Number of the experiment.
+    pub experiment: u32,
+    /// Its slot.
+    pub slot: usize,
+}
+
+/// The moments of an experiment as they stood at a tick.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    /// Position of the tick.
+    pub position: u64,
+    /// Log time at it.
+    pub log_time_ms: i64,
+    /// Shared with the ledger until it changes.
+    pub strata: Arc<Strata>,
+    /// Marked units by arm.
+    pub marked: Vec<u64>,
+    /// Units in two arms.
+    pub crossed: u64,
+    /// Exposures refused.
+    pub lost: u64,
+    /// Units recorded.
+    pub rows: u64,
+}
+
+/// The replicated state.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub(crate) position: u64,
+    pub(crate) clock: LogClock,
+    pub(crate) initialized: bool,
+    pub(crate) cluster: String,
+    pub(crate) unit_key_id: u64,
+    pub(crate) receipt_keys: Vec<ReceiptKey>,
+    pub(crate) flags: BTreeMap<Key, Arc<FlagRecord>>,
+    pub(crate) histories: BTreeMap<Key, Arc<FlagHistoryRecord>>,
+    pub(crate) metrics: BTreeMap<Key, Arc<MetricRecord>>,
+    /// Keys by number; numbers begin at 1.
+    pub(crate) metric_keys: BTreeMap<u32, Key>,
+    pub(crate) experiments: BTreeMap<u32, Arc<ExperimentRecord>>,
+    pub(crate) experiment_numbers: BTreeMap<Key, u32>,
+    pub(crate) ledgers: BTreeMap<u32, Ledger>,
+    /// The last freezes, oldest first; a decision rests on one of them.
+    pub(crate) frozen: BTreeMap<u32, VecDeque<Frozen>>,
+    /// Running experiments by metric number.
+    pub(crate) routes: BTreeMap<u32, Vec<Route>>,
+    /// When routes of ended experiments close: (log time, metric, experiment).
+    pub(crate) ended: BTreeMap<(i64, u32, u32), ()>,
+    /// Rows over all ledgers.
+    pub(crate) rows: u64,
+    pub(crate) producers: Producers,
+    pub(crate) waiting: Waiting,
+    pub(crate) requests: Requests,
+    pub(crate) audit: Audit,
+    pub(crate) decisions: Decisions,
+    pub(crate) oversight: BTreeMap<String, Arc<OversightRecord>>,
+    /// What the command in hand has changed, as it was before: a violation puts it back.
+    pub(crate) before: Vec<Before>,
+}
+
+/// A record as it was before the command in hand.
+#[derive(Debug, Clone)]
+pub enum Before {
+    /// A flag.
+    Flag(Key, Arc<FlagRecord>),
+    /// An experiment.
+    Experiment(u32, Arc<ExperimentRecord>),
+}
+
+impl State {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Position of the last applied entry.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Log time in unix milliseconds; 0 before the first tick.
+    #[must_use]
+    pub fn log_time_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// The cluster has its identity.
+    #[must_use]
+    pub fn is_initialized(&self) -> bool {
+        self.initialized
+    }
+
+    /// Name of the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Id of the key units are hashed with.
+    #[must_use]
+    pub fn unit_key_id(&self) -> u64 {
+        self.unit_key_id
+    }
+
+    /// Newest first, at most two.
+    #[must_use]
+    pub fn receipt_keys(&self) -> &[ReceiptKey] {
+        &self.receipt_keys
+    }
+
+    pub(crate) fn flag_record(&self, environment: &str, flag: &str) -> Option<&FlagRecord> {
+        self.flags.get(&key(environment, flag)).map(AsRef::as_ref)
+    }
+
+    /// A flag to be changed; how it was is kept until the command is through.
+    pub(crate) fn flag_mut(&mut self, key: &Key) -> Option<&mut FlagRecord> {
+        let record = self.flags.get_mut(key)?;
+        self.before.push(Before::Flag(key.clone(), Arc::clone(record)));
+        Some(Arc::make_mut(record))
+    }
+
+    /// An experiment to be changed; how it was is kept until the command is through.
+    pub(crate) fn experiment_mut(&mut self, number: u32) -> Option<&mut ExperimentRecord> {
+        let record = self.experiments.get_mut(&number)?;
+        self.before.push(Before::Experiment(number, Arc::clone(record)));
+        Some(Arc::make_mut(record))
+    }
+
+    pub(crate) fn experiment_record(&self, environment: &str, experiment: &str) -> Option<&ExperimentRecord> {
+        let number = self.experiment_numbers.get(&key(environment, experiment))?;
+        self.experiments.get(number).map(AsRef::as_ref)
+    }
+
+    /// Puts back what the command in hand changed.
+    pub(crate) fn restore_before(&mut self) {
+        while let Some(before) = self.before.pop() {
+            match before {
+                Before::Flag(key, record) => {
+                    self.flags.insert(key, record);
+                }
+                Before::Experiment(number, record) => {
+                    self.experiments.insert(number, record);
+                }
+            }
+        }
+    }
+}
+
+/// The map key of a resource.
+pub fn key(environment: &str, id: &str) -> Key {
+    (environment.to_owned(), id.to_owned())
+}
