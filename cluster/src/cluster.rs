@@ -126,6 +126,7 @@ impl<F: Fold> Cluster<F> {
 
         let proposer = Proposer::new(raft, shared, options, faults, environment.entropy.next_u64());
         initialize(&proposer).await?;
+        stand_alone(&proposer).await?;
         let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_lead_ms_max);
         let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
         let tasks = vec![
@@ -258,4 +259,14 @@ async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
     let members = BTreeMap::from([(options.node, BasicNode::new(options.address.clone()))]);
     let made = proposer.scoped(proposer.raft().initialize(members)).await;
     made.map_err(|error| failed(error.to_string()))
+}
+
+/// The only voter need not wait for a leader it would have heard of: it stands for election at once.
+async fn stand_alone<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
+    let raft = proposer.raft();
+    if !raft.voter_ids().eq([proposer.options().node]) || raft.is_leader() {
+        return Ok(());
+    }
+    let stood = proposer.scoped(raft.trigger().elect(false)).await;
+    stood.map_err(|error| StartError::Raft { why: error.to_string() })
 }

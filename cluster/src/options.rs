@@ -71,7 +71,7 @@ impl Options {
             election_timeout_max: self.election_ms.1,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after_entries),
             max_in_snapshot_log_to_keep: self.keep_entries,
-            purge_batch_size: 256,
+            purge_batch_size: (self.snapshot_after_entries / 8).clamp(1, 256),
             replication_lag_threshold: self.snapshot_after_entries.saturating_add(5_000),
             enable_pre_vote: Some(true),
             ..openraft::Config::default()

@@ -70,12 +70,19 @@ impl Folder {
     }
 }
 
+/// Makes a folder and its missing parents, durably: a folder that vanishes with the power looks like a new node's.
 fn make_folder(path: &Path) -> Result<(), OpenError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| OpenError::io(path.display(), error))
+    let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    let missing: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
+    let make = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        for folder in &missing {
+            let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
+    };
+    make().map_err(|error| OpenError::io(path.display(), error))
 }
 
 /// The log as opened must be the log as inspected, without a hole, and hold the marked entry itself.

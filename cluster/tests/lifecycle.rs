@@ -1,0 +1,347 @@
+//! A node from its first start: proposals, facts, ticks, snapshots, stops and restarts.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod toy;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use featureops_cluster::environment::{Clock, Entropy, Environment, Inline, Tcp};
+use featureops_cluster::storage::memory::MemoryDisk;
+use featureops_cluster::{Cluster, EffectSink, NoSink, Options, ProposeError, StartError};
+use featureops_proto::log::{Batch, ExposureFact};
+use parking_lot::Mutex;
+use toy::Toy;
+
+/// A clock that moves when told.
+#[derive(Default)]
+struct Hands {
+    unix_ms: AtomicI64,
+    monotonic_ms: AtomicU64,
+}
+
+impl Clock for Hands {
+    fn unix_ms(&self) -> i64 {
+        self.unix_ms.load(Ordering::SeqCst)
+    }
+    fn monotonic_ms(&self) -> u64 {
+        self.monotonic_ms.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Default)]
+struct Counter(AtomicU64);
+
+impl Entropy for Counter {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = self.0.fetch_add(1, Ordering::SeqCst) as u8;
+        }
+    }
+}
+
+fn world(disk: &MemoryDisk) -> (Environment, Arc<Hands>) {
+    let hands = Arc::new(Hands::default());
+    hands.unix_ms.store(1_000_000, Ordering::SeqCst);
+    let environment = Environment {
+        clock: hands.clone(),
+        entropy: Arc::new(Counter::default()),
+        storage: Arc::new(disk.clone()),
+        transport: Arc::new(Tcp),
+        compute: Arc::new(Inline),
+    };
+    (environment, hands)
+}
+
+fn options() -> Options {
+    let mut options = Options::new(1, "127.0.0.1:7400");
+    options.tick_ms = 3_600_000;
+    options
+}
+
+async fn start(environment: &Environment, options: Options) -> Cluster<Toy> {
+    let cluster =
+        Cluster::start(environment.clone(), options, Toy::default(), Arc::new(NoSink)).await.unwrap();
+    cluster.ready(5_000).await.unwrap();
+    cluster
+}
+
+fn entry(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_brings_back_the_snapshot_and_the_log_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut before = Vec::new();
+    for round in 0..4 {
+        let mut options = options();
+        options.snapshot_after_entries = 50;
+        options.keep_entries = 5;
+        let cluster = start(&Environment::production(folder.path()), options).await;
+        cluster.linearizable().await.unwrap();
+        let found: Vec<_> = cluster.read(|toy| toy.entries.to_vec());
+        assert_eq!(found, before, "round {round}");
+        for number in 0..70 {
+            let text = format!("{round}-{number}");
+            let (position, _) = cluster.propose(entry(&text)).await.unwrap();
+            before.push((position, text.into_bytes()));
+        }
+        for _ in 0..100 {
+            if cluster.health().snapshot.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let health = cluster.health();
+        assert!(health.snapshot.is_some() && health.leads && health.disk_error.is_none(), "{health:?}");
+        cluster.shutdown().await;
+        assert_eq!(cluster.propose(entry("late")).await, Err(ProposeError::ShuttingDown));
+    }
+}
+
+#[tokio::test]
+async fn every_call_works_from_a_bare_spawn() {
+    let (environment, _) = world(&MemoryDisk::default());
+    let cluster = start(&environment, options()).await;
+    let calls: Vec<_> = (0..200)
+        .map(|number| {
+            let cluster = cluster.clone();
+            tokio::spawn(async move { cluster.propose(entry(&format!("{number}"))).await })
+        })
+        .collect();
+    let mut positions = Vec::new();
+    for call in calls {
+        positions.push(call.await.unwrap().unwrap().0);
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    assert_eq!(positions.len(), 200);
+    let other = cluster.clone();
+    let read = tokio::spawn(async move {
+        let position = other.linearizable().await.unwrap();
+        other.snapshot().await.unwrap();
+        (position, other.health().applied)
+    });
+    let (position, applied) = read.await.unwrap();
+    assert!(applied >= position && position >= *positions.last().unwrap());
+    tokio::spawn(async move { cluster.shutdown().await }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_violation_stops_the_fold_and_not_the_node_also_after_a_restart() {
+    for poison in ["violate", "panic"] {
+        let disk = MemoryDisk::default();
+        let (environment, _) = world(&disk);
+        let cluster = start(&environment, options()).await;
+        let (position, _) = cluster.propose(entry("good")).await.unwrap();
+        let Err(ProposeError::Halted(halted)) = cluster.propose(entry(poison)).await else {
+            panic!("{poison} was applied");
+        };
+        assert_eq!(halted.position, position + 1);
+        let refused = ProposeError::Halted(halted.clone());
+        assert_eq!(cluster.propose(entry("more")).await, Err(refused.clone()));
+        assert!(refused.to_string().contains(&format!("position {}", position + 1)));
+        assert_eq!(cluster.read(|toy| toy.entries.len()), 1);
+        let health = cluster.health();
+        assert_eq!((health.applied, health.halted.as_ref()), (position, Some(&halted)));
+        assert!(health.stopped.is_none());
+        cluster.shutdown().await;
+
+        let cluster = start(&environment, options()).await;
+        for _ in 0..100 {
+            if cluster.health().halted.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(cluster.health().halted, Some(halted));
+        assert_eq!(cluster.read(|toy| toy.entries.len()), 1);
+        cluster.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn bounds_are_kept() {
+    let (environment, _) = world(&MemoryDisk::new(Arc::new(|| Duration::from_millis(20))));
+    let mut options = options();
+    options.proposals_max = 4;
+    let cluster = start(&environment, options).await;
+    let large = cluster.propose(Bytes::from(vec![0; (8 << 20) + 1])).await;
+    assert!(matches!(large, Err(ProposeError::TooLarge { .. })));
+    let calls = (0..40).map(|_| {
+        let cluster = cluster.clone();
+        tokio::spawn(async move { cluster.propose(entry("x")).await })
+    });
+    let mut overloaded = 0;
+    for call in calls.collect::<Vec<_>>() {
+        match call.await.unwrap() {
+            Ok(_) => {}
+            Err(ProposeError::Overloaded { bound: 4, .. }) => overloaded += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(overloaded > 0);
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn facts_of_many_become_few_commands_and_each_gets_its_own_reply() {
+    let (environment, _) = world(&MemoryDisk::new(Arc::new(|| Duration::from_millis(2))));
+    let cluster = start(&environment, options()).await;
+    let first = *cluster.applied().borrow();
+    let calls: Vec<_> = (0..300u64)
+        .map(|sequence| {
+            let cluster = cluster.clone();
+            let exposures = vec![ExposureFact::default(); 2];
+            let batch = Batch { producer: "p".to_owned(), sequence, exposures, ..Batch::default() };
+            tokio::spawn(async move { cluster.ingest(batch).await })
+        })
+        .collect();
+    for (sequence, call) in calls.into_iter().enumerate() {
+        let reply = call.await.unwrap().unwrap();
+        assert_eq!(reply.counted as usize, sequence);
+    }
+    let commands = *cluster.applied().borrow() - first;
+    assert!(commands < 30, "{commands} commands for 300 batches");
+    let huge = Batch { producer: "x".repeat(3 << 20), ..Batch::default() };
+    assert!(matches!(cluster.ingest(huge).await, Err(ProposeError::TooLarge { .. })));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_leader_ticks_unless_its_clock_runs_ahead() {
+    let (environment, hands) = world(&MemoryDisk::default());
+    let mut options = options();
+    options.tick_ms = 10;
+    let cluster = start(&environment, options).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let ticks = cluster.read(|toy| toy.ticks.clone());
+    assert!(ticks.len() >= 2);
+    assert_eq!(ticks.first(), Some(&(1_000_000, true)));
+    assert!(ticks.iter().skip(1).all(|tick| *tick == (1_000_000, false)));
+
+    hands.unix_ms.fetch_add(5_001, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(cluster.health().clock_refused_lead_ms, Some(5_001));
+    let stopped = cluster.read(|toy| toy.ticks.len());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(cluster.read(|toy| toy.ticks.len()), stopped);
+    assert!(cluster.read(|toy| toy.ticks.iter().all(|(now_ms, _)| *now_ms == 1_000_000)));
+
+    hands.monotonic_ms.fetch_add(4_000, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(cluster.health().clock_refused_lead_ms, None);
+    assert_eq!(cluster.read(|toy| toy.ticks.last().copied()), Some((1_005_001, false)));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_nothing_acknowledged_is_lost() {
+    let disk = MemoryDisk::default();
+    let (environment, _) = world(&disk);
+    let mut options = options();
+    options.propose_timeout_ms = 500;
+    let cluster = start(&environment, options.clone()).await;
+    for number in 0..20 {
+        cluster.propose(entry(&format!("{number}"))).await.unwrap();
+    }
+    disk.set_full(true);
+    let error = cluster.propose(entry("full")).await.unwrap_err();
+    assert!(matches!(error, ProposeError::Unknown { .. } | ProposeError::Stopped { .. }), "{error}");
+    let error = cluster.propose(entry("full again")).await.unwrap_err();
+    assert!(matches!(error, ProposeError::Unknown { .. } | ProposeError::Stopped { .. }), "{error}");
+    assert_eq!(cluster.read(|toy| toy.entries.len()), 20, "reads go on");
+    let health = cluster.health();
+    assert!(health.disk_error.is_some() || health.stopped.is_some(), "{health:?}");
+    cluster.shutdown().await;
+
+    disk.set_full(false);
+    disk.crash();
+    let cluster = start(&environment, options).await;
+    cluster.linearizable().await.unwrap();
+    assert!(cluster.read(|toy| toy.entries.len()) >= 20);
+    cluster.propose(entry("again")).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_crash_keeps_what_was_acknowledged_and_a_lying_disk_is_refused() {
+    let disk = MemoryDisk::new(Arc::new(|| Duration::from_millis(1)));
+    let (environment, _) = world(&disk);
+    let cluster = start(&environment, options()).await;
+    let writers: Vec<_> = (0..50)
+        .map(|number| {
+            let cluster = cluster.clone();
+            tokio::spawn(async move { cluster.propose(entry(&format!("{number}"))).await.is_ok() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    disk.crash();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut acknowledged = Vec::new();
+    for (number, writer) in writers.into_iter().enumerate() {
+        if writer.is_finished() && writer.await.unwrap() {
+            acknowledged.push(format!("{number}").into_bytes());
+        }
+    }
+    drop(cluster);
+    let cluster = start(&environment, options()).await;
+    cluster.linearizable().await.unwrap();
+    let held = cluster.read(|toy| toy.entries.iter().map(|(_, entry)| entry.clone()).collect::<Vec<_>>());
+    assert!(acknowledged.iter().all(|entry| held.contains(entry)));
+    cluster.propose(entry("last")).await.unwrap();
+    cluster.shutdown().await;
+
+    disk.lose_tail(1);
+    let refused = Cluster::start(environment, options(), Toy::default(), Arc::new(NoSink)).await;
+    let Err(StartError::Open(error)) = refused else { panic!("a lost tail went unseen") };
+    let text = error.to_string();
+    assert!(
+        text.contains("featureops restore") && text.contains("below the acknowledged position"),
+        "{text}"
+    );
+}
+
+#[derive(Default)]
+struct Ears(Mutex<Vec<(u64, usize)>>, Mutex<Vec<u64>>);
+
+impl EffectSink<Toy> for Ears {
+    fn applied(&self, state: &Toy, position: u64, effects: &[u64]) {
+        assert_eq!(effects, [position]);
+        self.0.lock().push((position, state.entries.len()));
+    }
+    fn installed(&self, _state: &Toy, position: u64) {
+        self.1.lock().push(position);
+    }
+}
+
+#[tokio::test]
+async fn effects_are_heard_before_the_proposer_is_answered_and_a_snapshot_is_announced() {
+    let disk = MemoryDisk::default();
+    let (environment, _) = world(&disk);
+    let ears = Arc::new(Ears::default());
+    let cluster = Cluster::start(environment.clone(), options(), Toy::default(), ears.clone()).await.unwrap();
+    cluster.ready(5_000).await.unwrap();
+    for number in 1..=10 {
+        let (position, _) = cluster.propose(entry("e")).await.unwrap();
+        assert_eq!(ears.0.lock().last(), Some(&(position, number)));
+    }
+    cluster.snapshot().await.unwrap();
+    for _ in 0..100 {
+        if cluster.health().snapshot.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let taken = cluster.health().snapshot.unwrap();
+    cluster.shutdown().await;
+    let ears = Arc::new(Ears::default());
+    let cluster = Cluster::start(environment, options(), Toy::default(), ears.clone()).await.unwrap();
+    assert_eq!(*ears.1.lock(), [taken]);
+    assert_eq!(cluster.read(|toy| toy.entries.len()), 10);
+    cluster.shutdown().await;
+}
