@@ -1,4 +1,37 @@
 //! The process: serves, publishes snapshots, observes; and the command line.
+//!
+//! ```text
+//!   clients ── serve, http ──> services ──> host ──> replica ──> log, fold          cluster/
+//!                                │            ▲          │
+//!                             door (facts)    │       effects ──> publisher ──> Published (ArcSwap)
+//!                                │            │          └──────> owners ──> actors
+//!                             exposures ──────┘
+//! ```
+//!
+//! See README.md for what is deliberately absent.
+
+pub mod caller;
+pub mod config;
+pub mod doctor;
+pub mod door;
+pub mod exposures;
+pub mod fixed_point;
+pub mod fold;
+pub mod host;
+pub mod http;
+pub mod node;
+pub mod observation;
+pub mod owners;
+pub mod page;
+pub mod publisher;
+pub mod refusal;
+pub mod registry;
+pub mod replica;
+pub mod serve;
+pub mod services;
+pub mod status;
+pub mod telemetry;
+pub mod unit_key;
 
 /// Service stubs generated from `proto/`; the messages are `featureops_proto::v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::disallowed_types, missing_docs)]

@@ -1,0 +1,462 @@
+//! What a node is told before it starts: file, then environment, then flags, each overriding the one before.
+//!
+//! Every setting is one row of [`KEYS`]: its name in the file (`listen`), from which the environment's name
+//! (`FEATUREOPS_LISTEN`) follows, and one parser for all three sources. A name that is not in the table is an error that
+//! names the nearest one that is; a misspelt setting never silently keeps its default.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Default port of everything a node serves.
+pub const PORT: u16 = 7400;
+/// Prefix of a setting in the process environment.
+pub const ENVIRONMENT_PREFIX: &str = "FEATUREOPS_";
+/// Longest configuration file, in bytes.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For a person at a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Bounds of what one node takes on. Each stands for a queue, a map or a buffer somewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at once; further ones wait in the kernel's backlog.
+    pub connections: usize,
+    /// Streams in flight on one HTTP/2 connection.
+    pub streams_per_connection: u32,
+    /// Bytes of one request's headers.
+    pub header_bytes: u32,
+    /// Bytes of one request message.
+    pub request_bytes: usize,
+    /// Longest time a unary request may take, whatever its own deadline says.
+    pub request_timeout: Duration,
+    /// (experiment, generation, arm, unit) entries that are known to be committed.
+    pub exposure_cache: usize,
+    /// Implied exposures waiting for the log; beyond it they are lost, and counted as lost.
+    pub exposure_queue: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4_096,
+            streams_per_connection: 1_024,
+            header_bytes: 16 << 10,
+            request_bytes: 4 << 20,
+            request_timeout: Duration::from_secs(30),
+            exposure_cache: 1 << 20,
+            exposure_queue: 1 << 16,
+        }
+    }
+}
+
+/// Everything [`crate::node::Node::start`] needs besides its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Folder of the log, the snapshots, the mark file and the unit key.
+    pub data: PathBuf,
+    /// Where to listen. Loopback only, until there are tokens.
+    pub listen: SocketAddr,
+    /// Entries between two snapshots of the state.
+    pub snapshot_every_entries: u64,
+    /// How long a drain waits for requests in flight.
+    pub drain_timeout: Duration,
+    /// Where traces and metrics are sent by OTLP over gRPC; off when absent.
+    pub otlp_endpoint: Option<String>,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Which log lines are written, as `info,featureops=debug`.
+    pub log_filter: String,
+    /// The bounds.
+    pub limits: Limits,
+    /// Refuse to listen on anything but loopback. No setting: only a simulated network, whose hosts have no
+    /// loopback between them, turns it off.
+    pub loopback_only: bool,
+    /// Ask the operating system about the process. No setting: a simulation turns it off, to see the same each time.
+    pub observe_process: bool,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("featureops-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
+            snapshot_every_entries: 50_000,
+            drain_timeout: Duration::from_secs(10),
+            otlp_endpoint: None,
+            log_format: LogFormat::Text,
+            log_filter: "info".to_owned(),
+            limits: Limits::default(),
+            loopback_only: true,
+            observe_process: true,
+        }
+    }
+}
+
+/// A setting that could not be taken: where it stood, what it was, what would be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// `file`, `environment` or `flag`.
+    pub source: &'static str,
+    /// The setting's name as it was written.
+    pub key: String,
+    /// What is wrong, and the way out.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} setting '{}': {}", self.source, self.key, self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+type Parse = fn(&mut NodeConfig, &str) -> Result<(), String>;
+
+/// One setting.
+pub struct Key {
+    /// Its name in the file; a dot separates a table from its member.
+    pub name: &'static str,
+    /// What it means, one line.
+    pub meaning: &'static str,
+    parse: Parse,
+}
+
+macro_rules! whole {
+    ($text:expr, $range:expr) => {{
+        let range = $range;
+        match $text.trim().parse() {
+            Ok(value) if range.contains(&value) => Ok(value),
+            _ => Err(format!(
+                "'{}' is not a whole number from {} to {}",
+                $text.chars().take(40).collect::<String>(),
+                range.start(),
+                range.end()
+            )),
+        }
+    }};
+}
+
+/// Every setting there is.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "data",
+        meaning: "folder of the log, the snapshots and the unit key",
+        parse: |config, text| {
+            if text.is_empty() {
+                return Err("is empty; name a folder".to_owned());
+            }
+            config.data = PathBuf::from(text);
+            Ok(())
+        },
+    },
+    Key {
+        name: "listen",
+        meaning: "address and port, as 127.0.0.1:7400; loopback only",
+        parse: |config, text| {
+            config.listen = text
+                .parse()
+                .map_err(|_| format!("'{text}' is not an address and port, as 127.0.0.1:{PORT}"))?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "snapshot_every_entries",
+        meaning: "log entries between two snapshots of the state",
+        parse: |config, text| {
+            config.snapshot_every_entries = whole!(text, 100..=100_000_000u64)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "drain_timeout_seconds",
+        meaning: "how long a stopping node waits for requests in flight",
+        parse: |config, text| {
+            config.drain_timeout = Duration::from_secs(whole!(text, 0..=600u64)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "otlp_endpoint",
+        meaning: "where traces and metrics go by OTLP over gRPC, as http://127.0.0.1:4317; empty: nowhere",
+        parse: |config, text| {
+            if text.is_empty() {
+                config.otlp_endpoint = None;
+                return Ok(());
+            }
+            if !(text.starts_with("http://") || text.starts_with("https://")) {
+                return Err(format!("'{text}' does not begin with http:// or https://"));
+            }
+            config.otlp_endpoint = Some(text.to_owned());
+            Ok(())
+        },
+    },
+    Key {
+        name: "log_format",
+        meaning: "text or json",
+        parse: |config, text| {
+            config.log_format = match text {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(format!("'{text}' is neither text nor json")),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "log_filter",
+        meaning: "which log lines are written, as info,featureops=debug",
+        parse: |config, text| {
+            config.log_filter = text.to_owned();
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.connections",
+        meaning: "connections served at once",
+        parse: |config, text| {
+            config.limits.connections = whole!(text, 1..=1_000_000usize)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.streams_per_connection",
+        meaning: "requests in flight on one HTTP/2 connection",
+        parse: |config, text| {
+            config.limits.streams_per_connection = whole!(text, 1..=65_536u32)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.header_bytes",
+        meaning: "bytes of one request's headers",
+        parse: |config, text| {
+            config.limits.header_bytes = whole!(text, 8_192..=1_048_576u32)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.request_bytes",
+        meaning: "bytes of one request message",
+        parse: |config, text| {
+            config.limits.request_bytes = whole!(text, 65_536..=6_291_456usize)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.request_timeout_seconds",
+        meaning: "longest time a unary request may take",
+        parse: |config, text| {
+            config.limits.request_timeout = Duration::from_secs(whole!(text, 1..=600u64)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.exposure_cache",
+        meaning: "units per arm remembered as already exposed",
+        parse: |config, text| {
+            config.limits.exposure_cache = whole!(text, 1..=134_217_728usize)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.exposure_queue",
+        meaning: "implied exposures that may wait for the log",
+        parse: |config, text| {
+            config.limits.exposure_queue = whole!(text, 512..=16_777_216usize)?;
+            Ok(())
+        },
+    },
+];
+
+impl NodeConfig {
+    /// Defaults, then the TOML text of a file, then `FEATUREOPS_*` variables, then flags (name in the file's form, value).
+    ///
+    /// `foreign` names the `FEATUREOPS_*` variables that belong to somebody else (the command line's own).
+    ///
+    /// # Errors
+    /// The first setting that is unknown or has a value that cannot be taken.
+    pub fn load(
+        file: Option<&str>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        foreign: &[&str],
+        flags: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        if let Some(text) = file {
+            config.take_file(text)?;
+        }
+        // Sorted, so that of two faults always the same one is named.
+        let mut variables: Vec<_> = environment.into_iter().collect();
+        variables.sort();
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            if foreign.contains(&name.as_str()) {
+                continue;
+            }
+            match KEYS.iter().find(|key| variable_of(key.name) == name) {
+                Some(key) => take(&mut config, key, "environment", &name, &value)?,
+                None => return Err(unknown("environment", &name, &rest.to_lowercase(), variable_of)),
+            }
+        }
+        for (name, value) in flags {
+            config.set("flag", &name, &value)?;
+        }
+        Ok(config)
+    }
+
+    /// Sets one setting by its name in the file.
+    ///
+    /// # Errors
+    /// The name is unknown or the value cannot be taken.
+    pub fn set(&mut self, source: &'static str, name: &str, value: &str) -> Result<(), ConfigError> {
+        match KEYS.iter().find(|key| key.name == name) {
+            Some(key) => take(self, key, source, name, value),
+            None => Err(unknown(source, name, name, str::to_owned)),
+        }
+    }
+
+    fn take_file(&mut self, text: &str) -> Result<(), ConfigError> {
+        let fault = |message: String| ConfigError { source: "file", key: String::new(), message };
+        if text.len() > FILE_BYTES_MAX {
+            return Err(fault(format!("has {} bytes, over the bound of {FILE_BYTES_MAX}", text.len())));
+        }
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
+        for (name, value) in table {
+            match value {
+                toml::Value::Table(members) => {
+                    for (member, value) in members {
+                        self.take_value(&format!("{name}.{member}"), &value)?;
+                    }
+                }
+                value => self.take_value(&name, &value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_value(&mut self, name: &str, value: &toml::Value) -> Result<(), ConfigError> {
+        let text = match value {
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Float(number) => number.to_string(),
+            toml::Value::Boolean(truth) => truth.to_string(),
+            other => {
+                return Err(ConfigError {
+                    source: "file",
+                    key: name.to_owned(),
+                    message: format!("is a {}; a text or a number is accepted", other.type_str()),
+                });
+            }
+        };
+        self.set("file", name, &text)
+    }
+}
+
+/// The environment variable of a setting: `limits.connections` is `FEATUREOPS_LIMITS_CONNECTIONS`.
+#[must_use]
+pub fn variable_of(name: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", name.replace('.', "_").to_uppercase())
+}
+
+fn take(
+    config: &mut NodeConfig,
+    key: &Key,
+    source: &'static str,
+    written: &str,
+    value: &str,
+) -> Result<(), ConfigError> {
+    (key.parse)(config, value).map_err(|message| ConfigError { source, key: written.to_owned(), message })
+}
+
+fn unknown(
+    source: &'static str,
+    written: &str,
+    compared: &str,
+    render: impl Fn(&str) -> String,
+) -> ConfigError {
+    let nearest =
+        KEYS.iter().map(|key| key.name).min_by_key(|name| distance(compared, &name.replace('.', "_")));
+    ConfigError {
+        source,
+        key: written.chars().take(80).collect(),
+        message: format!("is not known; the nearest one is '{}'", render(nearest.unwrap_or_default())),
+    }
+}
+
+/// Levenshtein distance, over the first 64 bytes.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<u8> = right.bytes().take(64).collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().take(64).enumerate() {
+        let mut diagonal = i;
+        let mut before = i + 1;
+        let mut next = vec![before];
+        for (&b, window) in right.iter().zip(row.windows(2)) {
+            let above = window.last().copied().unwrap_or_default();
+            before = (diagonal + usize::from(a != b)).min(above + 1).min(before + 1);
+            diagonal = above;
+            next.push(before);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none() -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let file = "listen = '127.0.0.1:1'\ndrain_timeout_seconds = 3\n[limits]\nconnections = 7";
+        let environment = vec![
+            ("FEATUREOPS_LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
+            ("FEATUREOPS_LIMITS_CONNECTIONS".to_owned(), "8".to_owned()),
+            ("PATH".to_owned(), "/bin".to_owned()),
+        ];
+        let flags = vec![("listen".to_owned(), "127.0.0.1:3".to_owned())];
+        let config = NodeConfig::load(Some(file), environment, &[], flags).unwrap();
+        assert_eq!(config.listen.port(), 3);
+        assert_eq!(config.limits.connections, 8);
+        assert_eq!(config.drain_timeout, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_nearest_known_one() {
+        let error = NodeConfig::load(Some("lisen = 'x'"), none(), &[], none()).unwrap_err();
+        assert_eq!(error.to_string(), "file setting 'lisen': is not known; the nearest one is 'listen'");
+        let variable = vec![("FEATUREOPS_OTLP_ENDPONT".to_owned(), "x".to_owned())];
+        let error = NodeConfig::load(None, variable.clone(), &[], none()).unwrap_err();
+        assert!(error.message.contains("FEATUREOPS_OTLP_ENDPOINT"), "{error}");
+        assert!(NodeConfig::load(None, variable, &["FEATUREOPS_OTLP_ENDPONT"], none()).is_ok());
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_names_the_bounds() {
+        let error = NodeConfig::load(Some("limits.connections = 0"), none(), &[], none()).unwrap_err();
+        assert!(error.message.contains("from 1 to 1000000"), "{error}");
+    }
+
+    #[test]
+    fn distance_is_levenshteins() {
+        for (left, right, expected) in [("", "abc", 3), ("kitten", "sitting", 3), ("listen", "listen", 0)] {
+            assert_eq!(distance(left, right), expected);
+        }
+    }
+}

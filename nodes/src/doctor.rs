@@ -1,0 +1,200 @@
+//! The doctor: what may be wrong with this node, and the way out of each.
+//!
+//! One examination serves `GetNodeHealth`, `/readyz` and the command line's `doctor`. A node is *ready* when it may be
+//! sent new work. Checks that only limit it (facts refused, exposures lost) are shown and leave it ready: evaluation
+//! goes on in every one of these states.
+
+use std::sync::atomic::Ordering;
+
+use featureops_cluster::Health;
+use featureops_proto::v1::{NodeHealth, node_health::Check};
+
+use crate::host::Host;
+use crate::services;
+use crate::unit_key::Standing;
+
+/// A state older than this by the node's clock says that ticks do not arrive.
+const LOG_TIME_LAG_MS_MAX: i64 = 5_000;
+/// A publication that took longer is worth a look.
+const PUBLISH_LAG_MS_MAX: u64 = 1_000;
+
+/// A check and whether the node is unready without it.
+struct Finding {
+    name: &'static str,
+    fault: Option<String>,
+    detail: String,
+    remedy: &'static str,
+    needed: bool,
+}
+
+impl Finding {
+    fn new(
+        name: &'static str,
+        needed: bool,
+        fault: Option<String>,
+        detail: String,
+        remedy: &'static str,
+    ) -> Self {
+        Self { name, fault, detail, remedy, needed }
+    }
+
+    fn check(self) -> Check {
+        let ok = self.fault.is_none();
+        Check {
+            name: self.name.to_owned(),
+            ok,
+            detail: self.fault.unwrap_or(self.detail),
+            remedy: if ok { String::new() } else { self.remedy.to_owned() },
+        }
+    }
+}
+
+/// Examines the node.
+#[must_use]
+pub fn examine(host: &Host) -> NodeHealth {
+    let health = host.replica.health();
+    let (initialized, log_time_ms) = host.replica.read(|state| (state.is_initialized(), state.log_time_ms()));
+    let published = host.publisher.load();
+    let snapshot = &published.snapshot;
+    let flags = snapshot.environments().map(|environment| snapshot.flags(environment).count() as u64).sum();
+    let mut findings = log_findings(&health, initialized);
+    findings.extend(serving_findings(host, log_time_ms));
+    let ready = findings.iter().all(|finding| finding.fault.is_none() || !finding.needed);
+    NodeHealth {
+        checks: findings.into_iter().map(Finding::check).collect(),
+        ready,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: health.node,
+        position: services::position(health.applied),
+        log_time: services::timestamp(log_time_ms),
+        flags,
+        running_experiments: published.registry.running() as u64,
+        resident_bytes: if host.observe_process { resident_bytes() } else { 0 },
+    }
+}
+
+/// What the replicated log needs.
+fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
+    let applied = format!("applied {}", health.applied);
+    vec![
+        Finding::new(
+            "log",
+            true,
+            health
+                .halted
+                .as_ref()
+                .map(ToString::to_string)
+                .or_else(|| health.stopped.as_ref().map(|why| format!("raft has ended: {why}"))),
+            applied,
+            "evaluation goes on from the last good state; keep the data folder, upgrade to a release that names this \
+             position in its notes, or restore a backup taken before it with 'featureops restore'",
+        ),
+        Finding::new(
+            "disk",
+            true,
+            health.disk_error.clone(),
+            format!("log up to {}", health.last_log.unwrap_or_default()),
+            "nothing is acknowledged since; see the disk's own messages and free space, then restart the node",
+        ),
+        Finding::new(
+            "leader",
+            true,
+            health.leader.is_none().then(|| "no leader is known".to_owned()),
+            format!("node {} leads term {}", health.leader.unwrap_or_default(), health.term),
+            "check that a majority of the nodes runs and that they reach each other",
+        ),
+        Finding::new(
+            "identity",
+            true,
+            (!initialized).then(|| "the cluster has no identity yet".to_owned()),
+            "initialized".to_owned(),
+            "wait for the first start to finish; if it does not, see 'log', 'disk' and 'leader'",
+        ),
+        Finding::new(
+            "clock",
+            false,
+            health.clock_refused_lead_ms.map(|lead| {
+                format!("the wall clock runs {lead} ms ahead of the time since start; log time stands still")
+            }),
+            "trusted".to_owned(),
+            "set the machine's clock right (or restart the node if it is right): time windows wait until then",
+        ),
+    ]
+}
+
+/// What serving needs.
+fn serving_findings(host: &Host, log_time_ms: i64) -> Vec<Finding> {
+    let published = host.publisher.load().snapshot.position();
+    let standing = host.unit_key_standing();
+    let lost = host.observation.exposures_lost.load(Ordering::Relaxed);
+    let lag_ms = host.clock.unix_ms().saturating_sub(log_time_ms);
+    let held = host.owners.held();
+    vec![
+        Finding::new(
+            "drain",
+            true,
+            host.draining.load(Ordering::Acquire).then(|| "this node is draining".to_owned()),
+            "taking requests".to_owned(),
+            "send new work to another node",
+        ),
+        Finding::new(
+            "log time",
+            false,
+            (log_time_ms > 0 && lag_ms > LOG_TIME_LAG_MS_MAX)
+                .then(|| format!("{lag_ms} ms behind this node's clock")),
+            format!("{lag_ms} ms behind this node's clock"),
+            "answers rest on the last good state and say their age; see 'leader' and 'clock'",
+        ),
+        Finding::new(
+            "publication",
+            false,
+            (host.publisher.lag_ms() > PUBLISH_LAG_MS_MAX)
+                .then(|| format!("the last one took {} ms", host.publisher.lag_ms())),
+            format!("position {published}, {} ms after it was applied", host.publisher.lag_ms()),
+            "the node is short of processor time; give it more, or fewer requests",
+        ),
+        Finding::new(
+            "compilation",
+            false,
+            (host.publisher.not_compiled() > 0)
+                .then(|| format!("{} committed definitions did not compile", host.publisher.not_compiled())),
+            "every committed flag compiles".to_owned(),
+            "the log names the flags; write their definitions again, or revert them",
+        ),
+        Finding::new(
+            "unit key",
+            false,
+            match (&host.unit_key_fault, standing == Standing::Good) {
+                (Some(fault), false) => Some(format!("facts are refused: {fault}")),
+                (_, false) => Some(format!("facts are refused: {}", standing.fault())),
+                (_, true) => None,
+            },
+            "the cluster's".to_owned(),
+            Standing::REMEDY,
+        ),
+        Finding::new(
+            "exposures",
+            false,
+            (lost > 0).then(|| format!("{lost} implied exposures were lost since the start")),
+            format!("{} waiting, none lost", host.exposures.waiting()),
+            "the log takes less than evaluations imply; raise limits.exposure_queue, or report exposures in batches",
+        ),
+        Finding::new(
+            "owners",
+            false,
+            (!held.is_empty()).then(|| format!("experiments {held:?} have no owner: it crashed too often")),
+            format!("{} running", host.owners.running()),
+            "their allocations keep serving; the process log has the crash: report it, then restart the node",
+        ),
+    ]
+}
+
+/// Bytes of memory the process holds; 0 where the system does not say.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    // Pages of 4 KiB: true on every platform this is built for.
+    std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()))
+        .map_or(0, |pages| pages.saturating_mul(4_096))
+}

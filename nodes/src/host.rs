@@ -1,0 +1,189 @@
+//! The host: what every service of one node shares, and the one way in which they write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use featureops_cluster::environment::{BoxFuture, Clock, Entropy};
+use featureops_evaluation::UnitKey;
+use featureops_proto::ErrorCode;
+use featureops_proto::log::{self, BatchReply, Done, Entry, entry, reply};
+use featureops_state::State;
+use prost::Message as _;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::caller;
+use crate::config::Limits;
+use crate::exposures::{Exposures, FactLog};
+use crate::observation::{Observation, Proposed};
+use crate::owners::Owners;
+use crate::publisher::Publisher;
+use crate::refusal::{self, Failure};
+use crate::replica::Replica;
+use crate::services;
+use crate::unit_key::Standing;
+
+/// How long a write waits until evaluations see it. It is applied by then in any case.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What one node's services share.
+pub struct Host {
+    /// The replicated state and the way into its log.
+    pub replica: Replica,
+    /// What evaluations read.
+    pub publisher: Arc<Publisher>,
+    /// Implied exposures.
+    pub exposures: Arc<Exposures>,
+    /// By which units are hashed; facts are refused without it.
+    pub unit_key: Option<UnitKey>,
+    /// Why the key could not be read, if that is why there is none.
+    pub unit_key_fault: Option<String>,
+    /// Wall and monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance, for seeds that the log then carries.
+    pub entropy: Arc<dyn Entropy>,
+    /// What the node counts of its work.
+    pub observation: Arc<Observation>,
+    /// The owners that run here.
+    pub owners: Owners,
+    /// The bounds.
+    pub limits: Limits,
+    /// Whether the operating system is asked about the process; a simulated one has none of its own.
+    pub observe_process: bool,
+    /// A drain has begun: nothing new is taken.
+    pub draining: AtomicBool,
+}
+
+/// A command and how it is to be proposed.
+pub struct Write<'a> {
+    /// The caller's metadata; it names the principal.
+    pub metadata: &'a MetadataMap,
+    /// The caller's request id.
+    pub request_id: &'a str,
+    /// Only say what would happen.
+    pub validate_only: bool,
+    /// What to do.
+    pub command: entry::Command,
+}
+
+impl Host {
+    /// Proposes a command, waits until it is applied and published here, and reads the answer from State.
+    ///
+    /// # Errors
+    /// The caller's name or request id is malformed, the fold refused, or there was no answer.
+    pub async fn write<T>(
+        &self,
+        write: Write<'_>,
+        read: impl FnOnce(&State, &Done) -> Option<T>,
+    ) -> Result<T, Status> {
+        let entry = Entry {
+            principal: Some(caller::principal(write.metadata)?),
+            request_id: services::request_id(write.request_id)?,
+            owner: None,
+            command: Some(write.command),
+        };
+        if write.validate_only {
+            return self.rehearse(&entry, read);
+        }
+        self.accepts_writes()?;
+        let (position, done) = self.propose(&entry).await?;
+        self.publisher.reach(position, PUBLISH_PATIENCE).await;
+        self.replica.read(|state| read(state, &done)).ok_or_else(|| vanished(&done))
+    }
+
+    /// Proposes an entry and waits for the fold's answer.
+    ///
+    /// # Errors
+    /// The fold refused, or there was no answer.
+    pub async fn propose(&self, entry: &Entry) -> Result<(u64, Done), Status> {
+        let (position, reply) = match self.replica.propose(entry.encode_to_vec()).await {
+            Ok(answered) => answered,
+            Err(failure) => {
+                self.observation.proposed(match failure {
+                    Failure::Unknown(_) => Proposed::Unknown,
+                    _ => Proposed::Failed,
+                });
+                return Err(failure.into());
+            }
+        };
+        let outcome = outcome(reply);
+        self.observation.proposed(if outcome.is_ok() { Proposed::Done } else { Proposed::Refused });
+        Ok((position, outcome?))
+    }
+
+    /// Applies an entry to a copy of State: exactly what the fold would say, and nothing stays.
+    fn rehearse<T>(&self, entry: &Entry, read: impl FnOnce(&State, &Done) -> Option<T>) -> Result<T, Status> {
+        // A repeated id would answer the first reply, not say what would happen now.
+        let entry = Entry { request_id: String::new(), ..entry.clone() };
+        let mut state = self.replica.copy();
+        let position = state.position().saturating_add(1);
+        let reply = state.apply(position, &entry.encode_to_vec(), &mut Vec::new()).map_err(|violation| {
+            Status::internal(format!("the command would stop the fold: {}", violation.detail))
+        })?;
+        let done = outcome(reply)?;
+        read(&state, &done).ok_or_else(|| vanished(&done))
+    }
+
+    /// Refuses while a drain is under way.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn accepts_writes(&self) -> Result<(), Status> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err(Failure::Halted("this node is draining".to_owned()).into());
+        }
+        Ok(())
+    }
+
+    /// How this node's unit key stands to the cluster's.
+    pub fn unit_key_standing(&self) -> Standing {
+        let wanted = self.replica.read(State::unit_key_id);
+        Standing::of(self.unit_key.as_ref(), wanted)
+    }
+
+    /// The unit key, if it is the cluster's.
+    ///
+    /// # Errors
+    /// It is missing or another's; facts are refused then.
+    pub fn unit_key(&self) -> Result<&UnitKey, Status> {
+        if !self.replica.read(State::is_initialized) {
+            return Err(refusal::coded(
+                ErrorCode::NotInitialized,
+                "the cluster has no identity yet; facts are taken once this node has joined or started it",
+            ));
+        }
+        match (&self.unit_key, self.unit_key_standing()) {
+            (Some(key), Standing::Good) => Ok(key),
+            (_, standing) => Err(refusal::coded(
+                ErrorCode::WrongUnitKey,
+                format!("{}; {}", standing.fault(), Standing::REMEDY),
+            )),
+        }
+    }
+}
+
+/// The fact log of a host: the replica's coalescer.
+pub struct ReplicaFacts(pub Replica);
+
+impl FactLog for ReplicaFacts {
+    fn record(&self, batch: log::Batch) -> BoxFuture<'static, Result<BatchReply, Failure>> {
+        let replica = self.0.clone();
+        Box::pin(async move { replica.record(batch).await })
+    }
+}
+
+fn outcome(reply: log::Reply) -> Result<Done, Status> {
+    match reply.result {
+        Some(reply::Result::Done(done)) => Ok(done),
+        Some(reply::Result::Refusal(refusal)) => Err(refusal::refused(&refusal)),
+        Some(reply::Result::Ingested(_)) | None => {
+            Err(Status::internal("apply answered with no outcome of a command"))
+        }
+    }
+}
+
+/// A command took effect on something that was gone before it could be read.
+fn vanished(done: &Done) -> Status {
+    refusal::not_found("name", &done.name)
+}

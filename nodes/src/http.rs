@@ -1,0 +1,375 @@
+//! Everything on one port: gRPC, gRPC-web, and the plain HTTP of operators and monitors.
+//!
+//! ```text
+//!   /featureops.v1.*/..  /grpc.*/..      gRPC (HTTP/2) and gRPC-web (HTTP/1.1 too)
+//!   /livez  /readyz[?verbose]            for orchestrators
+//!   /metrics                             Prometheus text
+//!   /v1/alarms                           webhook of an outside monitor
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use featureops_proto::v1::{RaiseAlarmRequest, decision};
+use featureops_proto::{Collection, Name};
+use serde::{Deserialize, Serialize};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tonic_health::server::HealthReporter;
+use tonic_types::StatusExt as _;
+
+use crate::doctor;
+use crate::host::Host;
+use crate::observation::Exposition;
+use crate::rpc::administration_service_server::AdministrationServiceServer;
+use crate::rpc::decision_service_server::DecisionServiceServer;
+use crate::rpc::evaluation_service_server::EvaluationServiceServer;
+use crate::rpc::experiment_service_server::ExperimentServiceServer;
+use crate::rpc::fact_service_server::FactServiceServer;
+use crate::rpc::flag_service_server::FlagServiceServer;
+use crate::rpc::metric_service_server::MetricServiceServer;
+use crate::services::administration::{Administration, raise_alarm};
+use crate::services::decision::Decisions;
+use crate::services::evaluation::Evaluations;
+use crate::services::experiment::Experiments;
+use crate::services::facts::Facts;
+use crate::services::flag::Flags;
+use crate::services::metric::Metrics;
+
+/// Bytes of a webhook's body.
+const ALARM_BYTES_MAX: usize = 64 << 10;
+/// Kept decisions counted by `/metrics`, per environment.
+const DECISIONS_COUNTED_MAX: usize = 1_000;
+/// Methods whose answer may take as long as the caller wants: they stream, one way or both.
+const STREAMING: &[&str] = &[
+    "/StreamFacts",
+    "/EvaluateStream",
+    "/WatchExperimentStatus",
+    "/TailAudit",
+    "/Watch",
+    "/ServerReflectionInfo",
+];
+
+/// Names by which gRPC health is asked.
+const SERVICES: &[&str] = &[
+    "",
+    <EvaluationServiceServer<Evaluations> as NamedService>::NAME,
+    <FactServiceServer<Facts> as NamedService>::NAME,
+    <FlagServiceServer<Flags> as NamedService>::NAME,
+    <MetricServiceServer<Metrics> as NamedService>::NAME,
+    <ExperimentServiceServer<Experiments> as NamedService>::NAME,
+    <DecisionServiceServer<Decisions> as NamedService>::NAME,
+    <AdministrationServiceServer<Administration> as NamedService>::NAME,
+];
+
+/// Tells gRPC health whether this node serves.
+pub async fn set_serving(health: &HealthReporter, serves: bool) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    for service in SERVICES {
+        health.set_service_status(service, if serves { Serving } else { NotServing }).await;
+    }
+}
+
+/// All routes of a node.
+///
+/// # Errors
+/// The descriptors of the API cannot be read.
+pub fn router(host: &Arc<Host>, health: HealthReporter) -> Result<Router, String> {
+    let bytes = host.limits.request_bytes;
+    let descriptors = featureops_proto::DESCRIPTORS;
+    let reflection =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(descriptors);
+    let mut grpc = Routes::builder();
+    grpc.add_service(
+        EvaluationServiceServer::new(Evaluations(host.clone())).max_decoding_message_size(bytes),
+    )
+    .add_service(FactServiceServer::new(Facts(host.clone())).max_decoding_message_size(bytes))
+    .add_service(FlagServiceServer::new(Flags(host.clone())).max_decoding_message_size(bytes))
+    .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(bytes))
+    .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(bytes))
+    .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(bytes))
+    .add_service(
+        AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(bytes),
+    )
+    .add_service(tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    ))
+    .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+    .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
+    let grpc = grpc
+        .routes()
+        .into_axum_router()
+        .reset_fallback()
+        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(from_fn_with_state(host.limits.request_timeout, deadline));
+    let plain = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/v1/alarms", post(alarm).layer(DefaultBodyLimit::max(ALARM_BYTES_MAX)))
+        .with_state(Arc::clone(host));
+    Ok(grpc.merge(plain).fallback(nothing_here))
+}
+
+/// Ends a request at its own deadline (`grpc-timeout`), or at the node's for methods that do not stream.
+async fn deadline(State(longest): State<Duration>, request: Request, next: Next) -> Response {
+    let wished = request.headers().get("grpc-timeout").and_then(timeout_of);
+    let streams = STREAMING.iter().any(|method| request.uri().path().ends_with(method));
+    let allowed = match (wished, streams) {
+        (wished, true) => wished,
+        (None, false) => Some(longest),
+        (Some(wished), false) => Some(wished.min(longest)),
+    };
+    let Some(allowed) = allowed else { return next.run(request).await };
+    match tokio::time::timeout(allowed, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let message = format!(
+                "no answer within {} ms; a write may still take effect: repeat it with the same request_id",
+                allowed.as_millis()
+            );
+            Status::deadline_exceeded(message).into_http::<Body>()
+        }
+    }
+}
+
+/// `8 digits at most, then H, M, S, m, u or n`, as gRPC says it.
+fn timeout_of(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount.saturating_mul(3_600)),
+        "M" => Duration::from_secs(amount.saturating_mul(60)),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+async fn nothing_here(uri: Uri, headers: HeaderMap) -> Response {
+    let is_grpc = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        let message = format!("method '{}' is not known to this release", crate::refusal::clip(uri.path()));
+        return Status::unimplemented(message).into_http::<Body>();
+    }
+    (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz?verbose, /metrics, /v1/alarms and gRPC\n")
+        .into_response()
+}
+
+async fn readyz(State(host): State<Arc<Host>>, uri: Uri) -> Response {
+    let health = doctor::examine(&host);
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let mut text = String::new();
+    for check in &health.checks {
+        if verbose && check.ok {
+            text.push_str(&format!("[+] {}: {}\n", check.name, check.detail));
+        } else if !check.ok && (verbose || !health.ready) {
+            text.push_str(&format!("[-] {}: {}\n    way out: {}\n", check.name, check.detail, check.remedy));
+        }
+    }
+    text.push_str(if health.ready { "ready\n" } else { "not ready\n" });
+    (status, text).into_response()
+}
+
+async fn metrics(State(host): State<Arc<Host>>) -> Response {
+    let text = exposition(&host);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// The node in Prometheus text. Labels come from fixed lists only.
+fn exposition(host: &Host) -> String {
+    let mut text = Exposition::default();
+    let (observation, health) = (&host.observation, host.replica.health());
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    text.labelled(
+        "evaluations_total",
+        "counter",
+        "evaluations by reason",
+        "reason",
+        observation.evaluations(),
+    );
+    text.labelled("facts_total", "counter", "events by verdict", "verdict", observation.facts());
+    text.labelled("proposals_total", "counter", "commands by outcome", "outcome", observation.proposals());
+    let implied = &observation.exposures_implied;
+    text.value("exposures_implied_total", "counter", "exposures implied by evaluations", read(implied));
+    let lost = &observation.exposures_lost;
+    text.value("exposures_lost_total", "counter", "implied exposures that were lost", read(lost));
+    text.value(
+        "exposures_waiting",
+        "gauge",
+        "implied exposures waiting for the log",
+        host.exposures.waiting(),
+    );
+    text.value("connections", "gauge", "connections served now", read(&observation.connections));
+    text.value("connections_total", "counter", "connections taken", read(&observation.connections_taken));
+    text.value("applied_position", "gauge", "position of the last applied entry", health.applied);
+    text.value("log_last_index", "gauge", "index of the last log entry", health.last_log.unwrap_or_default());
+    text.value("raft_term", "gauge", "term of the log", health.term);
+    text.value("raft_leads", "gauge", "1 while this node leads", u8::from(health.leads));
+    text.value("fold_halted", "gauge", "1 when the fold stopped", u8::from(health.halted.is_some()));
+    let (log_time_ms, environments) = host.replica.read(|state| (state.log_time_ms(), state.environments()));
+    let lag_ms = host.clock.unix_ms().saturating_sub(log_time_ms).max(0);
+    text.value("log_time_lag_milliseconds", "gauge", "age of log time by this node's clock", lag_ms);
+    let publisher = &host.publisher;
+    text.value(
+        "published_position",
+        "gauge",
+        "position evaluations rest on",
+        publisher.load().snapshot.position(),
+    );
+    text.value(
+        "publish_lag_milliseconds",
+        "gauge",
+        "from applied to published, last time",
+        publisher.lag_ms(),
+    );
+    text.value("publications_total", "counter", "snapshots published", publisher.publications());
+    let running = publisher.load().registry.running();
+    text.value("experiments_running", "gauge", "running experiments", running);
+    text.value("owners_running", "gauge", "owners that run on this node", host.owners.running());
+    let mut decisions = std::collections::BTreeMap::new();
+    let mut newest_ms = 0;
+    for environment in environments.iter().take(64) {
+        let any = decision::Status::Unspecified;
+        let kept = host.replica.read(|state| state.decisions(environment, "", 0, DECISIONS_COUNTED_MAX, any));
+        for decision in kept {
+            let key = (decision.action().as_str_name(), decision.status().as_str_name());
+            *decisions.entry(key).or_insert(0u64) += 1;
+            if decision.action() == decision::Action::Reallocate
+                && decision.status() == decision::Status::Applied
+                && let (Some(time), Some(inputs)) = (&decision.time, &decision.inputs)
+            {
+                let applied_ms = time.seconds.saturating_mul(1_000) + i64::from(time.nanos / 1_000_000);
+                newest_ms = newest_ms.max(applied_ms.saturating_sub(inputs.log_time_ms));
+            }
+        }
+    }
+    let decisions = decisions.iter().map(|((action, status), count)| (*action, *status, *count));
+    let labels = ("action", "status");
+    text.labelled_twice("decisions", "gauge", "kept decisions by action and status", labels, decisions);
+    text.value(
+        "reallocation_lag_milliseconds",
+        "gauge",
+        "log time from inputs to reallocation, longest kept",
+        newest_ms,
+    );
+    if host.observe_process {
+        text.value("process_resident_bytes", "gauge", "memory the process holds", doctor::resident_bytes());
+    }
+    text.text()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Alarm {
+    environment: String,
+    flag: String,
+    source: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    request_id: String,
+}
+
+#[derive(Serialize)]
+struct Raised {
+    decision: String,
+    tripped: bool,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    code: String,
+    message: String,
+}
+
+/// The webhook of an outside monitor. serde_json bounds the depth at 128 levels, the route the bytes.
+async fn alarm(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -> Response {
+    // A browser cannot send this type across sites without asking first, so no web page can raise an alarm here.
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if !is_json {
+        let message = "send content-type: application/json".to_owned();
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT".to_owned(), message);
+    }
+    let alarm: Alarm = match serde_json::from_slice(&body) {
+        Ok(alarm) => alarm,
+        Err(error) => {
+            let message =
+                format!("body: {error}; send {{\"environment\", \"flag\", \"source\", \"reason\"}}");
+            return refused(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT".to_owned(), message);
+        }
+    };
+    let request = RaiseAlarmRequest {
+        name: Name::format(&alarm.environment, Collection::Flags, &alarm.flag),
+        source: alarm.source,
+        reason: alarm.reason,
+        request_id: alarm.request_id,
+    };
+    match raise_alarm(&host, &MetadataMap::from_headers(headers), request).await {
+        Ok(raised) => json(StatusCode::OK, &Raised { decision: raised.decision, tripped: raised.tripped }),
+        Err(status) => {
+            let code = status.get_details_error_info().map_or_else(String::new, |info| info.reason);
+            refused(http_status(status.code()), code, status.message().to_owned())
+        }
+    }
+}
+
+fn refused(status: StatusCode, code: String, message: String) -> Response {
+    json(status, &Refused { code, message })
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists => StatusCode::CONFLICT,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_read_as_grpc_writes_it() {
+        let of = |text: &'static str| timeout_of(&HeaderValue::from_static(text));
+        assert_eq!(of("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(of("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        for odd in ["", "S", "5", "-5S", "123456789S", "5x", "5 S"] {
+            assert_eq!(of(odd), None, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The node: one value that is started from an environment and drained in order. Production and simulation run the same.
+//!
+//! ```text
+//!   start     unit key ── replica (log, fold) ── identity, on the first start ── publish ── owners ── listen
+//!   shutdown  not ready ── no new connections ── in flight, bounded ── exposures flushed ── owners ── replica, last sync
+//! ```
+//!
+//! Time comes from the environment's clock and from tokio's timers, chance from its entropy, connections from its
+//! transport. Nothing here starts a thread.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use featureops_cluster::{Cluster, EffectSink, Environment, Options};
+use featureops_evaluation::UnitKey;
+use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
+use featureops_state::{Effect, State};
+use prost::Message as _;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tonic_health::server::HealthReporter;
+
+use crate::caller;
+use crate::config::NodeConfig;
+use crate::exposures::Exposures;
+use crate::fold::Folded;
+use crate::host::{Host, ReplicaFacts};
+use crate::http;
+use crate::observation::Observation;
+use crate::owners::{Bell, Owners};
+use crate::publisher::Publisher;
+use crate::replica::Replica;
+use crate::serve::serve;
+use crate::unit_key::{KEY_BYTES, KeyFile, UnitKeyStore};
+
+/// How long a start waits for a leader. Without one the node serves what it has and says its age.
+const LEADER_PATIENCE_MS: u64 = 10_000;
+/// How long the first start waits for log time.
+const FIRST_TICK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a drain waits for implied exposures.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+/// Attempts to give a new cluster its identity.
+const IDENTITY_ATTEMPTS: usize = 5;
+/// This release runs clusters of one voter.
+const NODE: u64 = 1;
+
+/// Why a node did not start: what failed, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartError {
+    /// What failed.
+    pub message: String,
+}
+
+impl StartError {
+    fn new(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string() }
+    }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running node.
+pub struct Node {
+    host: Arc<Host>,
+    address: SocketAddr,
+    health: HealthReporter,
+    drain: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    /// Ended with the node.
+    tasks: JoinSet<()>,
+}
+
+/// What apply tells this node: the publisher and the owners, neither of which makes it wait.
+struct Sink {
+    publisher: Arc<Publisher>,
+    bell: Arc<Bell>,
+    owners: OnceLock<Owners>,
+}
+
+impl EffectSink<Folded> for Sink {
+    fn applied(&self, _state: &Folded, _position: u64, effects: &[Effect]) {
+        self.publisher.note(effects);
+        if let Some(owners) = self.owners.get() {
+            owners.note(effects);
+        }
+    }
+
+    fn installed(&self, _state: &Folded, _position: u64) {
+        self.publisher.republish();
+        self.bell.ring();
+    }
+}
+
+impl Node {
+    /// Starts a node whose unit key is the file in its data folder.
+    ///
+    /// # Errors
+    /// See [`Node::start_with`].
+    pub async fn start(environment: Environment, config: NodeConfig) -> Result<Self, StartError> {
+        let keys = Arc::new(KeyFile::new(&config.data));
+        Self::start_with(environment, config, keys).await
+    }
+
+    /// Starts a node: opens its disk, follows its log, and serves.
+    ///
+    /// # Errors
+    /// The address is not loopback or is taken, the disk was not opened, or the first start could not make an identity.
+    pub async fn start_with(
+        environment: Environment,
+        config: NodeConfig,
+        keys: Arc<dyn UnitKeyStore>,
+    ) -> Result<Self, StartError> {
+        if config.loopback_only && !config.listen.ip().is_loopback() {
+            return Err(StartError::new(format!(
+                "listen: '{}' is not a loopback address; this release has no tokens, so anybody who reaches the port \
+                 could change flags: listen on 127.0.0.1 and put an authenticating proxy before it",
+                config.listen
+            )));
+        }
+        // The port before the disk: of two nodes started by mistake, the second one touches nothing.
+        let listener = environment.transport.listen(config.listen).await.map_err(|error| {
+            StartError::new(format!(
+                "listen: '{}' cannot be taken: {error}; choose another port",
+                config.listen
+            ))
+        })?;
+        let address = listener.address().map_err(StartError::new)?;
+
+        let publisher = Arc::new(Publisher::default());
+        let bell = Arc::new(Bell::default());
+        let sink = Arc::new(Sink {
+            publisher: Arc::clone(&publisher),
+            bell: Arc::clone(&bell),
+            owners: OnceLock::new(),
+        });
+        let options = Options {
+            snapshot_after_entries: config.snapshot_every_entries,
+            ..Options::new(NODE, address.to_string())
+        };
+        let heard: Arc<dyn EffectSink<Folded>> = Arc::<Sink>::clone(&sink);
+        let cluster = Cluster::start(environment.clone(), options, Folded::default(), heard)
+            .await
+            .map_err(StartError::new)?;
+        let replica = Replica::new(cluster.clone());
+        let started = async {
+            match cluster.ready(LEADER_PATIENCE_MS).await {
+                Ok(_) => drop(replica.catch_up().await),
+                Err(error) => tracing::warn!(error = %error, "no leader yet; serving the last good state"),
+            }
+            give_identity(&environment, &replica, keys.as_ref()).await
+        };
+        if let Err(error) = started.await {
+            replica.shutdown().await;
+            return Err(error);
+        }
+        let (unit_key, unit_key_fault) = read_unit_key(keys.as_ref());
+        publisher.publish(&replica);
+
+        let observation = Arc::new(Observation::default());
+        let producer = format!("node-{NODE}-{:016x}", environment.entropy.next_u64());
+        let (exposures, sender) = Exposures::new(
+            config.limits.exposure_cache,
+            config.limits.exposure_queue,
+            producer,
+            unit_key.as_ref().map_or(0, UnitKey::id),
+            Arc::new(ReplicaFacts(replica.clone())),
+            Arc::clone(&observation),
+        );
+        let owners = match Owners::start(&environment, &replica, Arc::clone(&bell)).await {
+            Ok(owners) => owners,
+            Err(error) => {
+                replica.shutdown().await;
+                return Err(StartError::new(error));
+            }
+        };
+        let _ = sink.owners.set(owners.clone());
+
+        let host = Arc::new(Host {
+            replica: replica.clone(),
+            publisher: Arc::clone(&publisher),
+            exposures,
+            unit_key,
+            unit_key_fault,
+            clock: Arc::clone(&environment.clock),
+            entropy: Arc::clone(&environment.entropy),
+            observation: Arc::clone(&observation),
+            owners: owners.clone(),
+            limits: config.limits.clone(),
+            observe_process: config.observe_process,
+            draining: AtomicBool::new(false),
+        });
+        let health = HealthReporter::new();
+        http::set_serving(&health, true).await;
+        let router = http::router(&host, health.clone()).map_err(StartError::new)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(publisher.run(Arc::new(replica.clone())));
+        tasks.spawn(sender.run());
+        tasks.spawn(owners.run(replica));
+        let drain = watch::Sender::new(false);
+        let serving = tokio::spawn(serve(
+            listener,
+            router,
+            config.limits,
+            observation,
+            drain.subscribe(),
+            config.drain_timeout,
+        ));
+        tracing::info!(address = %address, "serving");
+        Ok(Self { host, address, health, drain, serving, tasks })
+    }
+
+    /// Where the node listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What `GetNodeHealth` answers.
+    #[must_use]
+    pub fn examine(&self) -> featureops_proto::v1::NodeHealth {
+        crate::doctor::examine(&self.host)
+    }
+
+    /// Drains and ends the node: nothing that was acknowledged is lost, and what is in flight gets its answer if it is
+    /// there within the drain's time.
+    pub async fn shutdown(self) {
+        let Self { host, health, drain, serving, mut tasks, .. } = self;
+        host.draining.store(true, Ordering::Release);
+        http::set_serving(&health, false).await;
+        drain.send_replace(true);
+        if let Err(error) = serving.await {
+            tracing::error!(error = %error, "serving did not end by itself");
+        }
+        if !host.exposures.flush(FLUSH_PATIENCE).await {
+            tracing::warn!(waiting = host.exposures.waiting(), "implied exposures were lost in the drain");
+        }
+        host.owners.stop().await;
+        tasks.shutdown().await;
+        host.replica.shutdown().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// On the first start of a cluster: makes its id, its unit key and its receipt key.
+async fn give_identity(
+    environment: &Environment,
+    replica: &Replica,
+    keys: &dyn UnitKeyStore,
+) -> Result<(), StartError> {
+    if replica.read(State::is_initialized) || !replica.health().leads {
+        return Ok(());
+    }
+    let kept = keys.read().map_err(|error| StartError::new(format!("unit key: {error}")))?;
+    let unit_key = match kept {
+        // A start that ended between the key and the log's first entry.
+        Some(key) => key,
+        None => {
+            let mut bytes = [0; KEY_BYTES];
+            environment.entropy.fill(&mut bytes);
+            // Durable before the log names its id: the other way round a crash would leave a cluster without its key.
+            keys.keep(bytes).map_err(|error| StartError::new(format!("unit key: {error}")))?;
+            UnitKey::new(bytes)
+        }
+    };
+    let mut receipt_key = vec![0; 16];
+    environment.entropy.fill(&mut receipt_key);
+    let initialize = Initialize {
+        cluster: format!("{:016x}", environment.entropy.next_u64()),
+        unit_key_id: unit_key.id(),
+        receipt_key: Some(ReceiptKey { id: 1, key: receipt_key }),
+    };
+    let entry = Entry {
+        principal: Some(caller::system("start")),
+        command: Some(entry::Command::Initialize(initialize)),
+        ..Entry::default()
+    }
+    .encode_to_vec();
+    let mut last = String::new();
+    for _ in 0..IDENTITY_ATTEMPTS {
+        match replica.propose(entry.clone()).await {
+            Ok((_, answered)) => match answered.result {
+                // Refused by an attempt of which no answer had come.
+                Some(reply::Result::Refusal(_)) if replica.read(State::is_initialized) => break,
+                Some(reply::Result::Refusal(refusal)) => return Err(StartError::new(refusal.message)),
+                _ => break,
+            },
+            Err(failure) => last = format!("{failure:?}"),
+        }
+    }
+    if !replica.read(State::is_initialized) {
+        return Err(StartError::new(format!(
+            "the cluster's first entry was not written: {last}; start again"
+        )));
+    }
+    let ticked = async {
+        while replica.read(State::log_time_ms) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_TICK_PATIENCE, ticked).await.is_err() {
+        tracing::warn!("no log time yet; see the clock check of doctor");
+    }
+    Ok(())
+}
+
+/// The key, or why there is none. A node without it evaluates and refuses facts.
+fn read_unit_key(keys: &dyn UnitKeyStore) -> (Option<UnitKey>, Option<String>) {
+    match keys.read() {
+        Ok(Some(key)) => (Some(key), None),
+        Ok(None) => (None, None),
+        Err(error) => {
+            tracing::error!(error = %error, "the unit key cannot be read; facts are refused");
+            (None, Some(error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Owners: this node's side of the actors' ports.
+//!
+//! ```text
+//!   apply ── effects ──> bell ──> reconcile: State's assignments for this node  ──> actors start and stop
+//!        └── Frozen ──────────> owner looks ──> mind ──> Proposer ──> SubmitDecision, stamped ──> log
+//!   leader ── unassigned experiments, and all of its own after a restart ──> one AssignOwners
+//! ```
+//!
+//! Truth stays in the log: an assignment counts when it was applied here, and a decision counts when apply let it through.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use featureops_actors::directory::Standing;
+use featureops_actors::mind::OwnerMinds;
+use featureops_actors::ports::{
+    Answer, Clock, Compute, OwnerView, Ports, Proposal, Proposer, Submission, Views, Work, Worked,
+};
+use featureops_actors::supervisor::Restarts;
+use featureops_cluster::Environment;
+use featureops_decision::owner::{FrozenView, Recent};
+use featureops_proto::log::{AssignOwners, Entry, assign_owners::Assignment, entry, reply};
+use featureops_proto::{ErrorCode, log, v1};
+use featureops_state::{Effect, State};
+use prost::Message as _;
+use tokio::sync::Notify;
+
+use crate::caller;
+use crate::replica::Replica;
+
+/// Assignments of one command.
+const ASSIGNMENTS_MAX: usize = 4_096;
+/// Decisions of a flag that an owner is shown.
+const RECENT_MAX: usize = 64;
+/// How often assignments are looked at without a bell: a leader that changed rings none.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The owners of this node.
+#[derive(Clone)]
+pub struct Owners {
+    actors: featureops_actors::Owners,
+    bell: Arc<Bell>,
+}
+
+/// Rung by apply.
+#[derive(Default)]
+pub struct Bell {
+    notify: Notify,
+}
+
+impl Bell {
+    /// Something about experiments or their owners changed.
+    pub fn ring(&self) {
+        self.notify.notify_one();
+    }
+}
+
+impl Owners {
+    /// Starts the supervisor.
+    ///
+    /// # Errors
+    /// It could not be spawned; the text says why.
+    pub async fn start(
+        environment: &Environment,
+        replica: &Replica,
+        bell: Arc<Bell>,
+    ) -> Result<Self, String> {
+        let ports = Ports {
+            proposer: Arc::new(LogProposer(replica.clone())),
+            views: Arc::new(StateViews(replica.clone())),
+            clock: Arc::new(NodeClock(Arc::clone(&environment.clock))),
+            compute: Arc::new(Beside(Arc::clone(&environment.compute))),
+            minds: Arc::new(OwnerMinds::default()),
+        };
+        let actors = featureops_actors::Owners::start(ports, Restarts::default()).await;
+        Ok(Self { actors: actors.map_err(|error| error.to_string())?, bell })
+    }
+
+    /// Hears what was applied. Called by apply: never waits.
+    pub fn note(&self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Frozen { number } => {
+                    self.actors.frozen(*number);
+                }
+                Effect::ExperimentChanged { .. } | Effect::OwnerAssigned { .. } => self.bell.ring(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Follows the assignments until it is dropped.
+    pub async fn run(self, replica: Replica) {
+        let mut known = BTreeSet::new();
+        // A new incarnation takes new epochs, so that whatever the last one still had under way is fenced off.
+        let mut claimed = BTreeSet::new();
+        loop {
+            let node = replica.health().node;
+            let running = replica.read(State::running_experiments);
+            let mut mine = BTreeSet::new();
+            for (number, owner, epoch) in &running {
+                if *owner == node && claimed.contains(number) {
+                    mine.insert(*number);
+                    if let Err(full) = self.actors.assigned(*number, *epoch) {
+                        tracing::warn!(experiment = number, error = %full, "owner not started");
+                    }
+                }
+            }
+            for gone in known.difference(&mine) {
+                self.actors.ended(*gone);
+            }
+            known = mine;
+            if replica.health().leads {
+                claim(&replica, node, &running, &mut claimed).await;
+            }
+            claimed.retain(|number| running.iter().any(|(running, _, _)| running == number));
+            let _ = tokio::time::timeout(LOOK, self.bell.notify.notified()).await;
+        }
+    }
+
+    /// Experiments whose owner crashed too often.
+    #[must_use]
+    pub fn held(&self) -> Vec<u32> {
+        let health = self.actors.health();
+        let held = health.into_iter().filter(|owner| matches!(owner.standing, Standing::Held { .. }));
+        held.map(|owner| owner.experiment).collect()
+    }
+
+    /// Owners that run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.actors.running()
+    }
+
+    /// Stops every owner: afterwards none proposes.
+    pub async fn stop(&self) {
+        self.actors.stop().await;
+    }
+}
+
+/// Proposes this node as owner of what has none, and again of what was its own before it started.
+async fn claim(replica: &Replica, node: u64, running: &[(u32, u64, u64)], claimed: &mut BTreeSet<u32>) {
+    let wanted: Vec<u32> = running
+        .iter()
+        .filter(|(number, owner, _)| (*owner == 0 || *owner == node) && !claimed.contains(number))
+        .map(|(number, _, _)| *number)
+        .take(ASSIGNMENTS_MAX)
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let assignments = wanted.iter().map(|experiment| Assignment { experiment: *experiment, node }).collect();
+    let entry = Entry {
+        principal: Some(caller::system("placement")),
+        command: Some(entry::Command::AssignOwners(AssignOwners { assignments })),
+        ..Entry::default()
+    };
+    match replica.propose(entry.encode_to_vec()).await {
+        Ok((_, reply)) => match reply.result {
+            Some(reply::Result::Refusal(refusal)) => {
+                tracing::warn!(code = refusal.code, message = refusal.message, "owners were not assigned");
+            }
+            _ => claimed.extend(wanted),
+        },
+        // Looked at again in a second; assigning twice only raises the epoch.
+        Err(failure) => tracing::debug!(?failure, "owners were not assigned yet"),
+    }
+}
+
+struct LogProposer(Replica);
+
+impl Proposer for LogProposer {
+    fn submit(&self, proposal: Proposal) -> Submission {
+        let replica = self.0.clone();
+        Box::pin(async move {
+            let span = tracing::debug_span!("decide", experiment = proposal.experiment);
+            let entry = Entry {
+                principal: Some(caller::system("owner")),
+                request_id: String::new(),
+                owner: Some(proposal.stamp),
+                command: Some(entry::Command::SubmitDecision(log::SubmitDecision {
+                    decision: Some(proposal.decision),
+                })),
+            };
+            let answered =
+                tracing::Instrument::instrument(replica.propose(entry.encode_to_vec()), span).await;
+            match answered.map(|(_, reply)| reply.result) {
+                Ok(Some(reply::Result::Done(_))) => Answer::Accepted,
+                // A code of another release stops growth for a while, as any refusal that a newer view does not cure.
+                Ok(Some(reply::Result::Refusal(refusal))) => {
+                    Answer::Refused(ErrorCode::parse(&refusal.code).unwrap_or(ErrorCode::WrongState))
+                }
+                // Not proposed at all is the same to an owner: it repeats the sequence, which the log answers once.
+                Ok(_) | Err(_) => Answer::Unknown,
+            }
+        })
+    }
+}
+
+struct StateViews(Replica);
+
+impl Views for StateViews {
+    fn owner_view(&self, experiment: u32) -> Option<OwnerView> {
+        self.0.read(|state| {
+            let view = state.owner_view(experiment)?;
+            let definition = state.experiment_by_number(experiment)?;
+            let flag = state.flag(&view.environment, &view.flag)?;
+            let any = v1::decision::Status::Unspecified;
+            let decisions = state.decisions(&view.environment, &view.flag, 0, RECENT_MAX, any);
+            Some(OwnerView { seed: view.seed, frozen: frozen_view(view, &definition, &flag, &decisions) })
+        })
+    }
+}
+
+/// State's view in the mind's terms.
+fn frozen_view(
+    view: featureops_state::OwnerView,
+    definition: &v1::Experiment,
+    flag: &v1::Flag,
+    decisions: &[v1::Decision],
+) -> FrozenView {
+    FrozenView {
+        experiment: definition.name.clone(),
+        state: definition.state(),
+        runs: definition.allocation.as_ref().map(|allocation| allocation.runs.clone()).unwrap_or_default(),
+        default_variant: flag.default_variant.clone().unwrap_or_default(),
+        growth: view.reallocate,
+        protection: view.trip,
+        cool_down_until_ms: view.cool_down_until_ms,
+        frozen_until_ms: view.frozen_until_ms,
+        last_decision_ms: view.last_decision_ms,
+        recent: decisions
+            .iter()
+            .filter(|decision| decision.experiment == definition.name)
+            .map(recent)
+            .collect(),
+        epoch: view.epoch,
+        last_sequence: view.last_sequence,
+        flag: view.flag,
+        inputs: view.inputs,
+    }
+}
+
+fn recent(decision: &v1::Decision) -> Recent {
+    let time = decision.time.unwrap_or_default();
+    Recent {
+        action: decision.action(),
+        status: decision.status(),
+        generation: decision.generation,
+        variant: decision.variant.clone(),
+        weights_after: decision.weights_after.clone(),
+        time_ms: time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos / 1_000_000)),
+    }
+}
+
+struct NodeClock(Arc<dyn featureops_cluster::environment::Clock>);
+
+impl Clock for NodeClock {
+    fn now_ms(&self) -> i64 {
+        self.0.unix_ms()
+    }
+}
+
+/// Minds think where the environment puts heavy work.
+struct Beside(Arc<dyn featureops_cluster::environment::Compute>);
+
+impl Compute for Beside {
+    fn run(&self, work: Work) -> Worked {
+        self.0.run(work)
+    }
+}
+
+/// Recomputes a recorded decision.
+#[must_use]
+pub fn replay(recorded: v1::Decision) -> v1::ReplayDecisionResponse {
+    match featureops_decision::replay::replay(&recorded) {
+        Ok(recomputed) => v1::ReplayDecisionResponse {
+            same: recomputed.encode_to_vec() == recorded.encode_to_vec(),
+            recorded: Some(recorded),
+            recomputed: Some(recomputed),
+            unavailable: String::new(),
+        },
+        Err(unavailable) => v1::ReplayDecisionResponse {
+            same: false,
+            recorded: Some(recorded),
+            recomputed: None,
+            unavailable: unavailable.to_string(),
+        },
+    }
+}

@@ -1,0 +1,316 @@
+//! The publisher: what was applied becomes what is evaluated.
+//!
+//! ```text
+//!   apply ── effects ──> Dirty (a set: repeats coalesce) ── at most every 10 ms ──> read State, compile
+//!                                                                                      │
+//!                              evaluations <── load ── ArcSwap<Published> <── swap ─────┘
+//! ```
+//!
+//! Effects are hints to look again, so what is published is always State as it is then, never an effect's content: two
+//! changes of one flag cost one compilation. Positions never go back. A start and a snapshot install mark everything
+//! dirty. The sink only fills a set and rings a bell: apply never waits for a compilation.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use featureops_evaluation::{CompiledFlag, Key, Snapshot, compile};
+use featureops_proto::v1::{Experiment, Flag, Metric};
+use featureops_proto::{Collection, Name};
+use featureops_state::{Effect, State};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::registry::Registry;
+
+/// Shortest time between two publications.
+pub const INTERVAL: Duration = Duration::from_millis(10);
+/// Names marked dirty one by one; beyond it everything is read again, which is then cheaper too.
+const DIRTY_MAX: usize = 4_096;
+/// Flags read from State in one go, so that no read holds it for long.
+const READ_MAX: usize = 512;
+
+/// What evaluations and the door of facts read. Never changed once published.
+#[derive(Default)]
+pub struct Published {
+    /// The compiled flags.
+    pub snapshot: Snapshot,
+    /// Numbers, scales and arms.
+    pub registry: Registry,
+    /// Newest first.
+    pub receipt_keys: Arc<[Key]>,
+}
+
+#[derive(Default)]
+struct Dirty {
+    everything: bool,
+    flags: BTreeSet<(String, String)>,
+    metrics: BTreeSet<(String, String)>,
+    experiments: BTreeSet<u32>,
+    since: Option<Instant>,
+}
+
+impl Dirty {
+    fn bound(&mut self) {
+        if self.flags.len() + self.metrics.len() + self.experiments.len() > DIRTY_MAX {
+            *self = Self { everything: true, since: self.since, ..Self::default() };
+        }
+    }
+}
+
+/// What one look at State brought.
+#[derive(Default)]
+struct Seen {
+    flags: Vec<Flag>,
+    metrics: Vec<Metric>,
+    experiments: Vec<Experiment>,
+    receipt_keys: Vec<Key>,
+    position: u64,
+    log_time_ms: i64,
+}
+
+/// Reads of the committed state, as the publisher needs them.
+pub trait Source: Send + Sync + 'static {
+    /// Lends the state for one read.
+    fn with(&self, read: &mut dyn FnMut(&State));
+}
+
+/// The publisher of one node.
+pub struct Publisher {
+    current: ArcSwap<Published>,
+    dirty: Mutex<Dirty>,
+    bell: Notify,
+    position: watch::Sender<u64>,
+    /// Milliseconds from the first waiting effect to its publication, the last time.
+    lag_ms: AtomicU64,
+    publications: AtomicU64,
+    not_compiled: AtomicU64,
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Published::default()),
+            dirty: Mutex::new(Dirty { everything: true, ..Dirty::default() }),
+            bell: Notify::new(),
+            position: watch::Sender::new(0),
+            lag_ms: AtomicU64::new(0),
+            publications: AtomicU64::new(0),
+            not_compiled: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Publisher {
+    /// What is published now. One atomic load; held no longer than a request.
+    pub fn load(&self) -> Guard<Arc<Published>> {
+        self.current.load()
+    }
+
+    /// Marks what these effects name, and rings. Called by apply: never waits.
+    pub fn note(&self, effects: &[Effect]) {
+        {
+            let mut dirty = self.dirty.lock();
+            dirty.since.get_or_insert_with(Instant::now);
+            for effect in effects {
+                match effect {
+                    Effect::FlagChanged { environment, flag } => {
+                        dirty.flags.insert((environment.clone(), flag.clone()));
+                    }
+                    Effect::MetricChanged { environment, metric } => {
+                        dirty.metrics.insert((environment.clone(), metric.clone()));
+                    }
+                    Effect::ExperimentChanged { number } => {
+                        dirty.experiments.insert(*number);
+                    }
+                    Effect::Initialized => dirty.everything = true,
+                    Effect::Ticked { .. }
+                    | Effect::Frozen { .. }
+                    | Effect::OwnerAssigned { .. }
+                    | Effect::DecisionChanged { .. }
+                    | Effect::AuditAppended { .. }
+                    | Effect::OversightChanged { .. } => {}
+                }
+            }
+            dirty.bound();
+        }
+        self.bell.notify_one();
+    }
+
+    /// Everything is to be read again: a start, or a snapshot that was installed.
+    pub fn republish(&self) {
+        self.dirty.lock().everything = true;
+        self.bell.notify_one();
+    }
+
+    /// Waits until what is published covers `position`, or the time is over; says whether it does.
+    pub async fn reach(&self, position: u64, patience: Duration) -> bool {
+        let mut positions = self.position.subscribe();
+        if *positions.borrow() >= position {
+            return true;
+        }
+        self.bell.notify_one();
+        let reached = positions.wait_for(|published| *published >= position);
+        tokio::time::timeout(patience, reached).await.is_ok_and(|outcome| outcome.is_ok())
+    }
+
+    /// The published position, to be watched.
+    pub fn positions(&self) -> watch::Receiver<u64> {
+        self.position.subscribe()
+    }
+
+    /// Publishes until it is dropped.
+    pub async fn run(self: Arc<Self>, source: Arc<dyn Source>) {
+        loop {
+            self.bell.notified().await;
+            self.publish(source.as_ref());
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Publishes once, whatever is dirty now.
+    pub fn publish(&self, source: &dyn Source) {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let seen = if dirty.everything { read_everything(source) } else { read_dirty(source, &dirty) };
+        let before = self.current.load();
+        let compiled: Vec<CompiledFlag> = seen.flags.iter().filter_map(|flag| self.compile(flag)).collect();
+        let mut registry = before.registry.clone();
+        for metric in &seen.metrics {
+            registry.put_metric(metric);
+        }
+        for experiment in &seen.experiments {
+            registry.put_experiment(experiment);
+        }
+        let receipt_keys = if before.receipt_keys.as_ref() == seen.receipt_keys.as_slice() {
+            Arc::clone(&before.receipt_keys)
+        } else {
+            seen.receipt_keys.into()
+        };
+        let snapshot = before.snapshot.apply(compiled, seen.position, seen.log_time_ms);
+        let position = snapshot.position();
+        self.current.store(Arc::new(Published { snapshot, registry, receipt_keys }));
+        if let Some(since) = dirty.since {
+            let lag = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.lag_ms.store(lag, Ordering::Relaxed);
+        }
+        self.publications.fetch_add(1, Ordering::Relaxed);
+        self.position.send_replace(position);
+    }
+
+    fn compile(&self, flag: &Flag) -> Option<CompiledFlag> {
+        match compile(flag) {
+            Ok(compiled) => Some(compiled),
+            Err(error) => {
+                self.not_compiled.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(flag = flag.name, error = %error, "committed flag does not compile; it answers GENERAL");
+                let name = Name::parse(&flag.name, Collection::Flags).ok()?;
+                Some(CompiledFlag::unusable(name.environment, name.id, flag.flag_version))
+            }
+        }
+    }
+
+    /// Milliseconds from effect to publication, the last time.
+    #[must_use]
+    pub fn lag_ms(&self) -> u64 {
+        self.lag_ms.load(Ordering::Relaxed)
+    }
+
+    /// Publications since the start.
+    #[must_use]
+    pub fn publications(&self) -> u64 {
+        self.publications.load(Ordering::Relaxed)
+    }
+
+    /// Compilations of committed flags that failed.
+    #[must_use]
+    pub fn not_compiled(&self) -> u64 {
+        self.not_compiled.load(Ordering::Relaxed)
+    }
+}
+
+fn note_clock(seen: &mut Seen, state: &State) {
+    // The first read's position: what changes between two reads of one look is dirty again and comes with the next.
+    if seen.position == 0 {
+        seen.position = state.position();
+        seen.log_time_ms = state.log_time_ms();
+        seen.receipt_keys =
+            state.receipt_keys().iter().filter_map(|key| Key::from_bytes(key.id, &key.key)).collect();
+    }
+}
+
+fn read_dirty(source: &dyn Source, dirty: &Dirty) -> Seen {
+    let mut seen = Seen::default();
+    source.with(&mut |state| {
+        note_clock(&mut seen, state);
+        seen.metrics
+            .extend(dirty.metrics.iter().filter_map(|(environment, id)| state.metric(environment, id)));
+        for number in &dirty.experiments {
+            let Some(experiment) = state.experiment_by_number(*number) else { continue };
+            // The experiment's allocation is part of its flag's answer.
+            if let Ok(name) = Name::parse(&experiment.name, Collection::Experiments) {
+                seen.flags.extend(state.flag(name.environment, &experiment.flag));
+            }
+            seen.experiments.push(experiment);
+        }
+        seen.flags.extend(dirty.flags.iter().filter_map(|(environment, id)| state.flag(environment, id)));
+    });
+    seen
+}
+
+fn read_everything(source: &dyn Source) -> Seen {
+    let mut seen = Seen::default();
+    let mut environments = Vec::new();
+    source.with(&mut |state| {
+        note_clock(&mut seen, state);
+        environments = state.environments();
+    });
+    for environment in &environments {
+        read_pages(
+            source,
+            |state, after| state.flags(environment, after, READ_MAX, true),
+            |flag| id_of(&flag.name, Collection::Flags),
+            &mut seen.flags,
+        );
+        read_pages(
+            source,
+            |state, after| state.metrics(environment, after, READ_MAX),
+            |metric| id_of(&metric.name, Collection::Metrics),
+            &mut seen.metrics,
+        );
+        read_pages(
+            source,
+            |state, after| state.experiments(environment, after, READ_MAX),
+            |experiment| id_of(&experiment.name, Collection::Experiments),
+            &mut seen.experiments,
+        );
+    }
+    seen
+}
+
+fn read_pages<T>(
+    source: &dyn Source,
+    read: impl Fn(&State, &str) -> Vec<T>,
+    id: impl Fn(&T) -> String,
+    into: &mut Vec<T>,
+) {
+    let mut after = String::new();
+    loop {
+        let mut page = Vec::new();
+        source.with(&mut |state| page = read(state, &after));
+        let last = page.last().map(&id);
+        let full = page.len() >= READ_MAX;
+        into.append(&mut page);
+        match last {
+            // The next page begins strictly later, so this ends.
+            Some(last) if full && last > after => after = last,
+            _ => return,
+        }
+    }
+}
+
+fn id_of(name: &str, collection: Collection) -> String {
+    Name::parse(name, collection).map(|name| name.id.to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,215 @@
+//! Every way a request is turned down, mapped once to a gRPC status with details a program can read.
+//!
+//! ```text
+//!   request field   ── invalid()  ──> INVALID_ARGUMENT + BadRequest{field, value, way out} + ErrorInfo
+//!   replicated data ── refused()  ──> status of its ErrorCode + ErrorInfo{reason = code, domain = featureops}
+//!   no answer       ── Failure    ──> UNAVAILABLE, UNKNOWN ...: whether it is safe to repeat stands in the message
+//! ```
+
+use featureops_proto::log::Refusal;
+use featureops_proto::{ErrorCode, NameError};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "featureops";
+/// Characters of a caller's value that are shown back.
+const SHOWN_CHARACTERS: usize = 80;
+
+/// The gRPC code of an error code. The only place where this is decided.
+#[must_use]
+pub fn status_code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::InvalidArgument | ErrorCode::ContentMismatch => Code::InvalidArgument,
+        ErrorCode::NotFound => Code::NotFound,
+        ErrorCode::AlreadyExists => Code::AlreadyExists,
+        ErrorCode::EtagMismatch | ErrorCode::Fenced | ErrorCode::StaleDecision => Code::Aborted,
+        ErrorCode::WrongState
+        | ErrorCode::DigestMismatch
+        | ErrorCode::CoolDown
+        | ErrorCode::Frozen
+        | ErrorCode::OverCap
+        | ErrorCode::BelowFloor
+        | ErrorCode::Tripped
+        | ErrorCode::WrongUnitKey => Code::FailedPrecondition,
+        ErrorCode::NotPermitted | ErrorCode::AutonomyTooLow => Code::PermissionDenied,
+        ErrorCode::TooFrequent | ErrorCode::LimitReached | ErrorCode::TooManyProducers => {
+            Code::ResourceExhausted
+        }
+        ErrorCode::SequenceTooOld | ErrorCode::SequenceTooFar => Code::OutOfRange,
+        ErrorCode::NotInitialized => Code::Unavailable,
+    }
+}
+
+/// Why a command got no reply from the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Another node leads, or none; nothing was proposed.
+    NotLeader(String),
+    /// The proposer's queue is full; nothing was proposed.
+    Overloaded(String),
+    /// The fold stopped or the node drains; nothing was proposed.
+    Halted(String),
+    /// The command breaks a bound of the log; nothing was proposed.
+    TooLarge(String),
+    /// The log may hold the command, or not.
+    Unknown(String),
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let (code, reason, message) = match failure {
+            Failure::NotLeader(detail) => (
+                Code::Unavailable,
+                "NOT_LEADER",
+                format!("this node cannot write now: {detail}; try again, or ask another node"),
+            ),
+            Failure::Overloaded(detail) => (
+                Code::ResourceExhausted,
+                "OVERLOADED",
+                format!("{detail}; nothing was written: try again later"),
+            ),
+            Failure::Halted(detail) => (
+                Code::Unavailable,
+                "HALTED",
+                format!(
+                    "{detail}; nothing was written, evaluation goes on: see /readyz?verbose or 'featureops doctor'"
+                ),
+            ),
+            Failure::TooLarge(detail) => (
+                Code::InvalidArgument,
+                "TOO_LARGE",
+                format!("{detail}; nothing was written: send less at once"),
+            ),
+            Failure::Unknown(detail) => (
+                Code::Unknown,
+                "UNKNOWN_OUTCOME",
+                format!(
+                    "{detail}; it is unknown whether it took effect: repeating it with the same request_id \
+                     (facts: the same producer and sequence) is safe"
+                ),
+            ),
+        };
+        with_reason(code, reason, message, &[])
+    }
+}
+
+/// A field whose value can never be accepted. `way_out` says what would be.
+pub fn invalid(field: &str, value: impl ToString, way_out: impl ToString) -> Status {
+    let value = clip(&value.to_string());
+    let way_out = way_out.to_string();
+    let description = if value.is_empty() { way_out } else { format!("'{value}' {way_out}") };
+    let mut details = ErrorDetails::with_bad_request_violation(field, description.clone());
+    details.set_error_info(
+        ErrorCode::InvalidArgument.as_str(),
+        DOMAIN,
+        [("field".to_owned(), field.to_owned()), ("value".to_owned(), value)],
+    );
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
+}
+
+/// Several faults of one request.
+pub fn invalid_fields(faults: impl IntoIterator<Item = (String, String)>) -> Status {
+    let mut details = ErrorDetails::new();
+    let mut first = String::new();
+    for (field, description) in faults.into_iter().take(100) {
+        if first.is_empty() {
+            first = format!("{field}: {description}");
+        }
+        details.add_bad_request_violation(field, description);
+    }
+    details.set_error_info(ErrorCode::InvalidArgument.as_str(), DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(Code::InvalidArgument, first, details)
+}
+
+/// A name of another form.
+pub fn bad_name(field: &str) -> impl Fn(NameError) -> Status + '_ {
+    move |error| invalid(field, "", error)
+}
+
+/// A resource that is not there.
+pub fn not_found(field: &str, name: &str) -> Status {
+    with_reason(
+        status_code(ErrorCode::NotFound),
+        ErrorCode::NotFound.as_str(),
+        format!("{field}: '{}' does not exist", clip(name)),
+        &[("field", field), ("value", &clip(name))],
+    )
+}
+
+/// A refusal with one of the API's codes.
+pub fn coded(code: ErrorCode, message: impl ToString) -> Status {
+    with_reason(status_code(code), code.as_str(), message.to_string(), &[])
+}
+
+/// What the fold refused.
+pub fn refused(refusal: &Refusal) -> Status {
+    let Some(code) = ErrorCode::parse(&refusal.code) else {
+        return with_reason(Code::Internal, &refusal.code, refusal.message.clone(), &[]);
+    };
+    let value = clip(&refusal.value);
+    let message = match (refusal.message.is_empty(), refusal.field.is_empty()) {
+        (true, _) => code.meaning().to_lowercase(),
+        (false, true) => refusal.message.clone(),
+        (false, false) => format!("{}: {}", refusal.field, refusal.message),
+    };
+    if code == ErrorCode::InvalidArgument && !refusal.field.is_empty() {
+        let mut details =
+            ErrorDetails::with_bad_request_violation(refusal.field.as_str(), refusal.message.as_str());
+        details.set_error_info(
+            code.as_str(),
+            DOMAIN,
+            [("field".to_owned(), refusal.field.clone()), ("value".to_owned(), value)],
+        );
+        return Status::with_error_details(status_code(code), message, details);
+    }
+    with_reason(status_code(code), code.as_str(), message, &[("field", &refusal.field), ("value", &value)])
+}
+
+/// A status whose `ErrorInfo` has this reason.
+fn with_reason(code: Code, reason: &str, message: String, metadata: &[(&str, &str)]) -> Status {
+    let metadata: std::collections::HashMap<String, String> = metadata
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+}
+
+/// A caller's text, short enough to be shown back.
+pub fn clip(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_status_and_keeps_its_reason() {
+        for code in ErrorCode::ALL {
+            let status = refused(&Refusal::new(*code, "flag.rules", "x", "is not so"));
+            assert_eq!(status.code(), status_code(*code));
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (code.as_str(), DOMAIN));
+            assert_eq!(info.metadata.get("field").map(String::as_str), Some("flag.rules"));
+        }
+    }
+
+    #[test]
+    fn an_invalid_field_names_itself_its_value_and_the_way_out() {
+        let status = invalid("page_size", -1, "must be 0 to 1,000");
+        assert_eq!(status.message(), "page_size: '-1' must be 0 to 1,000");
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "page_size");
+    }
+
+    #[test]
+    fn a_long_value_is_clipped_at_a_character() {
+        assert_eq!(clip(&"é".repeat(100_000)).chars().count(), SHOWN_CHARACTERS + 1);
+    }
+}

@@ -1,0 +1,109 @@
+//! What the door of facts must know: numbers, scales and arms by key, as of the published position.
+//!
+//! Published together with the evaluation snapshot and never changed once made, so that a fact is admitted without a
+//! lock on State. A change copies the map of one environment's pointers; entries are shared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use featureops_proto::v1::{Experiment, Metric, experiment};
+use featureops_proto::{Collection, Name};
+
+/// Decimal places of a metric that names none.
+const DECIMAL_SCALE_DEFAULT: u32 = 6;
+
+/// A metric as facts see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricEntry {
+    /// Number in the cluster.
+    pub number: u32,
+    /// Decimal places kept.
+    pub decimal_scale: u32,
+}
+
+/// An experiment as facts and evaluations see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExperimentEntry {
+    /// Its environment.
+    pub environment: Box<str>,
+    /// Number in the cluster.
+    pub number: u32,
+    /// Variants of the arms, in order; the first is control.
+    pub arms: Box<[Box<str>]>,
+    /// Exposures count only while it runs.
+    pub running: bool,
+    /// Bulk evaluation implies exposures too.
+    pub bulk_exposes: bool,
+}
+
+impl ExperimentEntry {
+    /// The index of a variant's arm.
+    #[must_use]
+    pub fn arm(&self, variant: &str) -> Option<u32> {
+        let at = self.arms.iter().position(|arm| arm.as_ref() == variant)?;
+        u32::try_from(at).ok()
+    }
+}
+
+type ByKey<T> = BTreeMap<Box<str>, T>;
+type ByEnvironment<T> = BTreeMap<Box<str>, Arc<ByKey<T>>>;
+
+/// All metrics and experiments. Clones share everything.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    metrics: Arc<ByEnvironment<MetricEntry>>,
+    experiments: Arc<ByEnvironment<Arc<ExperimentEntry>>>,
+    numbers: Arc<BTreeMap<u32, Arc<ExperimentEntry>>>,
+}
+
+impl Registry {
+    /// The metric of a key.
+    #[must_use]
+    pub fn metric(&self, environment: &str, key: &str) -> Option<MetricEntry> {
+        self.metrics.get(environment)?.get(key).copied()
+    }
+
+    /// The experiment of a key.
+    #[must_use]
+    pub fn experiment(&self, environment: &str, key: &str) -> Option<&ExperimentEntry> {
+        self.experiments.get(environment)?.get(key).map(AsRef::as_ref)
+    }
+
+    /// The experiment of a number.
+    #[must_use]
+    pub fn experiment_by_number(&self, number: u32) -> Option<&ExperimentEntry> {
+        self.numbers.get(&number).map(AsRef::as_ref)
+    }
+
+    /// Takes in a metric as State has it. One without a readable name cannot be asked for and is left out.
+    pub fn put_metric(&mut self, metric: &Metric) {
+        let Ok(name) = Name::parse(&metric.name, Collection::Metrics) else { return };
+        let entry = MetricEntry {
+            number: metric.number,
+            decimal_scale: metric.decimal_scale.unwrap_or(DECIMAL_SCALE_DEFAULT),
+        };
+        let metrics = Arc::make_mut(&mut self.metrics).entry(name.environment.into()).or_default();
+        Arc::make_mut(metrics).insert(name.id.into(), entry);
+    }
+
+    /// Takes in an experiment as State has it.
+    pub fn put_experiment(&mut self, experiment: &Experiment) {
+        let Ok(name) = Name::parse(&experiment.name, Collection::Experiments) else { return };
+        let entry = Arc::new(ExperimentEntry {
+            environment: name.environment.into(),
+            number: experiment.number,
+            arms: experiment.arms.iter().map(|arm| arm.variant.as_str().into()).collect(),
+            running: experiment.state() == experiment::State::Running,
+            bulk_exposes: experiment.bulk_exposes,
+        });
+        Arc::make_mut(&mut self.numbers).insert(experiment.number, Arc::clone(&entry));
+        let experiments = Arc::make_mut(&mut self.experiments).entry(name.environment.into()).or_default();
+        Arc::make_mut(experiments).insert(name.id.into(), entry);
+    }
+
+    /// Experiments that run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.numbers.values().filter(|entry| entry.running).count()
+    }
+}

@@ -1,0 +1,92 @@
+//! The replica: this node's copy of the state and its way into the log. The only file that speaks with `cluster`.
+
+use featureops_cluster::{Cluster, Health, ProposeError};
+use featureops_proto::log::{Batch, BatchReply, Reply};
+use featureops_state::State;
+
+use crate::fold::Folded;
+use crate::publisher::Source;
+use crate::refusal::Failure;
+
+/// A handle to the replica; clones are the same replica.
+#[derive(Clone)]
+pub struct Replica(Cluster<Folded>);
+
+impl Replica {
+    /// The replica of a started cluster node.
+    #[must_use]
+    pub fn new(cluster: Cluster<Folded>) -> Self {
+        Self(cluster)
+    }
+
+    /// Proposes an encoded entry; answers once it is durable and applied here.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn propose(&self, entry: Vec<u8>) -> Result<(u64, Reply), Failure> {
+        self.0.propose(entry.into()).await.map_err(failure)
+    }
+
+    /// Records one producer's batch, together with those of others.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn record(&self, batch: Batch) -> Result<BatchReply, Failure> {
+        self.0.ingest(batch).await.map_err(failure)
+    }
+
+    /// Looks at the state. Applying waits meanwhile, so be short.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        self.0.read(|folded| look(&folded.0))
+    }
+
+    /// A copy of the state as it is now, for a look that takes its time.
+    #[must_use]
+    pub fn copy(&self) -> State {
+        self.0.frozen().0.clone()
+    }
+
+    /// Waits until this node holds everything that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// No leader answers for it.
+    pub async fn catch_up(&self) -> Result<u64, Failure> {
+        self.0.linearizable().await.map_err(failure)
+    }
+
+    /// How the log and the fold are.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.health()
+    }
+
+    /// Ends the replica in order: disk settled, folder unlocked.
+    pub async fn shutdown(&self) {
+        self.0.shutdown().await;
+    }
+}
+
+impl Source for Replica {
+    fn with(&self, read: &mut dyn FnMut(&State)) {
+        self.0.read(|folded| read(&folded.0));
+    }
+}
+
+fn failure(error: ProposeError) -> Failure {
+    match error {
+        ProposeError::NotLeader { leader: Some(leader) } => {
+            Failure::NotLeader(format!("node {leader} leads"))
+        }
+        ProposeError::NotLeader { leader: None } => Failure::NotLeader("no leader is known".to_owned()),
+        ProposeError::Unknown { why } => Failure::Unknown(why),
+        ProposeError::Overloaded { what, bound } => {
+            Failure::Overloaded(format!("{what} in flight are at their bound of {bound}"))
+        }
+        ProposeError::TooLarge { bytes, bytes_max } => {
+            Failure::TooLarge(format!("the command has {bytes} bytes, over the bound of {bytes_max}"))
+        }
+        ProposeError::Halted(halted) => Failure::Halted(halted.to_string()),
+        ProposeError::ShuttingDown => Failure::Halted("this node is shutting down".to_owned()),
+        ProposeError::Stopped { why } => Failure::Halted(format!("this node stopped writing: {why}")),
+    }
+}

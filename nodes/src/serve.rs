@@ -1,0 +1,193 @@
+//! Connections: taken one by one, bounded in number, each served until it ends or the node drains.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use featureops_cluster::environment::{BoxStream, Listener};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Limits;
+use crate::observation::Observation;
+
+/// A connection is pinged after this time without traffic, and closed when the answer takes as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// A peer that has not said anything by then is hung up on: it would hold a place for nothing.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the headers of one HTTP/1.1 request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes in flight towards one stream and one connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Pause after the operating system could not hand over a connection (out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `drain` turns true, then lets what is in flight finish, at most `patience` long.
+pub async fn serve(
+    listener: Box<dyn Listener>,
+    router: Router,
+    limits: Limits,
+    observation: Arc<Observation>,
+    mut drain: watch::Receiver<bool>,
+    patience: Duration,
+) {
+    let builder = Arc::new(builder(&limits));
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        // A place first: beyond the bound connections wait in the kernel's backlog, not in this process.
+        let place = tokio::select! {
+            biased;
+            () = drained(&mut drain) => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = drained(&mut drain) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                observation.connections_taken.fetch_add(1, Ordering::Relaxed);
+                let served = connection(
+                    Arc::clone(&builder),
+                    stream,
+                    router.clone(),
+                    drain.clone(),
+                    Arc::clone(&observation),
+                );
+                connections.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "a connection was not taken");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let finished = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(patience, finished).await.is_err() {
+        tracing::warn!("requests in flight were cut off: they outlasted the drain");
+    }
+}
+
+fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size((limits.header_bytes as usize).max(8_192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(limits.header_bytes)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    builder
+}
+
+async fn connection(
+    builder: Arc<Builder<TokioExecutor>>,
+    stream: BoxStream,
+    router: Router,
+    mut drain: watch::Receiver<bool>,
+    observation: Arc<Observation>,
+) {
+    observation.connections.fetch_add(1, Ordering::Relaxed);
+    let heard = Arc::new(AtomicBool::new(false));
+    let io = TokioIo::new(Heard { stream, heard: Arc::clone(&heard) });
+    let mut served = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
+    let silence = async {
+        tokio::time::sleep(FIRST_BYTE_TIMEOUT).await;
+        if heard.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        outcome = served.as_mut() => note(outcome),
+        () = silence => tracing::debug!("a connection said nothing and was closed"),
+        () = drained(&mut drain) => {
+            if heard.load(Ordering::Relaxed) {
+                // HTTP/2 hears GOAWAY, HTTP/1.1 a close after its answer; what is in flight finishes.
+                served.as_mut().graceful_shutdown();
+                note(served.await);
+            }
+        }
+    }
+    observation.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// The drain has begun, or nobody is left to begin it.
+async fn drained(drain: &mut watch::Receiver<bool>) {
+    let _ = drain.wait_for(|drains| *drains).await;
+}
+
+fn note(outcome: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = outcome {
+        tracing::debug!(error = %error, "a connection ended early");
+    }
+}
+
+/// A stream that remembers whether it was ever spoken to.
+struct Heard {
+    stream: BoxStream,
+    heard: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,236 @@
+//! Administration: trips and resumes, alarms, oversight, the audit chain, this node's health.
+
+use std::sync::Arc;
+
+use featureops_proto::log::{self, entry};
+use featureops_proto::v1::{
+    AuditRecord, AutonomyLevel, AutonomyLevels, Flag, GetNodeHealthRequest, GetOversightRequest,
+    ListAuditRequest, ListAuditResponse, NodeHealth, Oversight, RaiseAlarmRequest, RaiseAlarmResponse,
+    ResumeFlagRequest, SetFlagAutonomyRequest, SetOversightRequest, TailAuditRequest, TripFlagRequest,
+    VerifyAuditRequest, VerifyAuditResponse,
+};
+use featureops_proto::{Collection, environment_of};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::doctor;
+use crate::host::{Host, Write};
+use crate::page::Page;
+use crate::refusal;
+use crate::rpc::administration_service_server::AdministrationService;
+use crate::services::flag::named_flag;
+use crate::services::{Streamed, name, required, text};
+
+/// Audit records read in one go.
+const AUDIT_READ_MAX: usize = 256;
+/// Records that wait for a slow tail.
+const TAIL_QUEUE: usize = 256;
+/// Most freeze windows of an environment.
+const FREEZES_MAX: usize = 64;
+
+/// The service.
+pub struct Administration(pub Arc<Host>);
+
+/// The environment of `environments/{environment}/oversight`, or of `environments/{environment}`.
+fn oversight_of<'a>(text: &'a str, field: &str) -> Result<&'a str, Status> {
+    environment_of(text.strip_suffix("/oversight").unwrap_or(text)).map_err(refusal::bad_name(field))
+}
+
+fn check_level(level: i32, field: &str) -> Result<(), Status> {
+    AutonomyLevel::try_from(level)
+        .map(|_| ())
+        .map_err(|_| refusal::invalid(field, level, "is no autonomy level; send A0_OFF to A5_AUTOPILOT"))
+}
+
+fn check_levels(levels: Option<&AutonomyLevels>, field: &str) -> Result<(), Status> {
+    let Some(levels) = levels else { return Ok(()) };
+    check_level(levels.growth, &format!("{field}.growth"))?;
+    check_level(levels.protection, &format!("{field}.protection"))
+}
+
+/// Raises an alarm: the one way for the gRPC method and the webhook.
+///
+/// # Errors
+/// The request is malformed, refused, or got no answer.
+pub async fn raise_alarm(
+    host: &Host,
+    metadata: &MetadataMap,
+    request: RaiseAlarmRequest,
+) -> Result<RaiseAlarmResponse, Status> {
+    let parsed = name(&request.name, Collection::Flags, "name")?;
+    let (environment, flag) = (parsed.environment.to_owned(), parsed.id.to_owned());
+    if request.source.is_empty() {
+        return Err(refusal::invalid("source", "", "is empty; name the monitor that raises the alarm"));
+    }
+    let command = entry::Command::TripFlag(log::TripFlag {
+        name: request.name.clone(),
+        reason: text(&request.reason, "reason")?,
+        alarm: true,
+        source: text(&request.source, "source")?,
+    });
+    let write = Write { metadata, request_id: &request.request_id, validate_only: false, command };
+    host.write(write, |state, done| {
+        let tripped = state.flag(&environment, &flag).is_some_and(|flag| flag.trip.is_some());
+        Some(RaiseAlarmResponse { decision: done.decision.clone(), tripped })
+    })
+    .await
+}
+
+#[tonic::async_trait]
+impl AdministrationService for Administration {
+    async fn trip_flag(&self, request: Request<TripFlagRequest>) -> Result<Response<Flag>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        name(&request.name, Collection::Flags, "name")?;
+        let command = entry::Command::TripFlag(log::TripFlag {
+            name: request.name,
+            reason: text(&request.reason, "reason")?,
+            alarm: false,
+            source: String::new(),
+        });
+        let write =
+            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        self.0.write(write, named_flag).await.map(Response::new)
+    }
+
+    async fn resume_flag(&self, request: Request<ResumeFlagRequest>) -> Result<Response<Flag>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        name(&request.name, Collection::Flags, "name")?;
+        let reason = text(&request.reason, "reason")?;
+        let command = entry::Command::ResumeFlag(log::ResumeFlag { name: request.name, reason });
+        let write =
+            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        self.0.write(write, named_flag).await.map(Response::new)
+    }
+
+    async fn raise_alarm(
+        &self,
+        request: Request<RaiseAlarmRequest>,
+    ) -> Result<Response<RaiseAlarmResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        raise_alarm(&self.0, &metadata, request).await.map(Response::new)
+    }
+
+    async fn get_oversight(
+        &self,
+        request: Request<GetOversightRequest>,
+    ) -> Result<Response<Oversight>, Status> {
+        let request = request.into_inner();
+        let environment = oversight_of(&request.name, "name")?;
+        Ok(Response::new(self.0.replica.read(|state| state.oversight(environment))))
+    }
+
+    async fn set_oversight(
+        &self,
+        request: Request<SetOversightRequest>,
+    ) -> Result<Response<Oversight>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let oversight = required(request.oversight, "oversight")?;
+        let environment = oversight_of(&oversight.name, "oversight.name")?.to_owned();
+        check_levels(oversight.limits.as_ref(), "oversight.limits")?;
+        for (class, level) in &oversight.action_limits {
+            check_level(*level, &format!("oversight.action_limits['{}']", refusal::clip(class)))?;
+        }
+        if oversight.freezes.len() > FREEZES_MAX {
+            let count = oversight.freezes.len();
+            let way_out = format!("freeze windows; keep at most {FREEZES_MAX}");
+            return Err(refusal::invalid("oversight.freezes", count, way_out));
+        }
+        let oversight = Oversight {
+            name: format!("environments/{environment}/oversight"),
+            etag: String::new(),
+            ..oversight
+        };
+        let command = entry::Command::SetOversight(log::SetOversight {
+            oversight: Some(oversight),
+            etag: request.etag,
+        });
+        let write =
+            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        self.0.write(write, |state, _| Some(state.oversight(&environment))).await.map(Response::new)
+    }
+
+    async fn set_flag_autonomy(
+        &self,
+        request: Request<SetFlagAutonomyRequest>,
+    ) -> Result<Response<Flag>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        name(&request.name, Collection::Flags, "name")?;
+        let autonomy = required(request.autonomy, "autonomy")?;
+        check_levels(Some(&autonomy), "autonomy")?;
+        let command = entry::Command::SetFlagAutonomy(log::SetFlagAutonomy {
+            name: request.name,
+            autonomy: Some(autonomy),
+        });
+        let write =
+            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        self.0.write(write, named_flag).await.map(Response::new)
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::of(request.page_size, &request.page_token, &["audit"])?;
+        let before = page.before()?;
+        let read = self.0.replica.read(|state| state.audit(before, page.wanted()));
+        let (records, next_page_token) = page.cut(read, |record| record.number.to_string());
+        Ok(Response::new(ListAuditResponse { records, next_page_token }))
+    }
+
+    type TailAuditStream = Streamed<AuditRecord>;
+
+    async fn tail_audit(
+        &self,
+        request: Request<TailAuditRequest>,
+    ) -> Result<Response<Self::TailAuditStream>, Status> {
+        let host = Arc::clone(&self.0);
+        let last = host.replica.read(|state| state.audit(0, 1).first().map_or(0, |record| record.number));
+        let mut next = match request.into_inner().from {
+            0 => last.saturating_add(1),
+            from => from,
+        };
+        let (sender, receiver) = mpsc::channel(TAIL_QUEUE);
+        // The published position moves with every applied effect, so it rings for new records too.
+        let mut positions = host.publisher.positions();
+        tokio::spawn(async move {
+            loop {
+                positions.mark_unchanged();
+                let records = host.replica.read(|state| state.audit_from(next, AUDIT_READ_MAX));
+                let full = records.len() >= AUDIT_READ_MAX;
+                for record in records {
+                    next = record.number.saturating_add(1);
+                    // A slow reader makes this task wait, nobody else.
+                    if sender.send(Ok(record)).await.is_err() {
+                        return;
+                    }
+                }
+                if full {
+                    continue;
+                }
+                tokio::select! {
+                    () = sender.closed() => return,
+                    changed = positions.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn verify_audit(
+        &self,
+        _request: Request<VerifyAuditRequest>,
+    ) -> Result<Response<VerifyAuditResponse>, Status> {
+        // On a copy: hashing 100,000 records would hold apply for as long.
+        Ok(Response::new(self.0.replica.copy().verify_audit()))
+    }
+
+    async fn get_node_health(
+        &self,
+        _request: Request<GetNodeHealthRequest>,
+    ) -> Result<Response<NodeHealth>, Status> {
+        Ok(Response::new(doctor::examine(&self.0)))
+    }
+}

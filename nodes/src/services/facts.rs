@@ -1,0 +1,191 @@
+//! Facts: exposures and outcomes, by batch or by stream.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use featureops_proto::v1::{
+    FactBatch, RefusedBatch, ReportExposuresRequest, ReportFactsResponse, ReportOutcomesRequest,
+    StreamFactsResponse, Verdict,
+};
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+use crate::door::{Door, answer};
+use crate::host::Host;
+use crate::refusal::{self, clip};
+use crate::rpc::fact_service_server::FactService;
+
+/// Batches of one stream that wait for the log at once.
+const STREAM_IN_FLIGHT_MAX: usize = 64;
+/// Refused batches that a stream's answer names.
+const REFUSED_MAX: usize = 100;
+
+/// The service.
+#[derive(Clone)]
+pub struct Facts(pub Arc<Host>);
+
+impl Facts {
+    /// Takes a batch to its verdicts.
+    ///
+    /// # Errors
+    /// The batch was refused as a whole, or there was no answer.
+    pub async fn take(&self, batch: FactBatch) -> Result<ReportFactsResponse, Status> {
+        let host = &self.0;
+        host.accepts_writes()?;
+        let unit_key = host.unit_key()?;
+        let admitted = {
+            let published = host.publisher.load();
+            Door { published: &published, unit_key, now_ms: host.clock.unix_ms() }.admit(&batch)?
+        };
+        let events = batch.exposures.len() + batch.outcomes.len();
+        drop(batch);
+        let door = admitted.door.clone();
+        let reply = host.replica.record(admitted).await?;
+        if let Some(refusal) = &reply.refusal {
+            return Err(refusal::refused(refusal));
+        }
+        let answered = answer(events, &door, reply);
+        if answered.duplicate {
+            host.observation.judged(Verdict::Duplicate.into(), events as u64);
+        } else {
+            host.observation.judged(Verdict::Counted.into(), u64::from(answered.counted));
+            for verdict in &answered.verdicts {
+                host.observation.judged(verdict.verdict, 1);
+            }
+        }
+        Ok(answered)
+    }
+}
+
+#[tonic::async_trait]
+impl FactService for Facts {
+    async fn report_exposures(
+        &self,
+        request: Request<ReportExposuresRequest>,
+    ) -> Result<Response<ReportFactsResponse>, Status> {
+        let ReportExposuresRequest { environment, producer, sequence, exposures } = request.into_inner();
+        let batch = FactBatch { environment, producer, sequence, exposures, outcomes: Vec::new() };
+        self.take(batch).await.map(Response::new)
+    }
+
+    async fn report_outcomes(
+        &self,
+        request: Request<ReportOutcomesRequest>,
+    ) -> Result<Response<ReportFactsResponse>, Status> {
+        let ReportOutcomesRequest { environment, producer, sequence, outcomes } = request.into_inner();
+        if outcomes.is_empty() {
+            // Named here: of an empty batch the door cannot say which kind was meant.
+            return Err(refusal::invalid("outcomes", "", "is empty: send 1 to 4096 events"));
+        }
+        let batch = FactBatch { environment, producer, sequence, exposures: Vec::new(), outcomes };
+        self.take(batch).await.map(Response::new)
+    }
+
+    async fn stream_facts(
+        &self,
+        request: Request<Streaming<FactBatch>>,
+    ) -> Result<Response<StreamFactsResponse>, Status> {
+        let mut batches = request.into_inner();
+        let mut total = Total::default();
+        let mut in_flight = JoinSet::new();
+        while let Some(batch) = batches.next().await {
+            // A broken stream has no answer: its batches are unknown, and dropping the set cancels only the waiting.
+            let batch = batch?;
+            while in_flight.len() >= STREAM_IN_FLIGHT_MAX {
+                total.join(in_flight.join_next().await);
+            }
+            total.batches += 1;
+            let (facts, producer, sequence) = (self.clone(), batch.producer.clone(), batch.sequence);
+            in_flight.spawn(async move { (producer, sequence, facts.take(batch).await) });
+        }
+        while let Some(joined) = in_flight.join_next().await {
+            total.join(Some(joined));
+        }
+        // One batch without an answer makes the whole stream's answer a lie; the client repeats what it has not seen.
+        match total.unknown {
+            Some(status) => Err(status),
+            None => Ok(Response::new(total.response())),
+        }
+    }
+}
+
+type Joined = Result<(String, u64, Result<ReportFactsResponse, Status>), tokio::task::JoinError>;
+
+/// What a stream came to.
+#[derive(Default)]
+struct Total {
+    position: String,
+    batches: u64,
+    counted: u64,
+    verdicts: BTreeMap<String, u64>,
+    refused: Vec<RefusedBatch>,
+    refused_batches: u64,
+    unknown: Option<Status>,
+}
+
+impl Total {
+    fn join(&mut self, joined: Option<Joined>) {
+        match joined {
+            None => {}
+            Some(Err(error)) => {
+                self.unknown = Some(Status::unknown(format!("a batch was not answered: {error}")))
+            }
+            Some(Ok((_, _, Ok(answered)))) => self.add(answered),
+            Some(Ok((producer, sequence, Err(status)))) => match status.code() {
+                tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => {
+                    self.unknown = Some(status);
+                }
+                _ => self.refuse(&producer, sequence, &status),
+            },
+        }
+    }
+
+    fn add(&mut self, answered: ReportFactsResponse) {
+        // Hexadecimal without leading zeros: the longer is the later, then the greater.
+        let later = (answered.position.len(), &answered.position) > (self.position.len(), &self.position);
+        if later {
+            self.position.clone_from(&answered.position);
+        }
+        if !answered.duplicate {
+            self.counted += u64::from(answered.counted);
+            self.note(Verdict::Counted, u64::from(answered.counted));
+        } else {
+            self.note(Verdict::Duplicate, u64::from(answered.counted));
+        }
+        for verdict in answered.verdicts {
+            self.note(Verdict::try_from(verdict.verdict).unwrap_or_default(), 1);
+        }
+    }
+
+    fn note(&mut self, verdict: Verdict, events: u64) {
+        if events > 0 {
+            *self.verdicts.entry(verdict.as_str_name().to_owned()).or_default() += events;
+        }
+    }
+
+    fn refuse(&mut self, producer: &str, sequence: u64, status: &Status) {
+        self.refused_batches += 1;
+        if self.refused.len() < REFUSED_MAX {
+            let code = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+            self.refused.push(RefusedBatch {
+                producer: clip(producer),
+                sequence,
+                code,
+                message: status.message().to_owned(),
+            });
+        }
+    }
+
+    fn response(self) -> StreamFactsResponse {
+        StreamFactsResponse {
+            position: self.position,
+            batches: self.batches,
+            counted: self.counted,
+            verdicts: self.verdicts,
+            refused: self.refused,
+            refused_batches: self.refused_batches,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Flags: read, listed, written, archived, reverted.
+
+use std::sync::Arc;
+
+use featureops_proto::log::{self, Done, entry};
+use featureops_proto::v1::{
+    ArchiveFlagRequest, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
+    ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest,
+};
+use featureops_proto::{Collection, Name, environment_of};
+use featureops_state::State;
+use tonic::{Request, Response, Status};
+
+use crate::host::{Host, Write};
+use crate::page::Page;
+use crate::refusal;
+use crate::rpc::flag_service_server::FlagService;
+use crate::services::{name, required};
+
+/// The service.
+pub struct Flags(pub Arc<Host>);
+
+/// The flag a reply names, as State has it.
+pub fn named_flag(state: &State, done: &Done) -> Option<Flag> {
+    let name = Name::parse(&done.name, Collection::Flags).ok()?;
+    state.flag(name.environment, name.id)
+}
+
+#[tonic::async_trait]
+impl FlagService for Flags {
+    async fn get_flag(&self, request: Request<GetFlagRequest>) -> Result<Response<Flag>, Status> {
+        let request = request.into_inner();
+        let name = name(&request.name, Collection::Flags, "name")?;
+        let flag = self.0.replica.read(|state| state.flag(name.environment, name.id));
+        flag.map(Response::new).ok_or_else(|| refusal::not_found("name", &request.name))
+    }
+
+    async fn list_flags(
+        &self,
+        request: Request<ListFlagsRequest>,
+    ) -> Result<Response<ListFlagsResponse>, Status> {
+        let request = request.into_inner();
+        let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
+        let shown = if request.show_archived { "archived" } else { "live" };
+        let page = Page::of(request.page_size, &request.page_token, &["flags", environment, shown])?;
+        let read = self
+            .0
+            .replica
+            .read(|state| state.flags(environment, &page.after, page.wanted(), request.show_archived));
+        let (flags, next_page_token) = page.cut(read, |flag| id_of(&flag.name));
+        Ok(Response::new(ListFlagsResponse { flags, next_page_token }))
+    }
+
+    async fn set_flag(&self, request: Request<SetFlagRequest>) -> Result<Response<Flag>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let mut flag = required(request.flag, "flag")?;
+        let mut etag = request.etag;
+        let name = name(&flag.name, Collection::Flags, "flag.name")?;
+        if let Some(mask) = &request.update_mask
+            && mask.paths.iter().all(|path| path != "*")
+        {
+            let held = self.0.replica.read(|state| state.flag(name.environment, name.id));
+            let held = held.ok_or_else(|| refusal::not_found("flag.name", &flag.name))?;
+            // A partial write rests on what it did not name, so it stands only on the flag it was merged with.
+            if etag.is_empty() {
+                etag.clone_from(&held.etag);
+            }
+            flag = merge(held, flag, &mask.paths)?;
+        }
+        let flag = definition(flag);
+        featureops_evaluation::check(&flag).map_err(|error| {
+            refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
+        })?;
+        let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        self.0.write(write, named_flag).await.map(Response::new)
+    }
+
+    async fn archive_flag(&self, request: Request<ArchiveFlagRequest>) -> Result<Response<Flag>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        name(&request.name, Collection::Flags, "name")?;
+        let command =
+            entry::Command::ArchiveFlag(log::ArchiveFlag { name: request.name, etag: request.etag });
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        self.0.write(write, named_flag).await.map(Response::new)
+    }
+
+    async fn revert_flag(&self, request: Request<RevertFlagRequest>) -> Result<Response<Flag>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        name(&request.name, Collection::Flags, "name")?;
+        if request.to_version == 0 {
+            return Err(refusal::invalid(
+                "to_version",
+                0,
+                "is no version; list the flag's versions and take one",
+            ));
+        }
+        let command = entry::Command::RevertFlag(log::RevertFlag {
+            name: request.name,
+            to_version: request.to_version,
+            etag: request.etag,
+        });
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        self.0.write(write, named_flag).await.map(Response::new)
+    }
+
+    async fn list_flag_versions(
+        &self,
+        request: Request<ListFlagVersionsRequest>,
+    ) -> Result<Response<ListFlagVersionsResponse>, Status> {
+        let request = request.into_inner();
+        let name = name(&request.name, Collection::Flags, "name")?;
+        let page = Page::of(request.page_size, &request.page_token, &["versions", &request.name])?;
+        let before = page.before()?;
+        let (exists, mut versions) = self.0.replica.read(|state| {
+            let exists = state.flag(name.environment, name.id).is_some();
+            (exists, state.flag_history(name.environment, name.id))
+        });
+        if !exists {
+            return Err(refusal::not_found("name", &request.name));
+        }
+        // Newest first, at most 100: a page is a slice of what is kept.
+        versions.retain(|version| before == 0 || version.flag_version < before);
+        let (versions, next_page_token) = page.cut(versions, |version| version.flag_version.to_string());
+        Ok(Response::new(ListFlagVersionsResponse { versions, next_page_token }))
+    }
+}
+
+/// What a person defines of a flag; all that the log adds is left out.
+fn definition(flag: Flag) -> Flag {
+    Flag {
+        flag_version: 0,
+        etag: String::new(),
+        archived: false,
+        create_time: None,
+        update_time: None,
+        trip: None,
+        allocation: None,
+        autonomy: None,
+        ..flag
+    }
+}
+
+/// The held flag with the named fields of the written one.
+fn merge(mut held: Flag, written: Flag, paths: &[String]) -> Result<Flag, Status> {
+    for (index, path) in paths.iter().enumerate() {
+        match path.as_str() {
+            "type" => held.r#type = written.r#type,
+            "variants" => held.variants.clone_from(&written.variants),
+            "default_variant" => held.default_variant.clone_from(&written.default_variant),
+            "safe_variant" => held.safe_variant.clone_from(&written.safe_variant),
+            "rules" => held.rules.clone_from(&written.rules),
+            "disabled" => held.disabled = written.disabled,
+            "description" => held.description.clone_from(&written.description),
+            "owner" => held.owner.clone_from(&written.owner),
+            "tags" => held.tags.clone_from(&written.tags),
+            "stale_after_seconds" => held.stale_after_seconds = written.stale_after_seconds,
+            other => {
+                return Err(refusal::invalid(
+                    &format!("update_mask.paths[{index}]"),
+                    other,
+                    "is not a field that can be written; known: type, variants, default_variant, safe_variant, \
+                     rules, disabled, description, owner, tags, stale_after_seconds, or * for all",
+                ));
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn id_of(name: &str) -> String {
+    Name::parse(name, Collection::Flags).map(|name| name.id.to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,129 @@
+//! The gRPC services: one file per service of `proto/featureops/v1`.
+//!
+//! ```text
+//!   request ── fields checked here ──> log::Entry ── Host::write ──> reply ── applied and published ──> State, read
+//!                                          └─ validate_only: the same entry, applied to a copy of State
+//! ```
+//!
+//! A service checks form and bounds, names the principal, and asks. It decides nothing: what a command may do is the
+//! fold's to say, and its refusals come back as they are.
+
+pub mod administration;
+pub mod decision;
+pub mod evaluation;
+pub mod experiment;
+pub mod facts;
+pub mod flag;
+pub mod metric;
+
+use featureops_proto::{Collection, Name, environment_of};
+use tonic::Status;
+
+use crate::refusal;
+
+/// Longest request id, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest reason, note or source of a command, in bytes.
+const TEXT_BYTES_MAX: usize = 2_048;
+
+/// A response that streams.
+pub type Streamed<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+/// An environment named by its id or as `environments/{id}`.
+///
+/// # Errors
+/// It is neither.
+pub fn environment<'a>(text: &'a str, field: &str) -> Result<&'a str, Status> {
+    if text.starts_with("environments/") {
+        return environment_of(text).map_err(refusal::bad_name(field));
+    }
+    // The id's own rule is the name's; it is asked through a whole name, so that there is one rule.
+    match environment_of(&format!("environments/{text}")) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(refusal::invalid(field, "", error)),
+    }
+}
+
+/// A resource's name.
+///
+/// # Errors
+/// It has another form.
+pub fn name<'a>(text: &'a str, collection: Collection, field: &str) -> Result<Name<'a>, Status> {
+    Name::parse(text, collection).map_err(refusal::bad_name(field))
+}
+
+/// Opaque place in the log.
+#[must_use]
+pub fn position(position: u64) -> String {
+    if position == 0 { String::new() } else { format!("p{position:x}") }
+}
+
+/// A request id, empty or of printable ASCII.
+///
+/// # Errors
+/// It is too long or holds other characters.
+pub fn request_id(text: &str) -> Result<String, Status> {
+    if text.len() > REQUEST_ID_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refusal::invalid(
+            "request_id",
+            text,
+            format!("must have at most {REQUEST_ID_BYTES_MAX} printable ASCII characters"),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A person's words, bounded.
+///
+/// # Errors
+/// They are too long.
+pub fn text(words: &str, field: &str) -> Result<String, Status> {
+    if words.len() > TEXT_BYTES_MAX {
+        return Err(refusal::invalid(
+            field,
+            words,
+            format!("has {} bytes; say it in at most {TEXT_BYTES_MAX}", words.len()),
+        ));
+    }
+    Ok(words.to_owned())
+}
+
+/// A message that a request must hold.
+///
+/// # Errors
+/// It is absent.
+pub fn required<T>(message: Option<T>, field: &str) -> Result<T, Status> {
+    message.ok_or_else(|| refusal::invalid(field, "", "is required"))
+}
+
+/// Milliseconds as the API's timestamp; absent for 0.
+#[must_use]
+pub fn timestamp(unix_ms: i64) -> Option<prost_types::Timestamp> {
+    #[allow(clippy::cast_possible_truncation)]
+    let nanos = (unix_ms.rem_euclid(1_000) * 1_000_000) as i32;
+    (unix_ms != 0).then(|| prost_types::Timestamp { seconds: unix_ms.div_euclid(1_000), nanos })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_is_named_either_way() {
+        assert_eq!(environment("production", "environment").unwrap(), "production");
+        assert_eq!(environment("environments/production", "environment").unwrap(), "production");
+        for text in ["", "environments/", "a/b", "environments/a/b", "é", &"x".repeat(100_000)] {
+            let status = environment(text, "parent").unwrap_err();
+            assert!(status.message().starts_with("parent: "), "{}", status.message());
+            assert!(status.message().len() < 300);
+        }
+    }
+
+    #[test]
+    fn request_ids_and_words_are_bounded() {
+        assert!(request_id("").is_ok() && request_id("8a-1").is_ok());
+        assert!(request_id("a b").is_err() && request_id(&"x".repeat(129)).is_err());
+        assert!(text(&"x".repeat(2_049), "note").is_err());
+        assert_eq!((position(0), position(255)), (String::new(), "pff".to_owned()));
+    }
+}

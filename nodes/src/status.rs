@@ -1,0 +1,108 @@
+//! An experiment's status for people: the ledger's totals, and what the decision room's analysis makes of its strata.
+//!
+//! Nothing is computed here but means; the statistics are `featureops_decision`'s, the integers are State's.
+
+use featureops_decision::{analysis, blocks, policy::thompson, sample_ratio};
+use featureops_proto::v1::metric::Kind;
+use featureops_proto::v1::{
+    ArmStatus, AutonomyLevel, DecisionInputs, ExperimentStatus, MetricInput, MetricTotals, experiment,
+};
+use featureops_state::{ArmTotals, ExperimentView};
+
+use crate::replica::Replica;
+use crate::services;
+
+/// The status; nothing when there is no such experiment.
+#[must_use]
+pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentStatus> {
+    let (view, position, log_time_ms) = replica.read(|state| {
+        Some((state.experiment_view(environment, id)?, state.position(), state.log_time_ms()))
+    })?;
+    let beliefs = thompson::beliefs(&view.inputs).ok().flatten().map(|(best, _)| best).unwrap_or_default();
+    let whole = DecisionInputs { strata: view.strata.clone(), ..view.inputs.clone() };
+    let contrasts = analysis::contrasts(&whole, analysis::ALPHA).unwrap_or_default();
+    let arms = (0..).zip(view.experiment.arms.iter().zip(&view.arms));
+    let arms = arms.map(|(index, (arm, totals)): (usize, _)| ArmStatus {
+        variant: arm.variant.clone(),
+        weight_basis_points: view.weights.get(index).copied().unwrap_or_default(),
+        units: totals.units,
+        metrics: view.metrics.iter().map(|metric| totals_of(metric, totals)).collect(),
+        probability_best: beliefs.get(index).copied(),
+        established: arm.established,
+    });
+    Some(ExperimentStatus {
+        arms: arms.collect(),
+        exposed_units: view.arms.iter().map(|arm| arm.units).sum(),
+        blocked: blocked(&view),
+        sample_ratio_p: sample_ratio::of_inputs(&view.inputs),
+        contrasts: contrasts.iter().map(analysis::Line::status).collect(),
+        verdicts: view.verdicts,
+        marked_units: view.marked,
+        crossed_units: view.crossed,
+        strata: view.strata.len() as u64,
+        rows: view.rows,
+        entries: view.entries,
+        bytes: view.bytes,
+        autonomy: Some(view.autonomy),
+        log_time: services::timestamp(log_time_ms),
+        position: services::position(position),
+        last_decision: view.last_decision,
+        experiment: Some(view.experiment),
+    })
+}
+
+/// Why no autonomous growth happens now; the fold has the last word on each.
+fn blocked(view: &ExperimentView) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if view.experiment.state() != experiment::State::Running {
+        reasons.push(format!("the experiment is {}", view.experiment.state().as_str_name()));
+        return reasons;
+    }
+    match view.autonomy.growth() {
+        AutonomyLevel::A4Bounded | AutonomyLevel::A5Autopilot => {}
+        level => reasons.push(format!("level {} leaves growth to a person", level.as_str_name())),
+    }
+    if view.cool_down_until_ms > 0 {
+        reasons.push("cool-down after a human command".to_owned());
+    }
+    if view.frozen_until_ms > 0 {
+        reasons.push("freeze window".to_owned());
+    }
+    reasons.extend(blocks::blocks(&view.inputs).iter().map(blocks::Block::text));
+    reasons
+}
+
+fn totals_of(metric: &MetricInput, arm: &ArmTotals) -> MetricTotals {
+    let scale = match metric.kind() {
+        Kind::Proportion | Kind::Count => 0,
+        Kind::Mean | Kind::Ratio | Kind::Unspecified => metric.decimal_scale,
+    };
+    let at = |slot: u32, scale: u32| {
+        let sum = usize::try_from(slot).ok().and_then(|slot| arm.sums.get(slot)).copied().unwrap_or_default();
+        sum as f64 / 10f64.powi(i32::try_from(scale).unwrap_or_default())
+    };
+    let total = at(metric.slot, scale);
+    let over = match metric.kind() {
+        Kind::Ratio => at(metric.denominator_slot, metric.denominator_decimal_scale),
+        _ => arm.units as f64,
+    };
+    let mean = if over == 0.0 { 0.0 } else { total / over };
+    MetricTotals { metric: metric.metric.clone(), total, mean }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_shown_in_the_clients_units() {
+        let arm = ArmTotals { units: 4, marked: 0, sums: vec![1_000, 2_500_000, 10] };
+        let mean =
+            MetricInput { kind: Kind::Mean.into(), slot: 1, decimal_scale: 6, ..MetricInput::default() };
+        assert_eq!((totals_of(&mean, &arm).total, totals_of(&mean, &arm).mean), (2.5, 0.625));
+        let proportion = MetricInput { kind: Kind::Proportion.into(), slot: 2, ..MetricInput::default() };
+        assert_eq!(totals_of(&proportion, &arm).mean, 2.5);
+        let nobody = ArmTotals { units: 0, marked: 0, sums: vec![] };
+        assert_eq!(totals_of(&mean, &nobody).mean, 0.0);
+    }
+}

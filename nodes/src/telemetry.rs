@@ -1,0 +1,89 @@
+//! Telemetry: log lines always, traces and metrics by OTLP when an endpoint is configured.
+//!
+//! Installed once per process by the command line, never by the node itself: a simulated node has no subscriber of its
+//! own, and two nodes in one process share one.
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::config::{LogFormat, NodeConfig};
+
+/// Spans that are exported: this product's own, down to single evaluations.
+const TRACED: &str = "off,featureops=debug,featureops_cluster=debug,featureops_actors=debug";
+
+/// Keeps the exporters alive; dropping it sends what is left.
+#[derive(Default)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+    metrics: Option<SdkMeterProvider>,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(traces) = self.traces.take() {
+            let _ = traces.shutdown();
+        }
+        if let Some(metrics) = self.metrics.take() {
+            let _ = metrics.shutdown();
+        }
+    }
+}
+
+/// Installs the process's subscriber. Call inside the runtime: the exporters send from it.
+///
+/// # Errors
+/// The filter or the endpoint cannot be used, or a subscriber is installed already.
+pub fn install(config: &NodeConfig) -> Result<Telemetry, String> {
+    let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| {
+        format!("log_filter: '{}' is not a filter: {error}; write info,featureops=debug", config.log_filter)
+    })?;
+    let lines = match config.log_format {
+        LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).boxed(),
+    };
+    let (telemetry, traced) = match &config.otlp_endpoint {
+        None => (Telemetry::default(), None),
+        Some(endpoint) => {
+            let telemetry = exporters(endpoint)?;
+            let tracer = telemetry.traces.as_ref().map(|traces| traces.tracer("featureops"));
+            let filter = EnvFilter::try_new(TRACED).map_err(|error| error.to_string())?;
+            let layer =
+                tracer.map(|tracer| tracing_opentelemetry::layer().with_tracer(tracer).with_filter(filter));
+            (telemetry, layer)
+        }
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(traced)
+        .try_init()
+        .map_err(|error| format!("telemetry: {error}"))?;
+    Ok(telemetry)
+}
+
+fn exporters(endpoint: &str) -> Result<Telemetry, String> {
+    let fault = |error: opentelemetry_otlp::ExporterBuildError| {
+        format!("otlp_endpoint: '{endpoint}' cannot be used: {error}")
+    };
+    let resource = Resource::builder().with_service_name("featureops").build();
+    let spans = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(fault)?;
+    let traces =
+        SdkTracerProvider::builder().with_resource(resource.clone()).with_batch_exporter(spans).build();
+    let points = opentelemetry_otlp::MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(fault)?;
+    let metrics = SdkMeterProvider::builder().with_resource(resource).with_periodic_exporter(points).build();
+    opentelemetry::global::set_meter_provider(metrics.clone());
+    Ok(Telemetry { traces: Some(traces), metrics: Some(metrics) })
+}
