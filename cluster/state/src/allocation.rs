@@ -46,7 +46,7 @@ pub fn initial_weights(established: &[bool], floor: u32, cap: u32) -> Option<Vec
     }
     let new = established.iter().skip(1).filter(|known| !**known).count() as u32;
     let equal = BUCKETS / arms;
-    let new_share = if new == 0 { 0 } else { (equal * new).min(cap).min(BUCKETS - floor) / new };
+    let new_share = (equal * new).min(cap).min(BUCKETS - floor).checked_div(new).unwrap_or(0);
     let known = arms - new;
     let rest = BUCKETS - new_share * new;
     let control = (rest / known).max(floor);

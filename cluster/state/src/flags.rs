@@ -92,15 +92,12 @@ impl State {
         version
     }
 
-    /// A human command holds autonomous growth off for a while.
+    /// A human command on a flag that an experiment holds keeps autonomous growth off for a while.
     pub(crate) fn cool_down(&mut self, ctx: &Context, key: &Key) {
         const DEFAULT_SECONDS: i64 = 300;
-        let seconds = self
-            .flags
-            .get(key)
-            .and_then(|f| self.experiments.get(&f.experiment))
-            .and_then(|e| e.definition.as_ref()?.cool_down_seconds)
-            .unwrap_or(DEFAULT_SECONDS);
+        let held = self.flags.get(key).and_then(|f| self.experiments.get(&f.experiment));
+        let Some(definition) = held.and_then(|e| e.definition.as_ref()) else { return };
+        let seconds = definition.cool_down_seconds.unwrap_or(DEFAULT_SECONDS);
         let until = ctx.now_ms.saturating_add(seconds.saturating_mul(1_000));
         if let Some(record) = self.flag_mut(key) {
             record.cool_down_until_ms = record.cool_down_until_ms.max(until);

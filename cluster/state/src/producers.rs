@@ -339,7 +339,7 @@ mod tests {
         fn counted_once_or_refused(steps in proptest::collection::vec(1u64..20_000, 1..300)) {
             let mut p = Producers::default();
             let mut counted = BTreeSet::new();
-            let mut high = 0;
+            let mut high = 0u64;
             for step in steps {
                 // Mostly around the high mark, where the edges are.
                 let sequence = if step % 3 == 0 { step } else { (high + 2_000).saturating_sub(step % 6_500).max(1) };

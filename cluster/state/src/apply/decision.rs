@@ -176,15 +176,10 @@ impl State {
                 format!("{} is off for this flag", class.name()),
             );
         };
-        if class != ActionClass::Trip && status != Status::Shadow {
-            if let Some((code, until)) = self.growth_held(&flag) {
-                return refuse(
-                    code,
-                    "decision",
-                    &decision.experiment,
-                    format!("growth is held off until {until} ms of log time"),
-                );
-            }
+        let growth = class != ActionClass::Trip && status != Status::Shadow;
+        if let Some((code, until)) = self.growth_held(&flag).filter(|_| growth) {
+            let message = format!("growth is held off until {until} ms of log time");
+            return refuse(code, "decision", &decision.experiment, message);
         }
         if class != ActionClass::Trip
             && record.last_decision_ms.saturating_add(DECISION_INTERVAL_MS) > ctx.now_ms

@@ -362,6 +362,8 @@ impl State {
         }
         if let Some(stored) = self.flag_mut(flag) {
             stored.experiment = record.number;
+            // What a person did before the start is what the experiment starts from.
+            stored.cool_down_until_ms = 0;
         }
         Ok(())
     }
