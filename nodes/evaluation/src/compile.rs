@@ -4,11 +4,10 @@
 //! refusal names the path, the value and the way out, for it is read by a person who typed the definition.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use featureops_proto::v1::{self, ValueType, condition::Operator, rule};
 use featureops_proto::{Collection, Name};
-use prost_types::{Value, value::Kind};
+use prost_types::Value;
 
 use crate::bucket::{BUCKETS, Stretch};
 use crate::condition::{Condition, Scalar, Set, Test};
@@ -17,40 +16,8 @@ use crate::evaluate::type_of;
 use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant};
 use crate::limits;
 use crate::murmur::Murmur3;
-use crate::number::is_lossless;
-
-/// Why a definition was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CompileError {
-    /// Where, as `rules[2].conditions[0].operator`.
-    pub path: String,
-    /// What stands there, cut to 80 characters.
-    pub value: String,
-    /// What is wrong, and the way out.
-    pub message: String,
-}
-
-impl fmt::Display for CompileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} '{}': {}", self.path, self.value, self.message)
-    }
-}
-
-impl std::error::Error for CompileError {}
-
-type Outcome<T> = Result<T, CompileError>;
-
-fn refused<T>(path: impl fmt::Display, value: impl fmt::Display, message: impl fmt::Display) -> Outcome<T> {
-    let value = value.to_string().chars().take(80).collect();
-    Err(CompileError { path: path.to_string(), value, message: message.to_string() })
-}
-
-fn within(path: impl fmt::Display, count: usize, max: usize, what: &str) -> Outcome<()> {
-    if count <= max {
-        return Ok(());
-    }
-    refused(path, count, format_args!("at most {max} {what} are allowed; split them or use fewer"))
-}
+use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
+use crate::size::check_size;
 
 /// Whether the definition can be served.
 ///
@@ -172,17 +139,6 @@ const fn type_name(value_type: ValueType) -> &'static str {
         ValueType::Number => "NUMBER",
         ValueType::Object => "OBJECT",
         ValueType::Unspecified => "unspecified",
-    }
-}
-
-const fn kind_name(value: &Value) -> &'static str {
-    match value.kind {
-        None | Some(Kind::NullValue(_)) => "null",
-        Some(Kind::BoolValue(_)) => "a boolean",
-        Some(Kind::NumberValue(_)) => "a number",
-        Some(Kind::StringValue(_)) => "a string",
-        Some(Kind::ListValue(_)) => "a list",
-        Some(Kind::StructValue(_)) => "an object",
     }
 }
 
@@ -415,69 +371,4 @@ fn allocation(given: &v1::Allocation, variants: &[Variant]) -> Outcome<Allocatio
         stretches: stretches.into(),
         arms: arms.into(),
     })
-}
-
-/// Bounds the definition's bytes, and the depth and numbers of every value.
-fn check_size(flag: &v1::Flag) -> Outcome<()> {
-    let mut bytes = flag.description.len() + flag.owner.len();
-    bytes += flag.tags.iter().map(|tag| tag.len() + 16).sum::<usize>();
-    for (name, value) in &flag.variants {
-        bytes += name.len() + weigh(value, 1, &|| format!("variants[{name}]"))?;
-    }
-    for (at, rule) in flag.rules.iter().enumerate() {
-        bytes += 16 + rule.id.len();
-        for (nth, condition) in rule.conditions.iter().enumerate() {
-            bytes += 16 + condition.attribute.len();
-            for (value_at, value) in condition.values.iter().enumerate() {
-                let path = || format!("rules[{at}].conditions[{nth}].values[{value_at}]");
-                bytes += weigh(value, 1, &path)?;
-            }
-        }
-        if let Some(rule::Serve::Split(split)) = &rule.serve {
-            bytes += split.variants.iter().map(|entry| entry.variant.len() + 16).sum::<usize>();
-        }
-    }
-    if bytes > limits::MAX_FLAG_BYTES {
-        let max = limits::MAX_FLAG_BYTES;
-        return refused(
-            "flag",
-            bytes,
-            format_args!("a definition has at most {max} bytes; shorten lists or values"),
-        );
-    }
-    Ok(())
-}
-
-/// A value's bytes: its text, and 16 for every value in it.
-fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
-    if depth > limits::MAX_DEPTH {
-        let max = limits::MAX_DEPTH;
-        return refused(path(), depth, format_args!("values have at most {max} levels; flatten the object"));
-    }
-    let inner = match &value.kind {
-        Some(Kind::NumberValue(number)) if !is_lossless(*number) => {
-            return refused(
-                path(),
-                number,
-                "numbers are finite and at most 2^53 - 1 in size, or they would not read back equal; use a string",
-            );
-        }
-        None | Some(Kind::NullValue(_) | Kind::BoolValue(_) | Kind::NumberValue(_)) => 0,
-        Some(Kind::StringValue(text)) => text.len(),
-        Some(Kind::ListValue(list)) => {
-            let mut sum = 0;
-            for value in &list.values {
-                sum += weigh(value, depth + 1, path)?;
-            }
-            sum
-        }
-        Some(Kind::StructValue(object)) => {
-            let mut sum = 0;
-            for (key, value) in &object.fields {
-                sum += key.len() + weigh(value, depth + 1, path)?;
-            }
-            sum
-        }
-    };
-    Ok(16 + inner)
 }

@@ -192,3 +192,85 @@ impl Test {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Scalar {
+        Scalar::Text(text.into())
+    }
+
+    #[test]
+    fn the_edges_of_every_operator() {
+        use Scalar::{Boolean, Number};
+        let list = [Value::from("beta"), Value::from(7.0), Value::from(true), Value { kind: None }];
+        let set = |scalars: Vec<Scalar>| Test::In(Set::new(scalars));
+        let not_in = |scalars: Vec<Scalar>| Test::NotIn(Set::new(scalars));
+        let cases = [
+            (Test::Equals(Number(18.0)), Seen::Number(18.0), true),
+            (Test::Equals(Number(18.0)), Seen::Text("18"), false),
+            (Test::Equals(Number(0.0)), Seen::Number(-0.0), true),
+            (Test::Equals(Boolean(true)), Seen::Text("true"), false),
+            (Test::Equals(text("")), Seen::Missing, false),
+            (Test::NotEquals(text("DE")), Seen::Missing, true),
+            (Test::NotEquals(text("DE")), Seen::Object, true),
+            (Test::NotEquals(text("DE")), Seen::Text("DE"), false),
+            (Test::NotEquals(Number(1.0)), Seen::Number(f64::NAN), true),
+            (Test::Less(18.0), Seen::Number(18.0), false),
+            (Test::Less(18.0), Seen::Number(17.5), true),
+            (Test::LessOrEqual(18.0), Seen::Number(18.0), true),
+            (Test::LessOrEqual(18.0), Seen::Number(18.5), false),
+            (Test::Greater(18.0), Seen::Number(18.0), false),
+            (Test::Greater(18.0), Seen::Number(18.5), true),
+            (Test::GreaterOrEqual(18.0), Seen::Number(18.0), true),
+            (Test::GreaterOrEqual(18.0), Seen::Number(17.5), false),
+            (Test::LessOrEqual(18.0), Seen::Number(f64::NAN), false),
+            (Test::GreaterOrEqual(18.0), Seen::Number(f64::NAN), false),
+            (Test::Less(18.0), Seen::Text("17"), false),
+            (Test::Less(18.0), Seen::Missing, false),
+            (set(vec![text("DE"), text("FR")]), Seen::Text("FR"), true),
+            (set(vec![text("DE"), text("FR")]), Seen::Text("F"), false),
+            (set(vec![text("7"), Boolean(true)]), Seen::Number(7.0), false),
+            (set(vec![Number(0.0)]), Seen::Number(-0.0), true),
+            (set(vec![Number(-0.0)]), Seen::Number(0.0), true),
+            (set(vec![Number(1.0)]), Seen::Number(f64::NAN), false),
+            (set(vec![Boolean(false)]), Seen::Boolean(false), true),
+            (set(vec![Boolean(false)]), Seen::Boolean(true), false),
+            (set(vec![text("beta")]), Seen::List(&list), false),
+            (not_in(vec![text("DE")]), Seen::Missing, true),
+            (not_in(vec![text("DE")]), Seen::Text("DE"), false),
+            (Test::StartsWith("ab".into()), Seen::Text("abc"), true),
+            (Test::StartsWith("ab".into()), Seen::Text("a"), false),
+            (Test::EndsWith("bc".into()), Seen::Text("abc"), true),
+            (Test::EndsWith("bc".into()), Seen::Missing, false),
+            (Test::Contains(text("b")), Seen::Text("abc"), true),
+            (Test::Contains(text("bet")), Seen::List(&list), false),
+            (Test::Contains(text("beta")), Seen::List(&list), true),
+            (Test::Contains(Number(7.0)), Seen::List(&list), true),
+            (Test::Contains(Number(7.0)), Seen::Text("7"), false),
+            (Test::Exists, Seen::Object, true),
+            (Test::Exists, Seen::Missing, false),
+            (Test::NotExists, Seen::Missing, true),
+            (Test::NotExists, Seen::Text(""), false),
+        ];
+        for (test, seen, holds) in cases {
+            assert_eq!(test.holds(&seen), holds, "{test:?} for {seen:?}");
+        }
+    }
+
+    /// Found by search: two texts with one hash, so that a set tells them apart by more than it.
+    #[test]
+    fn texts_of_one_hash_are_told_apart() {
+        let mut seen = std::collections::BTreeMap::new();
+        let pair = (0..400_000u32).find_map(|n| {
+            let own = format!("unit-{n}");
+            seen.insert(hash_of(&own), own.clone()).map(|other| (own, other))
+        });
+        let (one, other) = pair.expect("about 19 collisions are expected among 400,000");
+        let set = Set::new([text(&one)]);
+        assert!(set.holds_text(&one) && !set.holds_text(&other));
+        let both = Set::new([text(&one), text(&other)]);
+        assert!(both.holds_text(&one) && both.holds_text(&other));
+    }
+}

@@ -103,6 +103,12 @@ mod tests {
         assert_eq!(Murmur3::new().with(&[0x21, 0x43, 0x65]).finish(), 0x7e4a_8634);
     }
 
+    /// By a second implementation, written apart from this one: the length counts beyond a byte.
+    #[test]
+    fn a_long_key() {
+        assert_eq!(Murmur3::new().with(&[b'a'; 1_001]).finish(), 0xa48d_8425);
+    }
+
     #[test]
     fn pieces_hash_as_their_concatenation_wherever_it_is_cut() {
         let bytes: Vec<u8> = (0..41u8).map(|n| n.wrapping_mul(73)).collect();

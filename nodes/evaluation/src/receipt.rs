@@ -268,3 +268,31 @@ const fn six_bits(character: u8) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A later release may mean something else by the same bits: even well sealed, another version is not read.
+    #[test]
+    fn another_version_is_not_read() {
+        let key = Key::new(2, [7; 16]).unwrap();
+        let receipt = Receipt {
+            experiment: 1,
+            arm: 1,
+            generation: 1,
+            minute: 1,
+            propensity_basis_points: 1,
+            position: 1,
+        };
+        for version in 0..16u8 {
+            let mut body = receipt.body(&key).unwrap();
+            body[0] = version << 4 | key.id;
+            let mut bytes = [0; BYTES];
+            bytes[..BODY_BYTES].copy_from_slice(&body);
+            bytes[BODY_BYTES..].copy_from_slice(&key.tag(&body, b"ada").to_be_bytes());
+            let opened = Receipt::open(&encode(&bytes), b"ada", std::slice::from_ref(&key));
+            assert_eq!(opened.is_ok(), version == VERSION, "{version}");
+        }
+    }
+}

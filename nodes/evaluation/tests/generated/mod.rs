@@ -27,6 +27,10 @@ fn text() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned)
 }
 
+fn numbers() -> impl Strategy<Value = f64> {
+    prop::sample::select(vec![0.0, -0.0, 1.0, 18.0, 18.5, -3.0, 9_007_199_254_740_991.0])
+}
+
 fn scalar() -> impl Strategy<Value = Value> {
     prop_oneof![
         any::<bool>().prop_map(Value::from),
@@ -80,7 +84,7 @@ fn condition() -> impl Strategy<Value = v1::Condition> {
         "targetingKey",
         "country.plan",
     ]);
-    (attribute, 1i32..14, vec(scalar(), 1..5), text(), 0.0..20.0f64).prop_map(
+    (attribute, 1i32..14, vec(scalar(), 1..5), text(), numbers()).prop_map(
         |(attribute, operator, mut values, text, number_value)| {
             let operator = Operator::try_from(operator).unwrap_or(Operator::Exists);
             match operator {
@@ -88,7 +92,7 @@ fn condition() -> impl Strategy<Value = v1::Condition> {
                 Operator::In | Operator::NotIn => {}
                 Operator::StartsWith | Operator::EndsWith => values = vec![Value::from(text)],
                 Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
-                    values = vec![number(number_value.floor())];
+                    values = vec![number(number_value)];
                 }
                 _ => values.truncate(1),
             }
@@ -173,7 +177,9 @@ prop_compose! {
         default in of(prop::sample::select(names(count))),
         safe in of(prop::sample::select(names(count))),
         stale_after in prop::sample::select(vec![0i64, 0, 0, 10, 60]),
-        state in prop::sample::select(vec![0, 0, 0, 0, 0, 0, 1, 2, 3]),
+        disabled in prop::bool::weighted(0.15),
+        tripped in prop::bool::weighted(0.15),
+        archived in prop::bool::weighted(0.1),
         flag_version in 1u64..1000,
     ) -> v1::Flag {
         let value_type = v1::ValueType::try_from(value_type).unwrap_or_default();
@@ -189,9 +195,9 @@ prop_compose! {
             stale_after_seconds: if safe.is_some() { stale_after } else { 0 },
             safe_variant: safe,
             rules,
-            disabled: state == 1,
-            trip: (state == 2).then(v1::Trip::default),
-            archived: state == 3,
+            disabled,
+            trip: tripped.then(v1::Trip::default),
+            archived,
             allocation,
             flag_version,
             ..v1::Flag::default()

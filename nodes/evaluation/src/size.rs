@@ -1,0 +1,74 @@
+//! The size of a definition: its bytes, the depth of its values and the numbers in them, bounded before anything of it
+//! is copied.
+
+use featureops_proto::v1::{self, rule};
+use prost_types::{Value, value::Kind};
+
+use crate::limits;
+use crate::number::is_lossless;
+use crate::refusal::{Outcome, refused};
+
+/// Bounds the definition's bytes, and the depth and numbers of every value.
+pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<()> {
+    let mut bytes = flag.description.len() + flag.owner.len();
+    bytes += flag.tags.iter().map(|tag| tag.len() + 16).sum::<usize>();
+    for (name, value) in &flag.variants {
+        bytes += name.len() + weigh(value, 1, &|| format!("variants[{name}]"))?;
+    }
+    for (at, rule) in flag.rules.iter().enumerate() {
+        bytes += 16 + rule.id.len();
+        for (nth, condition) in rule.conditions.iter().enumerate() {
+            bytes += 16 + condition.attribute.len();
+            for (value_at, value) in condition.values.iter().enumerate() {
+                let path = || format!("rules[{at}].conditions[{nth}].values[{value_at}]");
+                bytes += weigh(value, 1, &path)?;
+            }
+        }
+        if let Some(rule::Serve::Split(split)) = &rule.serve {
+            bytes += split.variants.iter().map(|entry| entry.variant.len() + 16).sum::<usize>();
+        }
+    }
+    if bytes > limits::MAX_FLAG_BYTES {
+        let max = limits::MAX_FLAG_BYTES;
+        return refused(
+            "flag",
+            bytes,
+            format_args!("a definition has at most {max} bytes; shorten lists or values"),
+        );
+    }
+    Ok(())
+}
+
+/// A value's bytes: its text, and 16 for every value in it.
+fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
+    if depth > limits::MAX_DEPTH {
+        let max = limits::MAX_DEPTH;
+        return refused(path(), depth, format_args!("values have at most {max} levels; flatten the object"));
+    }
+    let inner = match &value.kind {
+        Some(Kind::NumberValue(number)) if !is_lossless(*number) => {
+            return refused(
+                path(),
+                number,
+                "numbers are finite and at most 2^53 - 1 in size, or they would not read back equal; use a string",
+            );
+        }
+        None | Some(Kind::NullValue(_) | Kind::BoolValue(_) | Kind::NumberValue(_)) => 0,
+        Some(Kind::StringValue(text)) => text.len(),
+        Some(Kind::ListValue(list)) => {
+            let mut sum = 0;
+            for value in &list.values {
+                sum += weigh(value, depth + 1, path)?;
+            }
+            sum
+        }
+        Some(Kind::StructValue(object)) => {
+            let mut sum = 0;
+            for (key, value) in &object.fields {
+                sum += key.len() + weigh(value, depth + 1, path)?;
+            }
+            sum
+        }
+    };
+    Ok(16 + inner)
+}
