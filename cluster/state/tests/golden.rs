@@ -1,0 +1,275 @@
+//! Log entries as they were written once must decode to the same command and encode to the same bytes for ever.
+//!
+//! `UPDATE_GOLDEN=1` writes files that are missing; it never changes one that is there.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use featureops_proto::log::{self, Entry, entry};
+use featureops_proto::v1::{self, principal};
+use featureops_state::Command;
+use prost::Message as _;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../proto/golden")
+}
+
+fn text(value: &str) -> String {
+    value.to_owned()
+}
+
+fn entries() -> Vec<(&'static str, entry::Command)> {
+    use entry::Command as C;
+    let name = || text("environments/production/flags/checkout");
+    let experiment = || text("environments/production/experiments/checkout-button");
+    let flag = v1::Flag {
+        name: name(),
+        r#type: v1::ValueType::String as i32,
+        variants: BTreeMap::from([(
+            text("blue"),
+            prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text("#00f"))) },
+        )]),
+        default_variant: Some(text("blue")),
+        safe_variant: Some(text("blue")),
+        rules: vec![v1::Rule {
+            id: text("eu"),
+            conditions: vec![v1::Condition {
+                attribute: text("country"),
+                operator: v1::condition::Operator::Equals as i32,
+                values: vec![prost_types::Value {
+                    kind: Some(prost_types::value::Kind::StringValue(text("DE"))),
+                }],
+            }],
+            serve: Some(v1::rule::Serve::Variant(text("blue"))),
+        }],
+        ..v1::Flag::default()
+    };
+    let stratum = v1::Stratum {
+        generation: 1,
+        start_minute: 29_671_200,
+        minutes: 60,
+        arms: vec![v1::ArmMoments {
+            units: 10,
+            slots: vec![v1::SlotMoments {
+                sum: Some(v1::Int128::new(-5)),
+                squares: Some(v1::Int128::new(1 << 70)),
+            }],
+            cross: vec![v1::Int128::new(3)],
+        }],
+    };
+    vec![
+        (
+            "initialize",
+            C::Initialize(log::Initialize {
+                cluster: text("c"),
+                unit_key_id: 7,
+                receipt_key: Some(log::ReceiptKey { id: 1, key: vec![9; 16] }),
+            }),
+        ),
+        ("tick", C::Tick(log::Tick { now_ms: 1_780_272_000_000, after_restart: true })),
+        (
+            "ingest",
+            C::Ingest(log::Ingest {
+                batches: vec![log::Batch {
+                    environment: text("production"),
+                    producer: text("web-1"),
+                    sequence: 42,
+                    content_hash: 0xfeed,
+                    exposures: vec![log::ExposureFact {
+                        index: 0,
+                        experiment: 3,
+                        arm: 1,
+                        unit_hash: 0xabcd,
+                        minute: 29_671_200,
+                        generation: 1,
+                    }],
+                    outcomes: vec![log::OutcomeFact {
+                        index: 1,
+                        metric: 2,
+                        unit_hash: 0xabcd,
+                        value: -1_250,
+                        minute: 29_671_201,
+                        receipt: Some(log::ReceiptFact {
+                            experiment: 3,
+                            arm: 1,
+                            generation: 1,
+                            minute: 29_671_200,
+                        }),
+                        bad_receipt: false,
+                    }],
+                    door: vec![log::DoorVerdict { index: 2, verdict: v1::Verdict::NonFinite as i32 }],
+                    unit_key_id: 7,
+                }],
+            }),
+        ),
+        ("set_flag", C::SetFlag(log::SetFlag { flag: Some(flag), etag: text("d1") })),
+        ("archive_flag", C::ArchiveFlag(log::ArchiveFlag { name: name(), etag: text("d2") })),
+        ("revert_flag", C::RevertFlag(log::RevertFlag { name: name(), to_version: 3, etag: String::new() })),
+        (
+            "set_metric",
+            C::SetMetric(log::SetMetric {
+                metric: Some(v1::Metric {
+                    name: text("environments/production/metrics/revenue"),
+                    kind: v1::metric::Kind::Mean as i32,
+                    direction: v1::metric::Direction::HigherIsBetter as i32,
+                    decimal_scale: Some(2),
+                    attribution_window_seconds: 86_400,
+                    late_rule: v1::metric::LateRule::CountUntilEnd as i32,
+                    ..v1::Metric::default()
+                }),
+                etag: String::new(),
+            }),
+        ),
+        (
+            "create_experiment",
+            C::CreateExperiment(log::CreateExperiment {
+                experiment: Some(v1::Experiment {
+                    name: experiment(),
+                    flag: text("checkout"),
+                    arms: vec![v1::Arm { variant: text("blue"), established: true }],
+                    primary_metric: text("revenue"),
+                    guardrails: vec![v1::Guardrail {
+                        metric: text("errors"),
+                        limit_basis_points: 500,
+                        minimum_units: 1_000,
+                    }],
+                    policy: v1::experiment::Policy::Thompson as i32,
+                    new_arm_cap_basis_points: Some(2_000),
+                    planned_units: 20_000,
+                    cool_down_seconds: Some(300),
+                    seed: 5,
+                    ..v1::Experiment::default()
+                }),
+            }),
+        ),
+        (
+            "start_experiment",
+            C::StartExperiment(log::StartExperiment {
+                name: experiment(),
+                autonomy: v1::AutonomyLevel::A4Bounded as i32,
+                etag: text("e1"),
+            }),
+        ),
+        (
+            "pause_experiment",
+            C::PauseExperiment(log::PauseExperiment { name: experiment(), etag: String::new() }),
+        ),
+        (
+            "stop_experiment",
+            C::StopExperiment(log::StopExperiment {
+                name: experiment(),
+                serve: Some(text("blue")),
+                etag: String::new(),
+            }),
+        ),
+        (
+            "set_allocation",
+            C::SetAllocation(log::SetAllocation {
+                name: experiment(),
+                weights_basis_points: vec![9_000, 1_000],
+                etag: String::new(),
+            }),
+        ),
+        (
+            "submit_decision",
+            C::SubmitDecision(log::SubmitDecision {
+                decision: Some(v1::Decision {
+                    experiment: experiment(),
+                    action: v1::decision::Action::Reallocate as i32,
+                    generation: 1,
+                    policy: text("thompson/1"),
+                    inputs: Some(v1::DecisionInputs {
+                        frozen_position: 12,
+                        digest: 99,
+                        strata: vec![stratum],
+                        ..v1::DecisionInputs::default()
+                    }),
+                    weights_after: vec![2_000, 8_000],
+                    statistics: vec![v1::Number { name: text("p_best[blue]"), value: text("0.9876543211") }],
+                    ..v1::Decision::default()
+                }),
+            }),
+        ),
+        (
+            "resolve_decision",
+            C::ResolveDecision(log::ResolveDecision {
+                name: text("environments/production/decisions/1"),
+                resolution: log::resolve_decision::Resolution::Revert as i32,
+                note: text("no"),
+            }),
+        ),
+        (
+            "trip_flag",
+            C::TripFlag(log::TripFlag {
+                name: name(),
+                reason: text("smoke"),
+                alarm: true,
+                source: text("pager"),
+            }),
+        ),
+        ("resume_flag", C::ResumeFlag(log::ResumeFlag { name: name(), reason: text("fixed") })),
+        (
+            "set_oversight",
+            C::SetOversight(log::SetOversight {
+                oversight: Some(v1::Oversight {
+                    name: text("environments/production/oversight"),
+                    action_limits: BTreeMap::from([(text("trip"), v1::AutonomyLevel::A3Guarded as i32)]),
+                    new_arm_budget_basis_points: Some(1_500),
+                    ..v1::Oversight::default()
+                }),
+                etag: String::new(),
+            }),
+        ),
+        (
+            "set_flag_autonomy",
+            C::SetFlagAutonomy(log::SetFlagAutonomy {
+                name: name(),
+                autonomy: Some(v1::AutonomyLevels { growth: 3, protection: 4 }),
+            }),
+        ),
+        (
+            "assign_owners",
+            C::AssignOwners(log::AssignOwners {
+                assignments: vec![log::assign_owners::Assignment { experiment: 3, node: 1 }],
+            }),
+        ),
+        (
+            "rotate_receipt_key",
+            C::RotateReceiptKey(log::RotateReceiptKey {
+                key: Some(log::ReceiptKey { id: 2, key: vec![3; 16] }),
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn every_command_reads_and_writes_its_golden_bytes() {
+    for (name, command) in entries() {
+        let entry = Entry {
+            principal: Some(v1::Principal {
+                kind: principal::Kind::Human as i32,
+                id: text("ada"),
+                verified: false,
+            }),
+            request_id: text("r-1"),
+            owner: Some(log::OwnerStamp { epoch: 2, sequence: 3, expected_flag_version: 4 }),
+            command: Some(command.clone()),
+        };
+        let path = folder().join(format!("{name}.bin"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+            std::fs::write(&path, entry.encode_to_vec()).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(entry.encode_to_vec(), golden, "{name}: bytes changed");
+        assert_eq!(Command::decode(&golden).unwrap().kind, command, "{name}: meaning changed");
+    }
+}
+
+#[test]
+fn no_golden_file_is_left_unread() {
+    let known: Vec<String> = entries().iter().map(|(name, _)| format!("{name}.bin")).collect();
+    for file in std::fs::read_dir(folder()).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(known.contains(&name), "{name} is not read by any test");
+    }
+}
