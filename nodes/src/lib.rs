@@ -11,6 +11,7 @@
 //! See README.md for what is deliberately absent.
 
 pub mod caller;
+pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod door;

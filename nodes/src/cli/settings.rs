@@ -1,0 +1,223 @@
+//! What every command needs to know: which server, which environment, who asks, how to print.
+//!
+//! The configuration file (TOML) is overruled by `FEATUREOPS_*` environment variables, those by flags. An unknown key in the
+//! file is an error that names it: a misspelt `sevrer` silently ignored would send a command to the wrong cluster.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::Failure;
+use super::nearest::suggestion;
+use super::span::parse_span;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Aligned columns for people.
+    Table,
+    /// Canonical proto3 JSON.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Where a node listens [default: http://127.0.0.1:7400].
+    #[arg(long, global = true, value_name = "URL", env = "FEATUREOPS_SERVER")]
+    pub server: Option<String>,
+    /// The environment of flags, metrics and experiments [default: production].
+    #[arg(long, global = true, value_name = "NAME", env = "FEATUREOPS_ENVIRONMENT")]
+    pub environment: Option<String>,
+    /// Who asks, as human:ID or agent:ID [default: human:local].
+    #[arg(long, global = true, value_name = "KIND:ID", env = "FEATUREOPS_PRINCIPAL")]
+    pub principal: Option<String>,
+    /// How results are printed [default: table].
+    #[arg(short, long, global = true, value_name = "FORMAT", env = "FEATUREOPS_OUTPUT")]
+    pub output: Option<Output>,
+    /// How long one request may take, retries included, as 500ms or 10s [default: 10s].
+    #[arg(long, global = true, value_name = "SPAN", env = "FEATUREOPS_REQUEST_TIMEOUT")]
+    pub request_timeout: Option<String>,
+    /// TOML file with these settings [default: featureops/config.toml in the user's configuration directory].
+    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub server: String,
+    pub environment: String,
+    pub principal: String,
+    pub output: Output,
+    pub request_timeout: Duration,
+}
+
+/// The environment variables that are the command line's own, and not settings of a node.
+pub const VARIABLES: [&str; 6] = [
+    "FEATUREOPS_SERVER",
+    "FEATUREOPS_ENVIRONMENT",
+    "FEATUREOPS_PRINCIPAL",
+    "FEATUREOPS_OUTPUT",
+    "FEATUREOPS_REQUEST_TIMEOUT",
+    "FEATUREOPS_CONFIG",
+];
+
+/// Keys of the file.
+const KEYS: [&str; 5] = ["server", "environment", "principal", "output", "request_timeout"];
+/// A configuration of five keys is small; something larger is another file.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+impl Settings {
+    /// Resolves flags (with environment variables already behind them, by clap) over the file over the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read or a value is not acceptable, naming the key.
+    pub fn resolve(args: &GlobalArgs) -> Result<Self, Failure> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => match default_path().filter(|path| path.is_file()) {
+                Some(path) => read_file(&path)?,
+                None => toml::Table::new(),
+            },
+        };
+        let text = |flag: &Option<String>, key: &str, default: &str| -> Result<String, Failure> {
+            match (flag, file.get(key)) {
+                (Some(given), _) => Ok(given.clone()),
+                (None, Some(toml::Value::String(value))) => Ok(value.clone()),
+                (None, Some(other)) => Err(Failure::usage(format!(
+                    "configuration key '{key}' must be text in quotes, not {other}"
+                ))),
+                (None, None) => Ok(default.to_owned()),
+            }
+        };
+        let output = match args.output {
+            Some(output) => output,
+            None => {
+                let name = text(&None, "output", "table")?;
+                Output::from_str(&name, false)
+                    .map_err(|_| Failure::usage(format!("output '{name}' is none of table, json, yaml")))?
+            }
+        };
+        let timeout = text(&args.request_timeout, "request_timeout", "10s")?;
+        let request_timeout =
+            parse_span(&timeout).map_err(|m| Failure::usage(format!("request_timeout: {m}")))?;
+        if request_timeout.is_zero() || request_timeout > Duration::from_secs(3_600) {
+            return Err(Failure::usage("request_timeout must be more than 0 and at most 1h"));
+        }
+        let settings = Self {
+            server: with_scheme(&text(&args.server, "server", "http://127.0.0.1:7400")?),
+            environment: text(&args.environment, "environment", "production")?,
+            principal: text(&args.principal, "principal", "human:local")?,
+            output,
+            request_timeout,
+        };
+        featureops_proto::environment_of(&format!("environments/{}", settings.environment))
+            .map_err(|error| Failure::usage(format!("environment: {error}")))?;
+        check_principal(&settings.principal)?;
+        Ok(settings)
+    }
+}
+
+fn check_principal(principal: &str) -> Result<(), Failure> {
+    match principal.split_once(':') {
+        Some(("human" | "agent", id))
+            if !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_graphic()) =>
+        {
+            Ok(())
+        }
+        _ => Err(Failure::usage(format!("principal '{principal}' is not of the form human:ID or agent:ID"))),
+    }
+}
+
+/// `127.0.0.1:7400` is what people type.
+fn with_scheme(server: &str) -> String {
+    let server = server.trim().trim_end_matches('/');
+    if server.contains("://") { server.to_owned() } else { format!("http://{server}") }
+}
+
+fn default_path() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")))?;
+    Some(base.join("featureops").join("config.toml"))
+}
+
+fn read_file(path: &Path) -> Result<toml::Table, Failure> {
+    let fault = |message: String| Failure::usage(format!("configuration {}: {message}", path.display()));
+    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(fault(format!("is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    parse_file(&text).map_err(fault)
+}
+
+fn parse_file(text: &str) -> Result<toml::Table, String> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    for key in table.keys() {
+        if !KEYS.contains(&key.as_str()) {
+            return Err(format!("unknown key '{key}'; {}", suggestion(key, &KEYS)));
+        }
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn resolve(text: &str, args: GlobalArgs) -> Result<Settings, Failure> {
+        let file = file(text);
+        Settings::resolve(&GlobalArgs { config: Some(file.path().to_owned()), ..args })
+    }
+
+    #[test]
+    fn flags_overrule_the_file_and_the_file_the_defaults() {
+        let text = "server = \"node-1:7400\"\nenvironment = \"staging\"\noutput = \"json\"\n";
+        let args = GlobalArgs { environment: Some("test".into()), ..GlobalArgs::default() };
+        let settings = resolve(text, args).unwrap();
+        assert_eq!(settings.server, "http://node-1:7400");
+        assert_eq!(settings.environment, "test");
+        assert_eq!(settings.output, Output::Json);
+        assert_eq!(settings.principal, "human:local");
+        assert_eq!(settings.request_timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_nearest() {
+        let failure = resolve("sevrer = \"x\"\n", GlobalArgs::default()).unwrap_err();
+        assert!(
+            failure.message.contains("unknown key 'sevrer'; did you mean 'server'?"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_refused() {
+        for (text, part) in [
+            ("request_timeout = \"0s\"", "more than 0"),
+            ("request_timeout = 10", "text in quotes"),
+            ("output = \"xml\"", "none of table"),
+            ("principal = \"anna\"", "human:ID"),
+            ("environment = \"a b\"", "environment"),
+            ("server = ", "configuration"),
+        ] {
+            let failure = resolve(text, GlobalArgs::default()).unwrap_err();
+            assert!(failure.message.contains(part), "{text}: {}", failure.message);
+        }
+    }
+}
