@@ -25,6 +25,7 @@ pub mod fold;
 pub mod options;
 pub mod proposer;
 pub mod raft;
+mod state;
 pub mod storage;
 mod ticker;
 

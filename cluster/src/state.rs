@@ -1,0 +1,111 @@
+//! The product's fold at the seam: `featureops-state`, with its snapshot sections laid end to end.
+
+use featureops_proto::log::Reply;
+use featureops_state::{Effect, Section, State};
+
+use crate::fold::{Fold, Violation};
+
+/// First bytes of an encoded state; the number grows with the layout, not with the sections' messages.
+const LAYOUT: &[u8; 8] = b"fostate1";
+/// Longest name of a section, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+/// Sections of one state: a few, and up to 257 per experiment.
+const SECTIONS_MAX: usize = 64 << 20;
+
+impl Fold for State {
+    type Effect = Effect;
+
+    fn apply(&mut self, position: u64, entry: &[u8], effects: &mut Vec<Effect>) -> Result<Reply, Violation> {
+        State::apply(self, position, entry, effects).map_err(|violation| Violation {
+            invariant: violation.invariant.name().to_owned(),
+            detail: violation.detail,
+        })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let sections = self.sections();
+        let length =
+            sections.iter().map(|section| section.name.len() + section.bytes.len() + 16).sum::<usize>();
+        let mut bytes = Vec::with_capacity(length.saturating_add(LAYOUT.len()));
+        bytes.extend_from_slice(LAYOUT);
+        for section in sections {
+            for part in [section.name.as_bytes(), &section.bytes] {
+                bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+                bytes.extend_from_slice(part);
+            }
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let mut rest = bytes.strip_prefix(LAYOUT).ok_or("it is of a layout this version does not know")?;
+        let mut sections = Vec::new();
+        while !rest.is_empty() {
+            if sections.len() == SECTIONS_MAX {
+                return Err(format!("it has more than {SECTIONS_MAX} sections"));
+            }
+            let name = take(&mut rest).ok_or("a section's name is cut")?;
+            if name.len() > NAME_BYTES_MAX {
+                return Err(format!(
+                    "a section's name of {} bytes is over the bound of {NAME_BYTES_MAX}",
+                    name.len()
+                ));
+            }
+            let name =
+                String::from_utf8(name.to_vec()).map_err(|error| format!("a section's name: {error}"))?;
+            let bytes = take(&mut rest).ok_or_else(|| format!("section `{name}` is cut"))?.to_vec();
+            sections.push(Section { name, bytes });
+        }
+        State::from_sections(&sections).map_err(|error| error.to_string())
+    }
+}
+
+/// Takes one part with its length off the front.
+fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, after) = rest.split_first_chunk::<8>()?;
+    let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+    let (part, after) = after.split_at_checked(length)?;
+    *rest = after;
+    Some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use featureops_proto::log::{Entry, Initialize, ReceiptKey, Tick, entry::Command};
+    use prost::Message;
+
+    fn state() -> State {
+        let mut state = State::new();
+        let initialize = Initialize {
+            cluster: "c".to_owned(),
+            unit_key_id: 7,
+            receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
+        };
+        let commands = [
+            Command::Initialize(initialize),
+            Command::Tick(Tick { now_ms: 1_800_000_000_000, after_restart: true }),
+        ];
+        for (position, command) in (3..).zip(commands) {
+            let entry = Entry { command: Some(command), ..Entry::default() };
+            Fold::apply(&mut state, position, &entry.encode_to_vec(), &mut Vec::new()).unwrap();
+        }
+        state
+    }
+
+    #[test]
+    fn a_state_comes_back_with_the_same_digest() {
+        let state = state();
+        let back = <State as Fold>::decode(&Fold::encode(&state)).unwrap();
+        assert_eq!(back.digest(), state.digest());
+        assert_eq!((back.position(), back.log_time_ms()), (state.position(), state.log_time_ms()));
+    }
+
+    #[test]
+    fn cut_bytes_are_refused_at_every_length() {
+        let bytes = Fold::encode(&state());
+        for length in 0..bytes.len() {
+            assert!(<State as Fold>::decode(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
+        }
+    }
+}
