@@ -172,7 +172,8 @@ impl<F: Fold> Cluster<F> {
         self.proposer.shared().read(look)
     }
 
-    /// The state of this node, as it is; later entries do not change it.
+    /// The state of this node, as it is; later entries do not change it. While it is held the next entry clones the
+    /// state once, so take it for long work, and [`Cluster::read`] for a look.
     #[must_use]
     pub fn frozen(&self) -> Arc<F> {
         self.proposer.shared().frozen()

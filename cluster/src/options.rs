@@ -35,7 +35,7 @@ pub struct Options {
     pub fact_linger_ms: u64,
     /// Events at which a fact command is proposed without waiting for more.
     pub fact_events_max: usize,
-    /// Fact commands in flight.
+    /// Fact commands in flight: few enough that, at 4 MiB each at most, half of the bytes in flight stay for others.
     pub fact_commands_max: usize,
 }
 
@@ -59,7 +59,7 @@ impl Options {
             fact_batches_max: 4_096,
             fact_linger_ms: 5,
             fact_events_max: 512,
-            fact_commands_max: 16,
+            fact_commands_max: 8,
         }
     }
 

@@ -181,6 +181,12 @@ impl<F: Fold> Proposer<F> {
             .try_acquire_many(kibibytes)
             .map_err(|_| overloaded("bytes", options.proposal_bytes_max))?;
 
+        self.write(entry).await
+    }
+
+    /// As [`Proposer::propose`], outside the bounds: for the tick, which is one at a time and must not starve.
+    pub(crate) async fn write(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
+        self.check()?;
         let refused = Mutex::new(None);
         let attempts = async {
             let mut wait_ms = RETRY_MS_MIN;

@@ -75,7 +75,7 @@ pub(crate) async fn tick<F: Fold>(proposer: Proposer<F>, clock: ClockWatch) {
             continue;
         }
         let tick = Entry { command: Some(Command::Tick(Tick { now_ms, after_restart })), ..Entry::default() };
-        match proposer.propose(Bytes::from(tick.encode_to_vec())).await {
+        match proposer.write(Bytes::from(tick.encode_to_vec())).await {
             Ok(_) => after_restart = false,
             Err(error) => tracing::debug!(error = %error, "tick not written"),
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use featureops_cluster::environment::Environment;
 use featureops_cluster::storage::folder::Folder;
+use featureops_cluster::storage::marks;
 use featureops_cluster::storage::{LogEntry, LogLane, LogPosition, OpenError, Storage, Vote};
 use featureops_cluster::{Cluster, NoSink, Options};
 use toy::Toy;
@@ -158,6 +159,37 @@ fn a_torn_tail_beyond_the_mark_is_cut_silently() {
     assert!(complete(home.path()).unwrap());
 }
 
+fn damage_newest_slot(home: &Path) {
+    let path = home.join("marks");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let newest = marks::read(&bytes).unwrap().sequence;
+    let offset = if newest.is_multiple_of(2) { 0 } else { marks::SLOT_STRIDE_BYTES };
+    bytes[offset + 40] ^= 4;
+    assert!(marks::read(&bytes).unwrap().damaged_slot);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn one_damaged_slot_is_survived_and_healed_and_a_torn_log_beside_it_is_not() {
+    let home = tempfile::tempdir().unwrap();
+    make_log(home.path());
+    for _ in 0..3 {
+        damage_newest_slot(home.path());
+        assert!(complete(home.path()).unwrap());
+        let bytes = std::fs::read(home.path().join("marks")).unwrap();
+        assert!(!marks::read(&bytes).unwrap().damaged_slot, "healed");
+    }
+    damage_newest_slot(home.path());
+    let mut all = Vec::new();
+    files(&home.path().join("log"), &mut all);
+    let last = all.iter().rfind(|file| file.extension().is_some_and(|name| name == "wal")).unwrap();
+    let mut bytes = std::fs::read(last).unwrap();
+    bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0]);
+    std::fs::write(last, bytes).unwrap();
+    let error = complete(home.path()).unwrap_err();
+    assert!(error.to_string().contains("both damaged"), "{error}");
+}
+
 #[test]
 fn a_missing_file_is_disk_loss() {
     for name in ["marks", "log"] {
@@ -202,7 +234,12 @@ fn start(folder: &Path) -> Option<Vec<Vec<u8>>> {
             for number in 0..100u32 {
                 cluster.propose(number.to_be_bytes().repeat(50).into()).await.unwrap();
             }
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            for _ in 0..1000 {
+                if cluster.health().purged.is_some() {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
             assert!(cluster.health().purged.is_some());
         }
         let entries = cluster.read(|toy| toy.entries.iter().map(|(_, entry)| entry.clone()).collect());

@@ -69,6 +69,17 @@ async fn start(environment: &Environment, options: Options) -> Cluster<Toy> {
     cluster
 }
 
+/// Waits until `reached`, ten seconds at most.
+async fn eventually(what: &str, reached: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if reached() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within ten seconds: {what}");
+}
+
 fn entry(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
@@ -90,12 +101,7 @@ async fn a_restart_brings_back_the_snapshot_and_the_log_behind_it() {
             let (position, _) = cluster.propose(entry(&text)).await.unwrap();
             before.push((position, text.into_bytes()));
         }
-        for _ in 0..100 {
-            if cluster.health().snapshot.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually("a snapshot", || cluster.health().snapshot.is_some()).await;
         let health = cluster.health();
         assert!(health.snapshot.is_some() && health.leads && health.disk_error.is_none(), "{health:?}");
         cluster.shutdown().await;
@@ -152,12 +158,7 @@ async fn a_violation_stops_the_fold_and_not_the_node_also_after_a_restart() {
         cluster.shutdown().await;
 
         let cluster = start(&environment, options()).await;
-        for _ in 0..100 {
-            if cluster.health().halted.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually("the stop", || cluster.health().halted.is_some()).await;
         assert_eq!(cluster.health().halted, Some(halted));
         assert_eq!(cluster.read(|toy| toy.entries.len()), 1);
         cluster.shutdown().await;
@@ -218,24 +219,22 @@ async fn the_leader_ticks_unless_its_clock_runs_ahead() {
     let mut options = options();
     options.tick_ms = 10;
     let cluster = start(&environment, options).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("three ticks", || cluster.read(|toy| toy.ticks.len() >= 3)).await;
     let ticks = cluster.read(|toy| toy.ticks.clone());
-    assert!(ticks.len() >= 2);
     assert_eq!(ticks.first(), Some(&(1_000_000, true)));
     assert!(ticks.iter().skip(1).all(|tick| *tick == (1_000_000, false)));
 
     hands.unix_ms.fetch_add(5_001, Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(cluster.health().clock_refused_lead_ms, Some(5_001));
+    eventually("the refusal", || cluster.health().clock_refused_lead_ms == Some(5_001)).await;
     let stopped = cluster.read(|toy| toy.ticks.len());
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(cluster.read(|toy| toy.ticks.len()), stopped);
     assert!(cluster.read(|toy| toy.ticks.iter().all(|(now_ms, _)| *now_ms == 1_000_000)));
 
     hands.monotonic_ms.fetch_add(4_000, Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let last = || cluster.read(|toy| toy.ticks.last().copied());
+    eventually("a tick again", || last() == Some((1_005_001, false))).await;
     assert_eq!(cluster.health().clock_refused_lead_ms, None);
-    assert_eq!(cluster.read(|toy| toy.ticks.last().copied()), Some((1_005_001, false)));
     cluster.shutdown().await;
 }
 
@@ -331,12 +330,7 @@ async fn effects_are_heard_before_the_proposer_is_answered_and_a_snapshot_is_ann
         assert_eq!(ears.0.lock().last(), Some(&(position, number)));
     }
     cluster.snapshot().await.unwrap();
-    for _ in 0..100 {
-        if cluster.health().snapshot.is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("a snapshot", || cluster.health().snapshot.is_some()).await;
     let taken = cluster.health().snapshot.unwrap();
     cluster.shutdown().await;
     let ears = Arc::new(Ears::default());
