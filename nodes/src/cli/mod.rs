@@ -27,6 +27,7 @@ mod page;
 mod render;
 mod replay;
 mod rule;
+mod serve;
 mod session;
 mod settings;
 mod span;
@@ -53,6 +54,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a node in this process.
+    Serve(serve::ServeArgs),
     /// Flags: define, read, explain, revert.
     #[command(subcommand)]
     Flag(flag::FlagCommand),
@@ -128,7 +131,10 @@ pub fn run() -> ExitCode {
                 .enable_all()
                 .build()
                 .map_err(|error| Failure::internal(format!("runtime could not start: {error}")))?;
-            runtime.block_on(dispatch(cli))
+            let outcome = runtime.block_on(dispatch(cli));
+            // A drain that was cut short must not wait for its blocked threads after all.
+            runtime.shutdown_background();
+            outcome
         });
     match outcome {
         Ok(()) => ExitCode::from(Exit::Done as u8),
@@ -141,11 +147,14 @@ pub fn run() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    if let Command::Completions(args) = &cli.command {
-        return completions::run(args, command());
-    }
+    // These two talk to no server, and a node's configuration file is not the client's.
+    let request = match cli.command {
+        Command::Completions(args) => return completions::run(&args, command()),
+        Command::Serve(args) => return serve::run(cli.global.config.as_deref(), args).await,
+        request => request,
+    };
     let session = Session::new(Settings::resolve(&cli.global)?)?;
-    match cli.command {
+    match request {
         Command::Flag(command) => flag::run(&session, command).await,
         Command::Metric(command) => metric::run(&session, command).await,
         Command::Experiment(command) => experiment::run(&session, command).await,
@@ -160,7 +169,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Freeze(command) => autonomy::run_freeze(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
-        Command::Completions(_) => Ok(()),
+        Command::Serve(_) | Command::Completions(_) => Ok(()),
     }
 }
 

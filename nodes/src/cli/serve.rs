@@ -1,0 +1,166 @@
+//! `serve`: one node in this process, until a signal.
+//!
+//! ```text
+//! SIGTERM, SIGINT -> drain: no new requests, what is in flight ends, the log is synced -> exit 0
+//! the same again  -> end at once: what was acknowledged is on disk, what was not is unknown to its caller
+//! ```
+//!
+//! Settings are the node's own (`crate::config`), so `--config` names a node's file here, and what is wrong in it is an
+//! error before anything is opened.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use featureops_cluster::Environment;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::failure::{Exit, Failure};
+use super::session::{print, progress};
+use super::settings::VARIABLES;
+use crate::config::{FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
+use crate::node::Node;
+use crate::telemetry;
+
+#[derive(Debug, Args)]
+#[command(after_help = settings_help())]
+pub struct ServeArgs {
+    /// Folder of the log, the snapshots and the unit key [default: featureops-data].
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Address and port, loopback only; port 0 takes a free one [default: 127.0.0.1:7400].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Any setting by its name. Repeatable.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+}
+
+/// Every setting, as the node knows them: a new one needs no change here.
+fn settings_help() -> String {
+    let width = KEYS.iter().map(|key| key.name.len()).max().unwrap_or(0);
+    let mut text = String::from("Settings (--config FILE < environment < --set NAME=VALUE):\n");
+    for key in KEYS {
+        text.push_str(&format!("  {:<width$}  {}\n", key.name, key.meaning));
+    }
+    text.push_str(&format!("As environment variables: {}, and so on.", variable_of("listen")));
+    text
+}
+
+pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
+    let config = load(file, args, std::env::vars())?;
+    // Before the disk is touched: an early Ctrl-C must end a start that waits, too.
+    let mut signals = Signals::install()?;
+    let _telemetry = telemetry::install(&config).map_err(Failure::usage)?;
+    let environment = Environment::production(&config.data);
+    let data = config.data.display().to_string();
+    let node = tokio::select! {
+        started = Node::start(environment, config) => {
+            started.map_err(|error| Failure::internal(format!("the node did not start: {error}")))?
+        }
+        () = signals.next() => return Ok(()),
+    };
+    // On standard output and alone: whoever starts a node on port 0 reads the address here.
+    print(&format!("serving on http://{}, data in {data}\n", node.local_addr()))?;
+    signals.next().await;
+    progress("draining; the same signal again ends at once");
+    tokio::select! {
+        () = node.shutdown() => Ok(()),
+        () = signals.next() => {
+            Err(Failure::new(Exit::Internal, "ended before the drain was done")
+                .note("nothing acknowledged is lost; requests in flight are unknown to their callers and safe to repeat"))
+        }
+    }
+}
+
+/// The node's settings: file, then environment, then options.
+fn load(
+    file: Option<&Path>,
+    args: ServeArgs,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<NodeConfig, Failure> {
+    let text = file.map(read).transpose()?;
+    let mut flags = Vec::new();
+    for setting in args.settings {
+        let Some((name, value)) = setting.split_once('=') else {
+            return Err(Failure::usage(format!("--set '{setting}' must be NAME=VALUE, as log_format=json")));
+        };
+        flags.push((name.to_owned(), value.to_owned()));
+    }
+    flags.extend(args.data.map(|folder| ("data".to_owned(), folder.to_string_lossy().into_owned())));
+    flags.extend(args.listen.map(|address| ("listen".to_owned(), address)));
+    NodeConfig::load(text.as_deref(), environment, &VARIABLES, flags)
+        .map_err(|error| Failure::usage(error.to_string()).note("see: featureops serve --help"))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let fault = |message: String| Failure::usage(format!("configuration {}: {message}", path.display()));
+    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+    if size > FILE_BYTES_MAX as u64 {
+        return Err(fault(format!("has {size} bytes, over the bound of {FILE_BYTES_MAX}")));
+    }
+    std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))
+}
+
+/// The two signals that ask a node to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::internal(format!("signals cannot be received: {error}")))
+        };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Harness {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn loaded(args: &[&str], variables: &[(&str, &str)]) -> Result<NodeConfig, Failure> {
+        let args =
+            Harness::try_parse_from(["serve"].iter().chain(args)).unwrap_or_else(|e| panic!("{e}")).serve;
+        load(None, args, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn options_overrule_the_environment_and_the_clients_variables_are_not_settings() {
+        let variables =
+            [("FEATUREOPS_LISTEN", "127.0.0.1:1"), ("FEATUREOPS_SERVER", "http://x"), ("PATH", "/bin")];
+        let config =
+            loaded(&["--listen", "127.0.0.1:0", "--set", "limits.connections=9"], &variables).unwrap();
+        assert_eq!(config.listen.port(), 0);
+        assert_eq!(config.limits.connections, 9);
+    }
+
+    #[test]
+    fn what_is_wrong_is_a_usage_error_that_names_the_setting() {
+        for (args, part) in [
+            (["--set", "limits.conections=9"], "limits.connections"),
+            (["--set", "listen"], "NAME=VALUE"),
+            (["--listen", "nowhere"], "listen"),
+        ] {
+            let failure = loaded(&args, &[]).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.render().contains(part), "{}", failure.render());
+        }
+        assert!(settings_help().contains("limits.request_bytes"));
+    }
+}
