@@ -229,6 +229,12 @@ impl Node {
         crate::doctor::examine(&self.host)
     }
 
+    /// Position of the last applied entry, and the state's digest there: what two replicas, and two lives of one, must share.
+    #[must_use]
+    pub fn digest(&self) -> (u64, u64) {
+        self.host.replica.read(|state| (state.position(), state.digest()))
+    }
+
     /// Drains and ends the node: nothing that was acknowledged is lost, and what is in flight gets its answer if it is
     /// there within the drain's time.
     pub async fn shutdown(self) {

@@ -1,0 +1,160 @@
+//! What no client should send, and what a node answers to it: an error that names the fault, and then the next request.
+
+mod world;
+
+use axum::body::Body;
+use featureops_proto::v1::{SetMetricRequest, StartExperimentRequest};
+use prost::Message as _;
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use tonic::Code;
+use tower::ServiceExt as _;
+use world::{World, checkout, evaluate, metric, outcome, outcomes, set};
+
+/// Posts raw bytes as one gRPC message over HTTP/2 and reads the status from headers or trailers.
+async fn raw(world: &World, path: &str, message: &[u8], declared: usize) -> Option<i32> {
+    let mut body = vec![0];
+    body.extend_from_slice(&u32::try_from(declared).unwrap().to_be_bytes());
+    body.extend_from_slice(message);
+    let request = axum::http::Request::post(format!("http://{}{path}", world.node.local_addr()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(Body::from(body)))
+        .unwrap();
+    let response = world.channel.clone().oneshot(request).await.ok()?;
+    let status = |headers: &axum::http::HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
+    if let Some(code) = status(response.headers()) {
+        return Some(code);
+    }
+    let mut body = std::pin::pin!(response.into_body());
+    loop {
+        let frame = std::future::poll_fn(|cx| axum::body::HttpBody::poll_frame(body.as_mut(), cx)).await?.ok()?;
+        if let Some(trailers) = frame.trailers_ref() {
+            return status(trailers);
+        }
+    }
+}
+
+async fn is_alive(world: &World) {
+    assert_eq!(world.get("/livez").await.0, 200);
+    world.flags().set_flag(set(checkout())).await.unwrap();
+}
+
+#[tokio::test]
+async fn truncated_and_foreign_bytes_are_refused() {
+    let world = World::start().await;
+    let whole = set(checkout()).encode_to_vec();
+    for path in [
+        "/featureops.v1.FlagService/SetFlag",
+        "/featureops.v1.EvaluationService/Evaluate",
+        "/featureops.v1.FactService/ReportOutcomes",
+    ] {
+        for cut in (1..whole.len()).step_by(7) {
+            let code = raw(&world, path, &whole[..cut], cut).await;
+            assert!(code.is_some(), "{path} {cut}");
+        }
+        // More declared than sent, noise, and nothing at all.
+        assert_ne!(raw(&world, path, &whole, whole.len() + 9).await, Some(0));
+        let noise: Vec<u8> = (0..4_096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        assert_ne!(raw(&world, path, &noise, noise.len()).await, Some(0));
+    }
+    assert_eq!(raw(&world, "/featureops.v1.FlagService/Nothing", &[], 0).await, Some(Code::Unimplemented as i32));
+    assert_eq!(raw(&world, "/no.such.Service/Nothing", &[], 0).await, Some(Code::Unimplemented as i32));
+    is_alive(&world).await;
+}
+
+#[tokio::test]
+async fn ten_mebibytes_are_refused_and_the_bound_is_named() {
+    let world = World::start().await;
+    let mut flag = checkout();
+    flag.description = "x".repeat(10 << 20);
+    let refused = world.flags().set_flag(set(flag)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange);
+    assert!(refused.message().contains("4194304"), "{}", refused.message());
+    let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; 10 << 20]).await;
+    assert_eq!(status, 413);
+    is_alive(&world).await;
+}
+
+fn nested(depth: usize) -> Value {
+    let mut value = Value::from("deep");
+    for level in 0..depth {
+        let kind = if level % 2 == 0 {
+            Kind::ListValue(ListValue { values: vec![value] })
+        } else {
+            Kind::StructValue(Struct { fields: [("x".to_owned(), value)].into() })
+        };
+        value = Value { kind: Some(kind) };
+    }
+    value
+}
+
+#[tokio::test]
+async fn deep_values_are_refused_before_they_cost_anything() {
+    let world = World::start().await;
+    for depth in [20, 200] {
+        let mut request = evaluate("checkout", "ada");
+        request.context.as_mut().unwrap().fields.insert("deep".into(), nested(depth));
+        let outcome = world.evaluation().evaluate(request).await;
+        assert_eq!(outcome.is_ok(), depth == 20, "{outcome:?}");
+        let mut flag = checkout();
+        flag.variants.insert("deep".into(), nested(depth));
+        assert!(world.flags().set_flag(set(flag)).await.is_err());
+    }
+    let deep = format!("{{\"environment\":{}1{}}}", "[".repeat(5_000), "]".repeat(5_000));
+    let (status, text) = world.post("/v1/alarms", "application/json", deep.as_bytes()).await;
+    assert!(status == 400 && text.contains("INVALID_ARGUMENT"), "{text}");
+    is_alive(&world).await;
+}
+
+#[tokio::test]
+async fn unknown_enum_values_and_long_names_are_named_in_the_answer() {
+    let world = World::start().await;
+    world.run_experiment().await;
+    let mut request: SetMetricRequest = metric("clicks", featureops_proto::v1::metric::Kind::Count);
+    request.metric.as_mut().unwrap().kind = 99;
+    request.metric.as_mut().unwrap().decimal_scale = Some(10);
+    let refused = world.metrics().set_metric(request).await.unwrap_err();
+    assert!(refused.message().starts_with("metric.kind: '99'"), "{}", refused.message());
+
+    let name = "environments/test/experiments/button".to_owned();
+    let start = StartExperimentRequest { name, autonomy: -3, ..Default::default() };
+    let refused = world.experiments().start_experiment(start).await.unwrap_err();
+    assert!(refused.message().starts_with("autonomy: '-3'"), "{}", refused.message());
+
+    let mut flag = checkout();
+    flag.r#type = 42;
+    assert_eq!(world.flags().set_flag(set(flag)).await.unwrap_err().code(), Code::InvalidArgument);
+    let mut flag = checkout();
+    flag.name = format!("environments/test/flags/{}", "x".repeat(100_000));
+    let refused = world.flags().set_flag(set(flag)).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().len() < 400);
+
+    let long = "k".repeat(100_000);
+    let answer = world.evaluation().evaluate(evaluate(&long, &long)).await.unwrap().into_inner();
+    assert!(answer.flag.len() < 200 && answer.variant.is_none());
+    let producer = outcomes(&long, 1, vec![outcome("ada", 1.0)]);
+    let refused = world.facts().report_outcomes(producer).await.unwrap_err();
+    assert!(refused.message().starts_with("producer: "), "{}", refused.message());
+    let many = outcomes("shop", 1, vec![outcome("ada", 1.0); 4_097]);
+    let refused = world.facts().report_outcomes(many).await.unwrap_err();
+    assert!(refused.message().contains("4097"), "{}", refused.message());
+    is_alive(&world).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http_end_the_connection_and_nothing_else() {
+    let world = World::start().await;
+    for junk in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..], b"\r\n\r\n\r\n", &[0; 2_000], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense"] {
+        // Half-close, as a client that gives up does.
+        let mut stream = tokio::net::TcpStream::connect(world.node.local_addr()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, junk).await.unwrap();
+        tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+        let mut sink = Vec::new();
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut sink);
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(15), read).await.expect("the node hung up");
+    }
+    let long = format!("GET /livez HTTP/1.1\r\nhost: node\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let (status, _) = world.http(long).await;
+    assert!(status == 431 || status == 0, "{status}");
+    is_alive(&world).await;
+}

@@ -1,0 +1,174 @@
+//! A real node on a temporary folder and a real loopback port, and the calls the stories make.
+#![allow(dead_code, reason = "each story uses a part")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use featureops::config::NodeConfig;
+use featureops::node::Node;
+use featureops::rpc::administration_service_client::AdministrationServiceClient;
+use featureops::rpc::evaluation_service_client::EvaluationServiceClient;
+use featureops::rpc::experiment_service_client::ExperimentServiceClient;
+use featureops::rpc::fact_service_client::FactServiceClient;
+use featureops::rpc::flag_service_client::FlagServiceClient;
+use featureops::rpc::metric_service_client::MetricServiceClient;
+use featureops_cluster::Environment;
+use featureops_proto::v1::{
+    Arm, CreateExperimentRequest, EvaluateRequest, Experiment, Flag, Metric, Outcome, ReportOutcomesRequest,
+    SetFlagRequest, SetMetricRequest, StartExperimentRequest, ValueType, metric,
+};
+use prost_types::{Struct, Value};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::transport::Channel;
+
+pub struct World {
+    pub node: Node,
+    pub folder: TempDir,
+    pub channel: Channel,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    pub async fn start_in(folder: TempDir) -> Self {
+        let node = start(&folder).await.unwrap();
+        let channel = channel(node.local_addr()).await;
+        Self { node, folder, channel }
+    }
+
+    pub async fn restart(self) -> Self {
+        let Self { node, folder, .. } = self;
+        node.shutdown().await;
+        Self::start_in(folder).await
+    }
+
+    pub fn flags(&self) -> FlagServiceClient<Channel> {
+        FlagServiceClient::new(self.channel.clone())
+    }
+
+    pub fn metrics(&self) -> MetricServiceClient<Channel> {
+        MetricServiceClient::new(self.channel.clone())
+    }
+
+    pub fn experiments(&self) -> ExperimentServiceClient<Channel> {
+        ExperimentServiceClient::new(self.channel.clone())
+    }
+
+    pub fn evaluation(&self) -> EvaluationServiceClient<Channel> {
+        EvaluationServiceClient::new(self.channel.clone())
+    }
+
+    pub fn facts(&self) -> FactServiceClient<Channel> {
+        FactServiceClient::new(self.channel.clone())
+    }
+
+    pub fn administration(&self) -> AdministrationServiceClient<Channel> {
+        AdministrationServiceClient::new(self.channel.clone())
+    }
+
+    /// A flag, a metric and a running experiment on them.
+    pub async fn run_experiment(&self) {
+        self.flags().set_flag(set(checkout())).await.unwrap();
+        self.metrics().set_metric(metric("revenue", metric::Kind::Mean)).await.unwrap();
+        let name = "environments/test/experiments/button".to_owned();
+        let experiment = Experiment {
+            name: name.clone(),
+            flag: "checkout".into(),
+            arms: ["off", "on"]
+                .map(|variant| Arm { variant: variant.into(), established: true })
+                .to_vec(),
+            primary_metric: "revenue".into(),
+            ..Experiment::default()
+        };
+        let create = CreateExperimentRequest { experiment: Some(experiment), ..Default::default() };
+        self.experiments().create_experiment(create).await.unwrap();
+        self.experiments().start_experiment(StartExperimentRequest { name, ..Default::default() }).await.unwrap();
+    }
+
+    /// One HTTP/1.1 exchange: status, headers and body as text.
+    pub async fn http(&self, request: impl AsRef<[u8]>) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(self.node.local_addr()).await.unwrap();
+        stream.write_all(request.as_ref()).await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, text)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        self.http(format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")).await
+    }
+
+    pub async fn post(&self, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.http([head.as_bytes(), body].concat()).await
+    }
+}
+
+pub async fn start(folder: &TempDir) -> Result<Node, featureops::node::StartError> {
+    let data = folder.path().join("data");
+    let config =
+        NodeConfig { data: data.clone(), listen: "127.0.0.1:0".parse().unwrap(), ..NodeConfig::default() };
+    Node::start(Environment::production(data), config).await
+}
+
+pub async fn channel(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+/// Two boolean variants, safe and default `off`.
+pub fn checkout() -> Flag {
+    let variants = [("on", true), ("off", false)];
+    Flag {
+        name: "environments/test/flags/checkout".into(),
+        r#type: ValueType::Boolean.into(),
+        variants: variants.map(|(name, value)| (name.to_owned(), Value::from(value))).into_iter().collect(),
+        default_variant: Some("off".into()),
+        safe_variant: Some("off".into()),
+        ..Flag::default()
+    }
+}
+
+pub fn set(flag: Flag) -> SetFlagRequest {
+    SetFlagRequest { flag: Some(flag), ..SetFlagRequest::default() }
+}
+
+pub fn metric(id: &str, kind: metric::Kind) -> SetMetricRequest {
+    let metric = Metric {
+        name: format!("environments/test/metrics/{id}"),
+        kind: kind.into(),
+        direction: metric::Direction::HigherIsBetter.into(),
+        ..Metric::default()
+    };
+    SetMetricRequest { metric: Some(metric), ..SetMetricRequest::default() }
+}
+
+pub fn context(fields: &[(&str, &str)]) -> Struct {
+    let fields: BTreeMap<String, Value> =
+        fields.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+    Struct { fields }
+}
+
+pub fn evaluate(flag: &str, unit: &str) -> EvaluateRequest {
+    EvaluateRequest {
+        environment: "test".into(),
+        flag: flag.into(),
+        context: Some(context(&[("targetingKey", unit)])),
+        ..EvaluateRequest::default()
+    }
+}
+
+pub fn outcome(unit: &str, value: f64) -> Outcome {
+    Outcome { metric: "revenue".into(), unit: unit.into(), value: Some(value), ..Outcome::default() }
+}
+
+pub fn outcomes(producer: &str, sequence: u64, outcomes: Vec<Outcome>) -> ReportOutcomesRequest {
+    ReportOutcomesRequest { environment: "test".into(), producer: producer.into(), sequence, outcomes }
+}
