@@ -193,7 +193,11 @@ fn status_of(decision: &v1::Decision) -> (String, Tone) {
 fn headline(decision: &v1::Decision) -> String {
     use v1::decision::Action;
     match decision.action() {
-        Action::Trip => format!("trip {}: {}", decision.variant, decision.reason),
+        Action::Trip => {
+            // An alarm is about the whole flag, a guardrail about one arm.
+            let what = if decision.variant.is_empty() { key_of(&decision.flag) } else { &decision.variant };
+            format!("trip {what}: {}", decision.reason)
+        }
         Action::Promote => format!("promote {}", decision.variant),
         Action::Reallocate | Action::Unspecified => {
             let moves: Vec<String> = arm_names(decision)
@@ -227,6 +231,15 @@ fn describe(page: &mut Page, decision: &v1::Decision) {
     page.line(tone, format!("decision {number} is {status}: {}", headline(decision)));
     let expected =
         decision.expected_effect.as_ref().map(|n| format!("{} ({})", n.value, n.name)).unwrap_or_default();
+    let policy = if decision.engine.is_empty() {
+        decision.policy.clone()
+    } else {
+        format!("{}, engine {}, seed {}", decision.policy, decision.engine, decision.seed)
+    };
+    let moved = match decision.traffic_moved_basis_points {
+        0 => String::new(),
+        moved => share_text(moved),
+    };
     page.facts([
         ("flag", key_of(&decision.flag).to_owned()),
         ("experiment", key_of(&decision.experiment).to_owned()),
@@ -238,11 +251,11 @@ fn describe(page: &mut Page, decision: &v1::Decision) {
                 principal_text(decision.principal.as_ref())
             ),
         ),
-        ("policy", format!("{}, engine {}, seed {}", decision.policy, decision.engine, decision.seed)),
+        ("policy", policy),
         ("autonomy", super::autonomy::level_text(decision.autonomy()).to_owned()),
         ("reason", decision.reason.clone()),
         ("expected effect", expected),
-        ("traffic moved", share_text(decision.traffic_moved_basis_points)),
+        ("traffic moved", moved),
     ]);
     if !decision.narrative.is_empty() {
         page.heading("Why");

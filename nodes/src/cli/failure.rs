@@ -113,12 +113,10 @@ impl Failure {
         };
         if let Some(bad) = details.bad_request() {
             for violation in &bad.field_violations {
-                let description = if failure.message.contains(&violation.description) {
-                    String::new()
-                } else {
-                    format!(": {}", violation.description)
-                };
-                add(&mut failure, format!("field {}{description}", violation.field));
+                // The first one usually is the message.
+                if !failure.message.contains(&violation.description) {
+                    add(&mut failure, format!("field {}: {}", violation.field, violation.description));
+                }
             }
         }
         if let Some(precondition) = details.precondition_failure() {
@@ -147,8 +145,9 @@ impl Failure {
                 }
             }
         }
-        if let Some(code) = code {
-            add(&mut failure, format!("{}: {}", code.as_str(), code.meaning()));
+        if !reason.is_empty() {
+            // Behind the sentence: it is for searching, the sentence is for reading.
+            failure.message = format!("{} ({reason})", failure.message);
         }
         if let Some(help) = details.help() {
             for link in &help.links {
@@ -219,7 +218,7 @@ mod tests {
         let failure = Failure::from_status(&status);
         assert_eq!(failure.exit, Exit::Invalid);
         let text = failure.render();
-        assert!(text.starts_with("error: default_variant is not a variant\n"), "{text}");
+        assert!(text.starts_with("error: default_variant is not a variant (INVALID_ARGUMENT)\n"), "{text}");
         assert!(text.contains("  field flag.default_variant: name one of: on, off\n"), "{text}");
         assert!(text.contains("  value: maybe\n"), "{text}");
     }

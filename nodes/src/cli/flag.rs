@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use featureops_proto::Collection::Flags;
 use featureops_proto::v1;
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of, value_of_json, value_text, word_of};
 use super::rule::{describe_rule, parse_rule};
@@ -329,6 +329,7 @@ fn show_written(session: &Session, flag: &v1::Flag, verb: &str) -> Result<(), Fa
 
 async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
     let name = session.name(Flags, &args.key)?;
+    let mut read_etag = String::new();
     let (flag, mask) = match &args.file {
         Some(path) => {
             let mut flag: v1::Flag = render::read_message(path)?;
@@ -336,12 +337,15 @@ async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
                 return Err(Failure::usage(format!("the file defines {}, not {name}", flag.name)));
             }
             flag.name = name;
-            // A file printed by `flag get` carries the etag of what was read; it guards, unless one is given.
+            // What `flag get` printed carries the etag of what was read: between reading and writing nobody else's
+            // change is lost. A file kept as the truth has none.
+            read_etag = std::mem::take(&mut flag.etag);
             (flag, Vec::new())
         }
         None => definition(&args, name)?,
     };
-    let etag = args.etag.clone().unwrap_or_default();
+    let guarded = args.file.is_some() && args.etag.is_none() && !read_etag.is_empty();
+    let etag = args.etag.clone().unwrap_or(read_etag);
     let id = args.write.request.id()?;
     let request = v1::SetFlagRequest {
         flag: Some(flag),
@@ -355,7 +359,13 @@ async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
         .write(&id, request, |channel, request| async move {
             FlagServiceClient::new(channel).set_flag(request).await
         })
-        .await?;
+        .await
+        .map_err(|failure| match failure.exit {
+            Exit::Conflict if guarded => failure.note(
+                "the file carries the etag it was read with: read it again, or remove the etag to overwrite",
+            ),
+            _ => failure,
+        })?;
     show_written(session, &flag, verb(args.write.dry_run, "set", "would set"))
 }
 

@@ -188,6 +188,7 @@ pub async fn send(
     let total: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
     let mut waiting = batches.into_iter();
     let mut flying: JoinSet<(usize, usize, Result<v1::ReportFactsResponse, Failure>)> = JoinSet::new();
+    let before = summary.events;
     let mut last_progress = tokio::time::Instant::now();
     loop {
         while flying.len() < WINDOW
@@ -204,7 +205,7 @@ pub async fn send(
             failure
                 .note(format!(
                     "{} of {} events were answered before this",
-                    count_text(summary.events),
+                    count_text(summary.events.saturating_sub(before)),
                     count_text(total)
                 ))
                 .note("repeat the same command: what was counted is not counted again")
@@ -212,7 +213,8 @@ pub async fn send(
         summary.take(size, &answer, |index| lines.get(first.saturating_add(index)).copied());
         if last_progress.elapsed() >= PROGRESS_EVERY {
             last_progress = tokio::time::Instant::now();
-            progress(&format!("{} of {} events", count_text(summary.events), count_text(total)));
+            let answered = count_text(summary.events.saturating_sub(before));
+            progress(&format!("{answered} of {} events", count_text(total)));
         }
     }
 }
