@@ -15,6 +15,7 @@ mod autonomy;
 mod client;
 mod completions;
 mod decision;
+mod demo;
 mod doctor;
 mod experiment;
 mod experiment_status;
@@ -56,6 +57,8 @@ struct Cli {
 enum Command {
     /// Run a node in this process.
     Serve(serve::ServeArgs),
+    /// See it work: a node in a temporary folder, an experiment that finds its winner, a regression that trips.
+    Demo(demo::DemoArgs),
     /// Flags: define, read, explain, revert.
     #[command(subcommand)]
     Flag(flag::FlagCommand),
@@ -147,9 +150,10 @@ pub fn run() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    // These two talk to no server, and a node's configuration file is not the client's.
+    // These talk to no server that is there already, and a node's configuration file is not the client's.
     let request = match cli.command {
         Command::Completions(args) => return completions::run(&args, command()),
+        Command::Demo(args) => return demo::run(args).await,
         Command::Serve(args) => return serve::run(cli.global.config.as_deref(), args).await,
         request => request,
     };
@@ -169,7 +173,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Freeze(command) => autonomy::run_freeze(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
-        Command::Serve(_) | Command::Completions(_) => Ok(()),
+        Command::Serve(_) | Command::Completions(_) | Command::Demo(_) => Ok(()),
     }
 }
 
