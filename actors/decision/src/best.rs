@@ -57,7 +57,7 @@ const INTEGRATION: [[f64; 8]; 8] = [
         0.016_299_417_716_721_1,
         -0.010_430_704_178_294_307,
         0.006_279_505_970_927_338,
-        -0.003_129_869_821_897_884_7,
+        -0.003_129_869_821_897_885,
         0.000_885_604_608_684_475_6,
     ],
     [
@@ -82,7 +82,7 @@ const INTEGRATION: [[f64; 8]; 8] = [
     ],
     [
         0.099_510_063_121_846_55,
-        0.228_776_663_074_096_01,
+        0.228_776_663_074_096,
         0.299_224_232_755_442_75,
         0.394_725_866_020_412,
         0.181_341_891_689_181,
@@ -209,7 +209,7 @@ enum Shape {
 }
 
 impl Ready {
-    fn new(arm: usize, posterior: Posterior, sd_min: f64) -> Self {
+    fn new(arm: usize, posterior: Posterior) -> Self {
         let (shape, lower, upper, sd) = match posterior {
             Posterior::Beta { alpha, beta } => {
                 let sd = posterior.sd();
@@ -220,7 +220,8 @@ impl Ready {
                 (Shape::Beta { a, b, ln_front: -ln_beta(alpha, beta) }, lower, upper, sd)
             }
             Posterior::Normal { mean, sd } => {
-                let sd = sd.max(sd_min);
+                // A point mass gets a width its neighbours in f64 can resolve: ties split evenly, nothing divides by 0.
+                let sd = sd.max(mean.abs() * 1e-12).max(1e-150);
                 let shape =
                     Shape::Normal { mean, inverse_sd: 1.0 / sd, front: 1.0 / (sd * 2.506_628_274_631_000_7) };
                 (shape, mean - REACH * sd, mean + REACH * sd, sd)
@@ -259,14 +260,11 @@ pub fn probability_best(posteriors: &[Posterior], lower_is_better: bool) -> Opti
     if posteriors.is_empty() || !posteriors.iter().all(Posterior::is_proper) {
         return None;
     }
-    // A point mass gets the width of a rounding error of the widest scale present: ties split evenly, nothing divides by 0.
-    let scale = posteriors.iter().fold(0.0_f64, |most, arm| most.max(arm.mean().abs()).max(arm.sd()));
-    let sd_min = (scale * 1e-9).max(1e-150);
     let mut arms: Vec<Ready> = posteriors
         .iter()
         .enumerate()
         .map(|(arm, posterior)| {
-            Ready::new(arm, if lower_is_better { posterior.mirrored() } else { *posterior }, sd_min)
+            Ready::new(arm, if lower_is_better { posterior.mirrored() } else { *posterior })
         })
         .collect();
     let floor = arms.iter().fold(f64::NEG_INFINITY, |most, arm| most.max(arm.lower));

@@ -29,7 +29,7 @@ pub fn ratio(units: f64, planned: f64, alpha: f64) -> f64 {
 /// Radius of the two-sided sequence, in standard errors. Infinite without information.
 #[must_use]
 pub fn two_sided_radius(ratio: f64, alpha: f64) -> f64 {
-    if !(ratio > 0.0) {
+    if ratio.is_nan() || ratio <= 0.0 {
         return f64::INFINITY;
     }
     libm::sqrt((1.0 + 1.0 / ratio) * (libm::log1p(ratio) - 2.0 * libm::log(alpha)))
@@ -39,7 +39,7 @@ pub fn two_sided_radius(ratio: f64, alpha: f64) -> f64 {
 /// than where [`one_sided_evidence`] reaches 1 / alpha.
 #[must_use]
 pub fn one_sided_radius(ratio: f64, alpha: f64) -> f64 {
-    if !(ratio > 0.0) {
+    if ratio.is_nan() || ratio <= 0.0 {
         return f64::INFINITY;
     }
     let root = libm::sqrt(1.0 + ratio);
@@ -49,7 +49,7 @@ pub fn one_sided_radius(ratio: f64, alpha: f64) -> f64 {
 /// ln e of the one-sided normal mixture at z standard errors in the direction tested.
 #[must_use]
 pub fn one_sided_evidence(ratio: f64, z: f64) -> f64 {
-    if !(ratio > 0.0) || z.is_nan() {
+    if ratio.is_nan() || ratio <= 0.0 || z.is_nan() {
         return 0.0;
     }
     let share = ratio / (1.0 + ratio);
@@ -62,7 +62,7 @@ pub fn one_sided_evidence(ratio: f64, z: f64) -> f64 {
 /// The one-sided boundary, in standard errors: where the evidence reaches 1 / alpha. By bisection, error below 1e-12.
 #[must_use]
 pub fn one_sided_boundary(ratio: f64, alpha: f64) -> f64 {
-    if !(ratio > 0.0) {
+    if ratio.is_nan() || ratio <= 0.0 {
         return f64::INFINITY;
     }
     let goal = -libm::log(alpha);
@@ -113,7 +113,7 @@ pub fn interval(contrast: &Contrast, planned: f64, alpha: f64) -> Interval {
 #[must_use]
 pub fn evidence(contrast: &Contrast, direction: f64, planned: f64, alpha: f64) -> f64 {
     let variance = contrast.variance.max(contrast.null_variance);
-    if !(variance > 0.0) {
+    if variance.is_nan() || variance <= 0.0 {
         return 0.0;
     }
     let z = direction * contrast.difference / libm::sqrt(variance);

@@ -87,7 +87,7 @@ impl Matrix {
                     rest -= lower.at(row, inner) * lower.at(column, inner);
                 }
                 if row == column {
-                    if !(rest > self.at(row, row) * 1e-12) {
+                    if rest.is_nan() || rest <= self.at(row, row) * 1e-12 {
                         return None;
                     }
                     lower.set(row, row, libm::sqrt(rest));

@@ -217,11 +217,15 @@ impl Owner {
         let Some(waiting) = self.in_flight.take_if(|waiting| waiting.stamp.sequence == sequence) else {
             return Vec::new();
         };
+        let is_alarm = waiting.decision.policy == record::ALARM_POLICY;
         let inputs = waiting.decision.inputs.as_ref();
         self.settled_position = inputs.map_or(0, |inputs| inputs.frozen_position);
         match accepted {
             Ok(()) => {
                 self.settled_sequence = Some((waiting.stamp.epoch, sequence));
+                if is_alarm {
+                    self.alarm = None;
+                }
                 Vec::new()
             }
             Err(code) => {
@@ -234,6 +238,9 @@ impl Owner {
                         | ErrorCode::TooFrequent
                 );
                 if !cured_by_view {
+                    if is_alarm {
+                        self.alarm = None;
+                    }
                     let log_time_ms = inputs.map_or(0, |inputs| inputs.log_time_ms);
                     self.pause_until_ms = log_time_ms.saturating_add(self.config.refusal_pause_ms);
                 }
@@ -299,12 +306,13 @@ impl Owner {
             self.alarm = None;
             return Err(Wait::Quiet);
         }
-        if let Some(raised) = self.alarm.take() {
-            if let Some(decision) =
-                self.protect(view, record::alarm(&view.inputs, &raised.source, &raised.reason))
-            {
+        // Kept until its trip is accepted: a stale stamp must not swallow an alarm.
+        if let Some(raised) = &self.alarm {
+            let decision = record::alarm(&view.inputs, &raised.source, &raised.reason);
+            if let Some(decision) = self.protect(view, decision) {
                 return Ok(decision);
             }
+            self.alarm = None;
         }
         if view.state != State::Running {
             return Err(Wait::Quiet);
@@ -359,7 +367,7 @@ impl Owner {
         };
         // A fixed allocation is judged as a fixed test; crossed units void it.
         let fixed = view.inputs.policy() == v1::experiment::Policy::Fixed;
-        if !(fixed && !blocks.is_empty())
+        if (!fixed || blocks.is_empty())
             && let Some(winner) = winner::winner(&view.inputs)?
         {
             let decision = record::promotion(&view.inputs, &winner)?;

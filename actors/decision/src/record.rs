@@ -59,13 +59,14 @@ pub fn reallocation(
         weights_after: allocation.weights.clone(),
         thresholds: vec![
             number("exploration", thompson::EXPLORATION),
+            number("sharpness", thompson::SHARPNESS),
             number("move_min_basis_points", f64::from(thompson::MOVE_MIN_BASIS_POINTS)),
             number("interval_alpha", share(INTERVAL_ALPHA, inputs)),
         ],
         alternatives: vec![
             v1::Alternative {
                 weights: allocation.unbounded.clone(),
-                reason: "P(best) itself, before exploration and bounds".to_owned(),
+                reason: "P(best) itself, before sharpening, exploration and bounds".to_owned(),
             },
             v1::Alternative {
                 weights: inputs.weights.clone(),

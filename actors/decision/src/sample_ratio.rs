@@ -36,10 +36,7 @@ pub fn p_value(strata: &[Shares<'_>]) -> Option<f64> {
     let mut impossible = false;
     for stratum in strata {
         let total: f64 = stratum.expected.iter().filter(|share| **share > 0.0).sum();
-        if stratum.units.len() != arms
-            || stratum.expected.len() != arms
-            || !(total > 0.0)
-            || !total.is_finite()
+        if stratum.units.len() != arms || stratum.expected.len() != arms || total <= 0.0 || !total.is_finite()
         {
             return None;
         }

@@ -89,7 +89,7 @@ impl Bounds {
     pub fn weights(&self, shares: &[f64]) -> Result<Vec<u32>, InputError> {
         let sum: f64 = shares.iter().sum();
         let fit = shares.iter().all(|share| share.is_finite() && *share >= 0.0);
-        if shares.len() != self.established.len() || !fit || !(sum > 0.0) || !sum.is_finite() {
+        if shares.len() != self.established.len() || !fit || sum <= 0.0 || !sum.is_finite() {
             return Err(InputError::Shape("shares of the arms"));
         }
         let shares: Vec<f64> = shares.iter().map(|share| share / sum).collect();

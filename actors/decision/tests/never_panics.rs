@@ -1,0 +1,152 @@
+//! Whatever the inputs say, the answer is a decision or an error: never a panic, never weights out of bounds, never NaN.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may fail loudly, and its second model is meant to use other mathematics"
+)]
+
+mod common;
+
+use featureops_decision::chance::Chance;
+use featureops_decision::owner::{Action, Config, Event, FrozenView, Owner};
+use featureops_decision::policy::thompson::{self, Verdict};
+use featureops_decision::{analysis, blocks, guardrail, replay, winner};
+use featureops_proto::v1;
+use proptest::prelude::*;
+
+/// Small, huge and edge integers.
+fn integer() -> impl Strategy<Value = i128> {
+    prop_oneof![
+        0_i128..1_000,
+        0_i128..1 << 57,
+        Just(i128::MAX),
+        Just(0),
+        Just(-1),
+        Just(i128::MIN),
+        any::<i128>(),
+    ]
+}
+
+fn units() -> impl Strategy<Value = u64> {
+    prop_oneof![0_u64..5_000, 0_u64..5_000, Just(0), Just(1), Just(u64::MAX), any::<u64>()]
+}
+
+fn slots(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<v1::SlotMoments>> {
+    prop::collection::vec((integer(), integer()).prop_map(|(sum, squares)| common::slot(sum, squares)), count)
+}
+
+/// Mostly sane moments: a share of the units, so that the paths behind validation are reached too.
+fn moments() -> impl Strategy<Value = v1::ArmMoments> {
+    let wild = (units(), slots(0..4), prop::collection::vec(integer().prop_map(v1::Int128::new), 0..2))
+        .prop_map(|(units, slots, cross)| v1::ArmMoments { units, slots, cross });
+    let sane = (0_u64..20_000, 0.0..=1.0_f64).prop_map(|(units, rate)| {
+        let sum = (units as f64 * rate) as i128;
+        v1::ArmMoments { units, slots: vec![common::slot(sum, sum); 3], cross: vec![v1::Int128::new(sum)] }
+    });
+    prop_oneof![1 => wild, 12 => sane]
+}
+
+fn inputs() -> impl Strategy<Value = v1::DecisionInputs> {
+    let arms = prop_oneof![20 => 2_usize..6, 1 => 0_usize..40];
+    arms.prop_flat_map(|arms| {
+        let width = prop_oneof![30 => Just(arms), 1 => 0_usize..40];
+        let stratum =
+            (0_u32..3, 0_u32..1_000, width.prop_flat_map(|width| prop::collection::vec(moments(), width)))
+                .prop_map(|(generation, hour, arms)| v1::Stratum {
+                    generation: generation / 2,
+                    start_minute: hour * 60,
+                    minutes: 60,
+                    arms,
+                });
+        let metric = (0_i32..6, 0_i32..5, 0_u32..4, any::<bool>(), 0_u32..25).prop_map(
+            |(kind, role, slot, lower_is_better, decimal_scale)| v1::MetricInput {
+                metric: "m".to_owned(),
+                kind,
+                role,
+                slot,
+                denominator_slot: 1,
+                lower_is_better,
+                decimal_scale,
+                ..v1::MetricInput::default()
+            },
+        );
+        let learner = prop::option::of((any::<u32>(), 0_u64..3_000_000, 0_u32..1_100_000).prop_map(
+            |(window_start_minute, prior, discount_millionths)| v1::LearnerRecord {
+                prior_alpha_millionths: prior,
+                discount_millionths,
+                window_start_minute: window_start_minute % 1_000,
+                ..v1::LearnerRecord::default()
+            },
+        ));
+        (
+            prop::collection::vec(stratum, 0..8),
+            prop::collection::vec(metric, 0..4),
+            learner,
+            prop::collection::vec(any::<bool>(), arms),
+            (0_u32..12_000, 0_u32..12_000, 0_i32..4),
+            (units(), units(), prop::collection::vec(units(), 0..5), any::<i64>()),
+        )
+            .prop_map(
+                move |(strata, mut metrics, learner, established, (floor, cap, policy), counts)| {
+                    if let Some(first) = metrics.first_mut() {
+                        first.role = v1::Role::Primary as i32;
+                    }
+                    let mut inputs = common::proportions(&[vec![(0, 0); arms.clamp(2, 40)]]);
+                    inputs.arms = established
+                        .iter()
+                        .map(|established| v1::ArmInput {
+                            variant: "v".to_owned(),
+                            established: *established,
+                        })
+                        .collect();
+                    inputs.strata = strata;
+                    inputs.metrics = metrics;
+                    inputs.learner = learner;
+                    inputs.control_floor_basis_points = floor;
+                    inputs.new_arm_cap_basis_points = cap;
+                    inputs.policy = policy;
+                    inputs.generation = 0;
+                    inputs.allocation_version = 1;
+                    (inputs.marked_units, inputs.crossed_units, inputs.marked_by_arm, inputs.log_time_ms) =
+                        counts;
+                    inputs
+                },
+            )
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_question_has_an_answer(inputs in inputs()) {
+        if let Ok(Verdict::Move(allocation)) = thompson::decide(&inputs) {
+            prop_assert!(thompson::bounds_of(&inputs).unwrap().hold(&allocation.weights));
+            prop_assert!(allocation.p_best.iter().all(|p| (0.0..=1.0).contains(p)));
+        }
+        let _ = guardrail::trip(&inputs);
+        let _ = winner::winner(&inputs);
+        for line in analysis::contrasts(&inputs, analysis::ALPHA).unwrap_or_default() {
+            prop_assert!(!line.contrast.variance.is_nan() && !line.lower.is_nan() && !line.upper.is_nan());
+        }
+        for block in blocks::blocks(&inputs) {
+            prop_assert!(!block.text().contains("nan"));
+        }
+        let view = FrozenView {
+            state: v1::experiment::State::Running,
+            growth: v1::AutonomyLevel::A4Bounded,
+            protection: v1::AutonomyLevel::A3Guarded,
+            inputs,
+            epoch: 1,
+            ..FrozenView::default()
+        };
+        let mut owner = Owner::new(Config::default());
+        for action in owner.step(Event::Frozen(Box::new(view)), 0, &mut Chance::from_seed(1)) {
+            if let Action::Submit { decision, .. } = action {
+                prop_assert_eq!(&replay::replay(&decision).unwrap(), &*decision);
+            }
+        }
+    }
+}
