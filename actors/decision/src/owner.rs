@@ -12,7 +12,8 @@
 //! 2. After an accepted change nothing is decided before a view shows it; after a refusal, before a newer view.
 //! 3. Harm first: a trip ignores cool-down, freeze windows, blocks and the pace.
 //! 4. Growth needs a running experiment, no cool-down, no freeze window, no block, and one second of log time since the last decision.
-//! 5. The level says what becomes of it: A1 recorded as shadow, A2 and A3 proposed, A4 and A5 applied; a promotion is proposed at most.
+//! 5. The level says what becomes of it: A1 recorded as shadow, A2 proposed, A3 proposed unless it only takes traffic from new
+//!    arms, A4 and A5 applied; a promotion is proposed at most.
 //!    What waits for a person is not proposed again unless 500 basis points differ or 60 seconds have passed.
 //!
 //! The replicated state enforces all of this again. Everything the owner must know is in the view: a new owner that has
@@ -380,6 +381,11 @@ impl Owner {
             Verdict::Stay(..) => Err(Wait::Quiet),
             Verdict::Move(allocation) => {
                 let decision = record::reallocation(&view.inputs, &allocation)?;
+                let status = if view.growth == AutonomyLevel::A3Guarded && reduces_exposure(&decision) {
+                    Status::Applied
+                } else {
+                    status
+                };
                 if status != Status::Applied
                     && self.is_repeated(view, &decision, &[Status::Proposed, Status::Shadow])
                 {
@@ -434,6 +440,20 @@ fn status_of(level: AutonomyLevel, applies: AutonomyLevel) -> Option<Status> {
         level if level as i32 >= applies as i32 => Some(Status::Applied),
         _ => Some(Status::Proposed),
     }
+}
+
+/// No arm that is not established gets more, and at least one gets less: what A3 applies without a person.
+fn reduces_exposure(decision: &v1::Decision) -> bool {
+    let arms = decision.inputs.iter().flat_map(|inputs| &inputs.arms);
+    let changes = arms.zip(decision.weights_before.iter().zip(&decision.weights_after)).skip(1);
+    let mut less = false;
+    for (_, (before, after)) in changes.filter(|(arm, _)| !arm.established) {
+        if after > before {
+            return false;
+        }
+        less |= after < before;
+    }
+    less
 }
 
 /// Fills what belongs to the moment: names, seed, inverse, time, principal.

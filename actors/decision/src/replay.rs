@@ -1,4 +1,7 @@
 //! Replay: the same inputs, the same bytes; or a plain statement that this build cannot tell.
+//!
+//! What `apply` writes into the record (name, status, bounds that held, weights before and applied, inverse, level, principal,
+//! time, versions) is the log's own and is taken from the record as it stands.
 
 use std::fmt;
 
@@ -12,7 +15,7 @@ use crate::{guardrail, record, winner};
 /// Why a recorded decision cannot be recomputed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unavailable {
-    /// The record has no inputs.
+    /// The record has no inputs, or has lost its moments: only the newest of a flag keep them.
     NoInputs,
     /// Another version of the mathematics made it.
     Engine(String),
@@ -27,7 +30,7 @@ pub enum Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoInputs => write!(formatter, "the record holds no inputs"),
+            Self::NoInputs => write!(formatter, "the record holds no moments any more"),
             Self::Engine(version) => write!(formatter, "engine {version} is gone; this is {ENGINE}"),
             Self::Policy(policy) => write!(formatter, "policy {policy} is gone"),
             Self::Inputs(error) => write!(formatter, "inputs: {error}"),
@@ -50,6 +53,9 @@ impl From<InputError> for Unavailable {
 /// When the policy, its version or the engine is gone, or the inputs do not lead to an action at all.
 pub fn replay(recorded: &v1::Decision) -> Result<v1::Decision, Unavailable> {
     let inputs = recorded.inputs.as_ref().ok_or(Unavailable::NoInputs)?;
+    if inputs.strata.is_empty() && recorded.policy != record::ALARM_POLICY {
+        return Err(Unavailable::NoInputs);
+    }
     if recorded.engine != ENGINE {
         return Err(Unavailable::Engine(recorded.engine.clone()));
     }
@@ -70,14 +76,12 @@ pub fn replay(recorded: &v1::Decision) -> Result<v1::Decision, Unavailable> {
         policy: recomputed.policy,
         engine: recomputed.engine,
         inputs: recomputed.inputs,
-        weights_before: recomputed.weights_before,
         weights_after: recomputed.weights_after,
         statistics: recomputed.statistics,
         thresholds: recomputed.thresholds,
         alternatives: recomputed.alternatives,
         expected_effect: recomputed.expected_effect,
         traffic_moved_basis_points: recomputed.traffic_moved_basis_points,
-        bounds: recomputed.bounds,
         narrative: recomputed.narrative,
         variant: recomputed.variant,
         reason: recomputed.reason,

@@ -236,6 +236,18 @@ fn levels_say_what_becomes_of_a_reallocation() {
 }
 
 #[test]
+fn a3_takes_traffic_from_new_arms_and_gives_them_none() {
+    let mut view = FrozenView { growth: Level::A3Guarded, ..view() };
+    view.inputs.arms[1].established = false;
+    view.inputs.new_arm_cap_basis_points = 10_000;
+    assert_eq!(decide(&view).unwrap().status(), Status::Proposed);
+    for stratum in &mut view.inputs.strata {
+        stratum.arms.swap(0, 1);
+    }
+    assert_eq!(decide(&view).unwrap().status(), Status::Applied);
+}
+
+#[test]
 fn a_waiting_proposal_is_not_made_again_at_every_tick() {
     let mut view = FrozenView { growth: Level::A2Recommend, ..view() };
     let proposed = decide(&view).unwrap();
@@ -286,6 +298,7 @@ fn an_alarm_trips_through_the_same_fences() {
     let (stamp, decision) = submitted(look(&mut owner, &view())).unwrap();
     assert_eq!((decision.action(), decision.policy.as_str()), (Kind::Trip, "alarm/1"));
     assert_eq!(stamp.sequence, 11);
+    assert_eq!(decision.variant, "v1", "apply wants an arm");
     assert_eq!(replay(&decision).unwrap(), decision);
     // A stale stamp does not swallow it.
     step(&mut owner, Event::Replied { sequence: 11, accepted: Err(ErrorCode::StaleDecision) });
@@ -354,8 +367,18 @@ fn replay_gives_the_same_bytes_or_says_what_is_gone() {
     for view in [view(), harmful(), won()] {
         let decision = decide(&view).unwrap();
         // Through the wire and back, as the log keeps it.
-        let recorded = v1::Decision::decode(decision.encode_to_vec().as_slice()).unwrap();
+        let mut recorded = v1::Decision::decode(decision.encode_to_vec().as_slice()).unwrap();
         assert_eq!(replay(&recorded).unwrap().encode_to_vec(), decision.encode_to_vec());
+        // With what apply writes into it.
+        recorded.name = "environments/default/decisions/4".to_owned();
+        recorded.bounds = vec!["as apply words them".to_owned()];
+        recorded.weights_before = vec![5_000, 5_000];
+        recorded.weights_applied = recorded.weights_after.clone();
+        recorded.status = Status::Superseded as i32;
+        assert_eq!(replay(&recorded).unwrap().encode_to_vec(), recorded.encode_to_vec());
+        let mut old = recorded.clone();
+        old.inputs.as_mut().unwrap().strata.clear();
+        assert_eq!(replay(&old), Err(Unavailable::NoInputs));
         let mut changed = recorded.clone();
         changed.inputs.as_mut().unwrap().strata[0].arms[0].units += 100;
         assert!(replay(&changed).is_err() || replay(&changed).unwrap().statistics != recorded.statistics);

@@ -222,6 +222,13 @@ fn harmless_arms_neither_trip_nor_win_three_arms() {
     assert!(trips <= 0.05 && winners <= 0.05 && missed <= 0.05);
 }
 
+/// Equal shares throughout: nothing starves, so evidence grows as fast as it can, and wrongly so as often as it can.
+#[test]
+fn harmless_arms_neither_trip_nor_win_at_equal_shares() {
+    let (trips, winners, missed) = rates(World { thompson: false, ..AA }, runs());
+    assert!(trips <= 0.05 && winners <= 0.05 && missed <= 0.05);
+}
+
 /// Fifty thousand units in three days: the allocation moves fastest while the day swings most.
 const FAST: World = World { units_per_step: 230, steps: 3 * 24 * STEPS_PER_HOUR, ..AA };
 
