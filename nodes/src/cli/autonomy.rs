@@ -194,7 +194,7 @@ pub async fn run(session: &Session, command: AutonomyCommand) -> Result<(), Fail
 pub async fn run_freeze(session: &Session, command: FreezeCommand) -> Result<(), Failure> {
     let mut now = oversight(session).await?;
     match command {
-        FreezeCommand::List => return session.show(&now, |page| freezes(page, &now)),
+        FreezeCommand::List => session.show(&now, |page| freezes(page, &now)),
         FreezeCommand::Add { from, until, span, reason, request } => {
             let start = match from {
                 Some(start) => start,

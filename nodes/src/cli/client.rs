@@ -171,14 +171,15 @@ impl Client {
             Intent::Write { repeat_with } if unanswered || may_have_arrived && nothing_written(status) => {
                 let mut failure = Failure::from_status(status);
                 failure.exit = Exit::Unknown;
-                failure.message = if no_words(status) {
-                    format!(
-                        "no answer from {} within {:?}: the change may have taken effect",
-                        self.server, self.timeout
-                    )
+                let what = if no_words(status) {
+                    format!("no answer from {} within {:?}", self.server, self.timeout)
+                } else if std::error::Error::source(status).is_some() {
+                    // The transport's words; the server said nothing.
+                    format!("the connection to {} was lost{}", self.server, cause(status))
                 } else {
-                    format!("{}: the change may have taken effect", failure.message)
+                    failure.message
                 };
+                failure.message = format!("{what}: the change may have taken effect");
                 if repeat_with.is_empty() { failure } else { failure.note(repeat_with) }
             }
             Intent::Read if unanswered => {

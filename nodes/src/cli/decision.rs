@@ -9,7 +9,7 @@ use featureops_proto::v1;
 
 use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
-use super::render::{count_text, key_of, number_text, share_text, word_of};
+use super::render::{count_text, key_of, number_text, percent_text, share_text, word_of};
 use super::session::{RequestArgs, Session, principal_text};
 use super::span::moment_text;
 use crate::rpc::decision_service_client::DecisionServiceClient;
@@ -229,8 +229,10 @@ fn describe(page: &mut Page, decision: &v1::Decision) {
     let number = key_of(&decision.name);
     let (status, tone) = status_of(decision);
     page.line(tone, format!("decision {number} is {status}: {}", headline(decision)));
-    let expected =
-        decision.expected_effect.as_ref().map(|n| format!("{} ({})", n.value, n.name)).unwrap_or_default();
+    let expected = decision.expected_effect.as_ref().map(|effect| match effect.value.parse::<f64>() {
+        Ok(relative) => format!("{}, relative, on the primary metric", percent_text(relative)),
+        Err(_) => effect.value.clone(),
+    });
     let policy = if decision.engine.is_empty() {
         decision.policy.clone()
     } else {
@@ -254,7 +256,7 @@ fn describe(page: &mut Page, decision: &v1::Decision) {
         ("policy", policy),
         ("autonomy", super::autonomy::level_text(decision.autonomy()).to_owned()),
         ("reason", decision.reason.clone()),
-        ("expected effect", expected),
+        ("expected effect", expected.unwrap_or_default()),
         ("traffic moved", moved),
     ]);
     if !decision.narrative.is_empty() {

@@ -47,7 +47,7 @@ impl Table {
     /// # Errors
     /// When it cannot be read at all; single malformed rows are kept as faults.
     pub fn read(path: &Path, format: Option<Format>, delimiter: char) -> Result<Self, Failure> {
-        let fault = |message: String| Failure::usage(format!("{}: {message}", path.display()));
+        let fault = |message: String| Failure::usage(format!("{}: {message}", shown(path)));
         let mut bytes = Vec::new();
         let source: Box<dyn std::io::Read> = if path.as_os_str() == "-" {
             Box::new(std::io::stdin())
@@ -280,12 +280,17 @@ impl Row {
     }
 }
 
+/// A path as people call it.
+fn shown(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// The failure of a file with malformed rows.
 #[must_use]
-pub fn malformed(path: &Path, count: usize, of: usize, shown: Vec<String>) -> Failure {
-    let more = count.saturating_sub(shown.len());
-    let mut failure = Failure::usage(format!("{}: {count} of {of} rows are malformed", path.display()));
-    failure.notes = shown;
+pub fn malformed(path: &Path, count: usize, of: usize, faults: Vec<String>) -> Failure {
+    let more = count.saturating_sub(faults.len());
+    let mut failure = Failure::usage(format!("{}: {count} of {of} rows are malformed", shown(path)));
+    failure.notes = faults;
     if more > 0 {
         failure.notes.push(format!("and {more} more"));
     }

@@ -133,7 +133,9 @@ pub async fn run(session: &Session, args: ReplayArgs) -> Result<(), Failure> {
             // Neighbours in the window, so that both copies are in flight at once.
             cut = cut.into_iter().flat_map(|batch| [batch.clone(), batch]).collect();
         }
-        sender::send(session, cut, &[], &mut summary).await?;
+        sender::send(session, cut, &[], &mut summary)
+            .await
+            .map_err(|failure| failure.note("with --again, as the experiment may hold a part of it now"))?;
     }
 
     let expected = analysis::analyse(&source);
