@@ -78,7 +78,9 @@ pub fn blocks(inputs: &v1::DecisionInputs) -> Vec<Block> {
             *sum = sum.saturating_add(arm.units);
         }
     }
-    let exposed: f64 = by_arm.iter().map(|units| *units as f64).sum();
+    let shown: f64 = by_arm.iter().map(|units| *units as f64).sum();
+    // The counts of marked, lost and crossed units run over all generations, the strata shown over one.
+    let exposed = (inputs.exposed_units as f64).max(shown);
     if exposed > 0.0 {
         let share = (inputs.marked_units as f64 + inputs.lost_units as f64) / exposed;
         if share > UNRECORDED_SHARE_MAX {

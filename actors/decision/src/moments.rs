@@ -195,13 +195,17 @@ fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, Inp
 
 /// Integers per unit of a metric.
 fn scale_of(metric: &v1::MetricInput) -> Result<f64, InputError> {
-    if metric.decimal_scale > 18 {
-        return Err(InputError::Range("a decimal scale above 18"));
-    }
-    Ok((0..metric.decimal_scale).fold(1.0, |scale, _| scale * 10.0))
+    power_of_ten(metric.decimal_scale)
 }
 
-/// Sums of a ratio's parts; both parts have one scale, which cancels.
+fn power_of_ten(decimals: u32) -> Result<f64, InputError> {
+    if decimals > 18 {
+        return Err(InputError::Range("a decimal scale above 18"));
+    }
+    Ok((0..decimals).fold(1.0, |scale, _| scale * 10.0))
+}
+
+/// Sums of a ratio's parts, each in units of its own metric.
 struct RatioCell {
     units: f64,
     numerator: f64,
@@ -230,13 +234,16 @@ impl RatioCell {
                 products: 0.0,
             });
         }
+        let (above, below) = (scale_of(metric)?, power_of_ten(metric.denominator_decimal_scale)?);
         Ok(Self {
             units: arm.units as f64,
-            numerator: numerator as f64,
-            denominator: denominator as f64,
-            numerator_squares: centred(arm.units, numerator_squares, numerator, numerator).max(0.0),
-            denominator_squares: centred(arm.units, denominator_squares, denominator, denominator).max(0.0),
-            products: centred(arm.units, products, numerator, denominator),
+            numerator: numerator as f64 / above,
+            denominator: denominator as f64 / below,
+            numerator_squares: centred(arm.units, numerator_squares, numerator, numerator).max(0.0)
+                / (above * above),
+            denominator_squares: centred(arm.units, denominator_squares, denominator, denominator).max(0.0)
+                / (below * below),
+            products: centred(arm.units, products, numerator, denominator) / (above * below),
         })
     }
 }

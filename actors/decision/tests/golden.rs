@@ -7,9 +7,8 @@
     reason = "a test may fail loudly, and its second model is meant to use other mathematics"
 )]
 
-mod common;
+mod harness;
 
-use common::{close, golden, metric, proportions, slot};
 use featureops_decision::best::{Posterior, probability_best};
 use featureops_decision::contrast::adjust;
 use featureops_decision::moments::{Scope, table};
@@ -17,6 +16,7 @@ use featureops_decision::sample_ratio::{Shares, p_value};
 use featureops_decision::special::normal_cdf;
 use featureops_decision::{confidence, policy::thompson};
 use featureops_proto::v1;
+use harness::{close, golden, metric, proportions, slot};
 use serde_json::Value;
 
 #[test]
@@ -88,7 +88,7 @@ fn moments(arm: &Value) -> v1::ArmMoments {
     let units = arm["n"].as_u64().unwrap();
     let number = |value: &Value| value.as_f64().unwrap();
     match arm["type"].as_str().unwrap() {
-        "proportion" => common::converted(units, number(&arm["sum"]) as u64),
+        "proportion" => harness::converted(units, number(&arm["sum"]) as u64),
         "mean" => v1::ArmMoments {
             units,
             slots: vec![slot(scaled(number(&arm["sum"]), 6), scaled(number(&arm["sum_squares"]), 12))],
@@ -123,6 +123,7 @@ fn contrasts_of_one_stratum_are_the_textbooks() {
         let places = if kind == v1::metric::Kind::Proportion { 0 } else { 6 };
         inputs.metrics = vec![v1::MetricInput {
             decimal_scale: places,
+            denominator_decimal_scale: places,
             denominator_slot: 1,
             ..metric(kind, v1::Role::Primary, 0)
         }];

@@ -7,7 +7,7 @@
     reason = "a test may fail loudly, and its second model is meant to use other mathematics"
 )]
 
-mod common;
+mod harness;
 
 use featureops_decision::chance::Chance;
 use featureops_decision::owner::{Action, Config, Event, FrozenView, Owner};
@@ -34,7 +34,10 @@ fn units() -> impl Strategy<Value = u64> {
 }
 
 fn slots(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<v1::SlotMoments>> {
-    prop::collection::vec((integer(), integer()).prop_map(|(sum, squares)| common::slot(sum, squares)), count)
+    prop::collection::vec(
+        (integer(), integer()).prop_map(|(sum, squares)| harness::slot(sum, squares)),
+        count,
+    )
 }
 
 /// Mostly sane moments: a share of the units, so that the paths behind validation are reached too.
@@ -43,7 +46,7 @@ fn moments() -> impl Strategy<Value = v1::ArmMoments> {
         .prop_map(|(units, slots, cross)| v1::ArmMoments { units, slots, cross });
     let sane = (0_u64..20_000, 0.0..=1.0_f64).prop_map(|(units, rate)| {
         let sum = (units as f64 * rate) as i128;
-        v1::ArmMoments { units, slots: vec![common::slot(sum, sum); 3], cross: vec![v1::Int128::new(sum)] }
+        v1::ArmMoments { units, slots: vec![harness::slot(sum, sum); 3], cross: vec![v1::Int128::new(sum)] }
     });
     prop_oneof![1 => wild, 12 => sane]
 }
@@ -93,7 +96,7 @@ fn inputs() -> impl Strategy<Value = v1::DecisionInputs> {
                     if let Some(first) = metrics.first_mut() {
                         first.role = v1::Role::Primary as i32;
                     }
-                    let mut inputs = common::proportions(&[vec![(0, 0); arms.clamp(2, 40)]]);
+                    let mut inputs = harness::proportions(&[vec![(0, 0); arms.clamp(2, 40)]]);
                     inputs.arms = established
                         .iter()
                         .map(|established| v1::ArmInput {

@@ -7,15 +7,15 @@
     reason = "a test may fail loudly, and its second model is meant to use other mathematics"
 )]
 
-mod common;
+mod harness;
 
-use common::{converted, metric, proportions};
 use featureops_decision::chance::Chance;
 use featureops_decision::owner::{Action, Config, Event, FrozenView, Owner, Recent};
 use featureops_decision::replay::{Unavailable, replay};
 use featureops_proto::v1::decision::{Action as Kind, Status};
 use featureops_proto::v1::{self, AutonomyLevel as Level, experiment::State};
 use featureops_proto::{ErrorCode, log};
+use harness::{converted, metric, proportions};
 use prost::Message as _;
 
 /// Two arms, the second clearly better, growth at A4.
@@ -28,7 +28,7 @@ fn view() -> FrozenView {
         ..metric(v1::metric::Kind::Proportion, v1::Role::Guardrail, 1)
     });
     for arm in inputs.strata.iter_mut().flat_map(|stratum| &mut stratum.arms) {
-        arm.slots.push(common::slot(40, 40));
+        arm.slots.push(harness::slot(40, 40));
     }
     FrozenView {
         flag: "checkout".to_owned(),
@@ -49,7 +49,7 @@ fn view() -> FrozenView {
 fn harmful() -> FrozenView {
     let mut view = view();
     for stratum in &mut view.inputs.strata {
-        stratum.arms[1].slots[1] = common::slot(160, 160);
+        stratum.arms[1].slots[1] = harness::slot(160, 160);
     }
     view
 }
@@ -358,7 +358,7 @@ fn an_owner_rebuilt_from_a_view_decides_as_the_old_one() {
     newer.inputs.frozen_position = 9;
     newer.last_sequence = 11;
     newer.inputs.strata[0].arms[0] = converted(2_500, 180);
-    newer.inputs.strata[0].arms[0].slots.push(common::slot(40, 40));
+    newer.inputs.strata[0].arms[0].slots.push(harness::slot(40, 40));
     assert_eq!(look(&mut old, &newer), look(&mut Owner::new(Config::default()), &newer));
 }
 

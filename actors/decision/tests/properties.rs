@@ -7,9 +7,8 @@
     reason = "a test may fail loudly, and its second model is meant to use other mathematics"
 )]
 
-mod common;
+mod harness;
 
-use common::{close, metric, proportions, slot};
 use featureops_decision::best::{Posterior, probability_best};
 use featureops_decision::chance::Chance;
 use featureops_decision::contrast::{Adjusted, adjust};
@@ -18,6 +17,7 @@ use featureops_decision::policy::thompson::{self, Verdict};
 use featureops_decision::policy::weights::Bounds;
 use featureops_decision::sample_ratio::{Shares, p_value};
 use featureops_proto::v1;
+use harness::{close, metric, proportions, slot};
 use proptest::prelude::*;
 use statrs::distribution::{Beta, Continuous, ContinuousCDF, Normal};
 

@@ -7,11 +7,11 @@
     reason = "a test may fail loudly, and its second model is meant to use other mathematics"
 )]
 
-mod common;
+mod harness;
 
-use common::{mean_and_p95, on_two_threads, proportions};
 use featureops_decision::chance::Chance;
 use featureops_decision::policy::thompson::{self, Verdict};
+use harness::{mean_and_p95, on_two_threads, proportions};
 
 /// Expected regret of one run: sum over units of (best rate - rate of the arm served).
 fn regret(rates: &[f64], units: u64, batch: u64, seed: u64) -> f64 {

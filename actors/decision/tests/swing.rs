@@ -12,15 +12,15 @@
     reason = "a test may fail loudly, and its second model is meant to use other mathematics"
 )]
 
-mod common;
+mod harness;
 
-use common::{metric, on_two_threads, proportions, slot};
 use featureops_decision::chance::Chance;
 use featureops_decision::contrast::adjust;
 use featureops_decision::moments::{Scope, table};
 use featureops_decision::policy::thompson::{self, Verdict};
 use featureops_decision::{confidence, guardrail, winner};
 use featureops_proto::v1;
+use harness::{metric, on_two_threads, proportions, slot};
 
 const HOURS: u32 = 14 * 24;
 const STEPS_PER_HOUR: u32 = 3;

@@ -177,6 +177,7 @@ impl State {
             allocation_version: record.allocation_version,
             flag_version: flag.map_or(0, |f| f.flag_version),
             marked_by_arm: frozen.marked.clone(),
+            exposed_units: frozen.rows,
         }
     }
 
