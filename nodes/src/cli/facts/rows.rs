@@ -324,7 +324,7 @@ mod tests {
         let rows: Vec<_> = table.rows().iter().map(|row| row.as_ref().map(|row| row.line)).collect();
         assert_eq!(rows[0], Ok(2));
         assert_eq!(rows[1], Ok(4));
-        assert!(rows[2].clone().unwrap_err().contains("line 6: has 1 fields, the header 2"), "{rows:?}");
+        assert!(rows[2].unwrap_err().contains("line 6: has 1 fields, the header 2"), "{rows:?}");
         assert_eq!(rows[3], Ok(7));
         let row = table.rows()[0].as_ref().unwrap();
         assert_eq!(row.text("unit").unwrap().as_deref(), Some("u1"));

@@ -256,8 +256,8 @@ mod tests {
             contrasts: vec![
                 // p (1 - p) / n: 1/8 and 2/27.
                 contrast("kept", 1.0 / 6.0, (1.0 / 8.0 + 2.0 / 27.0_f64).sqrt()),
-                // Values 1, 3 and 2, 6, 1: variances 2 and 7.
-                contrast("spent", 1.0, (2.0 / 2.0 + 7.0 / 3.0_f64).sqrt()),
+                // Values 1, 3 and 2, 6, 1: variances 2 and 7, so 2/2 and 7/3.
+                contrast("spent", 1.0, (1.0 + 7.0 / 3.0_f64).sqrt()),
             ],
             strata: 1,
             ..v1::ExperimentStatus::default()
