@@ -214,7 +214,7 @@ impl Views for StateViews {
 }
 
 /// State's view in the mind's terms.
-fn frozen_view(
+pub fn frozen_view(
     view: featureops_state::OwnerView,
     definition: &v1::Experiment,
     flag: &v1::Flag,
