@@ -1,0 +1,57 @@
+//! O1 and O2: what the owners did, by the flag versions they did it on.
+
+use featureops_proto::v1::{self, decision::Action, decision::Status, principal::Kind};
+
+use super::Finding;
+use crate::history::Seen;
+use crate::plan::Plan;
+
+/// Decisions that took effect, oldest first, per machine.
+fn applied(settled: &crate::history::Settled) -> Vec<&v1::Decision> {
+    let took = |decision: &&v1::Decision| {
+        matches!(decision.status(), Status::Applied | Status::Reverted) && decision.flag_version_after > 0
+    };
+    let mut decisions: Vec<_> = settled.decisions.iter().filter(took).collect();
+    decisions.sort_by(|one, two| {
+        (&one.flag, one.flag_version_after).cmp(&(&two.flag, two.flag_version_after))
+    });
+    decisions
+}
+
+/// O1: no two changes of a flag at one version, and each made on a version before its own.
+pub fn rising(_: &Plan, seen: &Seen) -> Finding {
+    let mut finding = Finding::default();
+    for (machine, settled) in &seen.settled {
+        for pair in applied(settled).windows(2) {
+            let [before, after] = pair else { continue };
+            if before.flag == after.flag {
+                finding.case(before.flag_version_after < after.flag_version_after, || {
+                    format!("machine {machine}: {} and {} made one version", before.name, after.name)
+                });
+            }
+        }
+        for decision in applied(settled) {
+            let by_system = decision.principal.as_ref().is_some_and(|who| who.kind() == Kind::System);
+            let human = decision.principal.as_ref().is_some_and(|who| who.kind() == Kind::Human);
+            finding.case(by_system || human, || format!("{} has no principal that may act", decision.name));
+        }
+    }
+    finding
+}
+
+/// O2: a reallocation is applied on the very version it was decided on, so that no trip and no person came between.
+pub fn fresh(_: &Plan, seen: &Seen) -> Finding {
+    let mut finding = Finding::default();
+    for (_, settled) in &seen.settled {
+        for decision in applied(settled) {
+            if decision.action() != Action::Reallocate {
+                continue;
+            }
+            let (before, after) = (decision.flag_version_before, decision.flag_version_after);
+            finding.case(after == before.saturating_add(1), || {
+                format!("{} was decided on version {before} and made version {after}", decision.name)
+            });
+        }
+    }
+    finding
+}

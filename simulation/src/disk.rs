@@ -1,0 +1,545 @@
+//! A disk that loses what was not synced, and behaves badly on demand.
+//!
+//! ```text
+//!   write --> live (what reads see) + pending        sync: pending -> durable, after 1 to 25 ms of simulated time
+//!   crash --> durable + a random prefix of pending, for each of the three files by itself; open handles are dead
+//! ```
+//!
+//! The raft log, the values and the mark file are three files, and nothing but a sync orders one against another: a crash may
+//! keep the newest write of one and lose an older one of another. That is the difference from a disk that loses "everything
+//! since the last sync", and it is what the order of syncs in the storage room is for. A batch of entries may tear inside; a
+//! batch of values never does, because its engine promises that.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use featureops_cluster::storage::{
+    Change, Disk, Inspection, LaneFuture, Log, LogEntry, LogExtent, LogPosition, Mark, Marks, Named, OpenError,
+    Reading, Storage, SyncFuture, Values, values::check_sizes, verify,
+};
+use parking_lot::Mutex;
+
+use crate::dice::Dice;
+
+/// Shortest sync, in microseconds.
+const SYNC_MICROS_MIN: u64 = 1_000;
+/// Longest sync of a healthy disk.
+const SYNC_MICROS_MAX: u64 = 25_000;
+
+/// What is wrong with the disk at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ailment {
+    /// Every write fails: no space is left.
+    pub full: bool,
+    /// Every sync takes this many times as long; 0 and 1 are healthy.
+    pub slowness: u32,
+    /// Every sync fails.
+    pub sync_fails: bool,
+    /// A planted bug: a sync says it is done and keeps nothing.
+    pub sync_lies: bool,
+}
+
+trait Content: Clone + Default {
+    type Operation: Clone;
+    fn apply(&mut self, operation: Self::Operation);
+    /// What of a write that was under way reaches the platter.
+    fn tear(operation: Self::Operation, dice: &mut Dice) -> Option<Self::Operation>;
+}
+
+#[derive(Clone, Default)]
+struct Entries {
+    entries: BTreeMap<u64, LogEntry>,
+    purged: Option<LogPosition>,
+    committed: Option<LogPosition>,
+}
+
+#[derive(Clone)]
+enum EntryOperation {
+    Append(Vec<LogEntry>),
+    TruncateAfter(Option<LogPosition>),
+    Purge(LogPosition),
+    Commit(LogPosition),
+}
+
+impl Content for Entries {
+    type Operation = EntryOperation;
+
+    fn apply(&mut self, operation: EntryOperation) {
+        match operation {
+            EntryOperation::Append(entries) => {
+                self.entries.extend(entries.into_iter().map(|entry| (entry.position.index, entry)));
+            }
+            EntryOperation::TruncateAfter(last) => {
+                drop(self.entries.split_off(&last.map_or(0, |last| last.index.saturating_add(1))));
+            }
+            EntryOperation::Purge(upto) => {
+                self.entries = self.entries.split_off(&upto.index.saturating_add(1));
+                self.purged = self.purged.max(Some(upto));
+            }
+            EntryOperation::Commit(committed) => self.committed = Some(committed),
+        }
+    }
+
+    fn tear(operation: EntryOperation, dice: &mut Dice) -> Option<EntryOperation> {
+        let EntryOperation::Append(mut entries) = operation else { return None };
+        let kept = dice.between(0, u64::try_from(entries.len()).unwrap_or(0));
+        entries.truncate(usize::try_from(kept).unwrap_or(0));
+        Some(EntryOperation::Append(entries))
+    }
+}
+
+impl Entries {
+    fn extent(&self) -> LogExtent {
+        let last = self.entries.values().next_back().map(|entry| entry.position);
+        LogExtent { purged: self.purged, last: last.max(self.purged), committed: self.committed }
+    }
+}
+
+type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+impl Content for Pairs {
+    type Operation = Vec<Change>;
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Put(name, value) => drop(self.insert(name, value)),
+                Change::Delete(name) => drop(self.remove(&name)),
+                Change::DeleteRange(names) => self.retain(|name, _| name < &names.start || name >= &names.end),
+            }
+        }
+    }
+
+    fn tear(_: Vec<Change>, _: &mut Dice) -> Option<Vec<Change>> {
+        None
+    }
+}
+
+impl Content for Option<Mark> {
+    type Operation = Mark;
+
+    fn apply(&mut self, mark: Mark) {
+        *self = Some(mark);
+    }
+
+    // Two slots, and the one in force is never overwritten: a torn mark is the mark before it.
+    fn tear(_: Mark, _: &mut Dice) -> Option<Mark> {
+        None
+    }
+}
+
+struct File<C: Content> {
+    live: C,
+    durable: C,
+    pending: VecDeque<(u64, C::Operation)>,
+    written: u64,
+}
+
+impl<C: Content> Default for File<C> {
+    fn default() -> Self {
+        Self { live: C::default(), durable: C::default(), pending: VecDeque::new(), written: 0 }
+    }
+}
+
+impl<C: Content> File<C> {
+    fn write(&mut self, operation: C::Operation) {
+        self.written = self.written.saturating_add(1);
+        self.live.apply(operation.clone());
+        self.pending.push_back((self.written, operation));
+    }
+
+    fn keep(&mut self, upto: u64) {
+        while self.pending.front().is_some_and(|(number, _)| *number <= upto) {
+            if let Some((_, operation)) = self.pending.pop_front() {
+                self.durable.apply(operation);
+            }
+        }
+    }
+
+    /// Returns how many operations were lost.
+    fn crash(&mut self, dice: &mut Dice) -> u64 {
+        let waiting = u64::try_from(self.pending.len()).unwrap_or(0);
+        let reached = dice.between(0, waiting);
+        for _ in 0..reached {
+            if let Some((_, operation)) = self.pending.pop_front() {
+                self.durable.apply(operation);
+            }
+        }
+        if let Some((_, operation)) = self.pending.pop_front()
+            && let Some(torn) = C::tear(operation, dice)
+        {
+            self.durable.apply(torn);
+        }
+        self.pending.clear();
+        self.live = self.durable.clone();
+        waiting.saturating_sub(reached)
+    }
+}
+
+struct Platter {
+    entries: File<Entries>,
+    values: File<Pairs>,
+    marks: File<Option<Mark>>,
+    ailment: Ailment,
+    dice: Dice,
+    // Counts crashes: a handle of an earlier life is dead.
+    life: u64,
+    syncs: u64,
+    // Every entry that is or was in the log, purged ones too: what the second reading folds.
+    archive: BTreeMap<u64, LogEntry>,
+}
+
+impl Platter {
+    /// The archive forgets what the log lost or cut off at its end.
+    fn trim_archive(&mut self) {
+        let last = self.entries.live.extent().last.map_or(0, |last| last.index);
+        drop(self.archive.split_off(&last.saturating_add(1)));
+    }
+}
+
+/// The disk of one machine. Clones share it, and it outlives the node that opened it.
+#[derive(Clone)]
+pub struct SimulatedDisk(Arc<Mutex<Platter>>);
+
+impl SimulatedDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new(seed: u64, machine: u64) -> Self {
+        Self(Arc::new(Mutex::new(Platter {
+            entries: File::default(),
+            values: File::default(),
+            marks: File::default(),
+            ailment: Ailment::default(),
+            dice: Dice::new(seed, &format!("disk {machine}")),
+            life: 0,
+            syncs: 0,
+            archive: BTreeMap::new(),
+        })))
+    }
+
+    /// Power fails. Returns how many unsynced operations were lost.
+    pub fn crash(&self) -> u64 {
+        let mut platter = self.0.lock();
+        let platter = &mut *platter;
+        let mut lost = platter.entries.crash(&mut platter.dice);
+        lost = lost.saturating_add(platter.values.crash(&mut platter.dice));
+        lost = lost.saturating_add(platter.marks.crash(&mut platter.dice));
+        platter.life = platter.life.saturating_add(1);
+        platter.trim_archive();
+        lost
+    }
+
+    /// From now on the disk ails so.
+    pub fn ail(&self, ailment: Ailment) {
+        self.0.lock().ailment = ailment;
+    }
+
+    /// What is wrong with it at present.
+    #[must_use]
+    pub fn ailment(&self) -> Ailment {
+        self.0.lock().ailment
+    }
+
+    /// Every entry of the log from its first on, also those that were purged since.
+    #[must_use]
+    pub fn archive(&self) -> Vec<LogEntry> {
+        self.0.lock().archive.values().cloned().collect()
+    }
+
+    /// Syncs completed so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().syncs
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    Entries,
+    Values,
+    Marks,
+}
+
+#[derive(Clone)]
+struct Handle {
+    disk: SimulatedDisk,
+    life: u64,
+}
+
+fn dead() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the machine lost power under this handle")
+}
+
+impl Handle {
+    fn write(&self, act: impl FnOnce(&mut Platter) -> io::Result<()>) -> io::Result<()> {
+        let mut platter = self.disk.0.lock();
+        if platter.life != self.life {
+            return Err(dead());
+        }
+        if platter.ailment.full {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk"));
+        }
+        act(&mut platter)
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Platter) -> T) -> io::Result<T> {
+        let platter = self.disk.0.lock();
+        if platter.life != self.life {
+            return Err(dead());
+        }
+        Ok(look(&platter))
+    }
+
+    async fn sync_file(&self, which: Which) -> io::Result<()> {
+        let (upto, delay) = {
+            let mut platter = self.disk.0.lock();
+            let slowness = u64::from(platter.ailment.slowness.max(1));
+            let delay = platter.dice.between(SYNC_MICROS_MIN, SYNC_MICROS_MAX).saturating_mul(slowness);
+            let upto = match which {
+                Which::Entries => platter.entries.written,
+                Which::Values => platter.values.written,
+                Which::Marks => platter.marks.written,
+            };
+            (upto, Duration::from_micros(delay))
+        };
+        tokio::time::sleep(delay).await;
+        let mut platter = self.disk.0.lock();
+        if platter.life != self.life {
+            return Err(dead());
+        }
+        if platter.ailment.sync_fails || platter.ailment.full {
+            return Err(io::Error::other("the simulated disk cannot sync"));
+        }
+        platter.syncs = platter.syncs.saturating_add(1);
+        if platter.ailment.sync_lies {
+            return Ok(());
+        }
+        match which {
+            Which::Entries => platter.entries.keep(upto),
+            Which::Values => platter.values.keep(upto),
+            Which::Marks => platter.marks.keep(upto),
+        }
+        Ok(())
+    }
+}
+
+impl Log for Handle {
+    fn append(&self, entries: Vec<LogEntry>) -> io::Result<()> {
+        self.write(|platter| {
+            let mut last = platter.entries.live.extent().last;
+            for entry in &entries {
+                if let Some(last) = last
+                    && entry.position.index != last.index.saturating_add(1)
+                {
+                    let text = format!("entry {} does not follow {last}", entry.position);
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+                }
+                last = Some(entry.position);
+            }
+            platter.archive.extend(entries.iter().map(|entry| (entry.position.index, entry.clone())));
+            platter.entries.write(EntryOperation::Append(entries));
+            Ok(())
+        })
+    }
+
+    fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
+        self.write(|platter| {
+            platter.entries.write(EntryOperation::TruncateAfter(last));
+            platter.trim_archive();
+            Ok(())
+        })
+    }
+
+    fn purge(&self, upto: LogPosition) -> io::Result<()> {
+        self.write(|platter| {
+            platter.entries.write(EntryOperation::Purge(upto));
+            Ok(())
+        })
+    }
+
+    fn note_committed(&self, committed: LogPosition) -> io::Result<()> {
+        self.write(|platter| {
+            platter.entries.write(EntryOperation::Commit(committed));
+            Ok(())
+        })
+    }
+
+    fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        if indexes.start >= indexes.end {
+            return Ok(Vec::new());
+        }
+        self.look(|platter| {
+            let mut bytes = 0_usize;
+            let mut found = Vec::new();
+            for entry in platter.entries.live.entries.range(indexes).map(|(_, entry)| entry) {
+                bytes = bytes.saturating_add(entry.payload.len());
+                if bytes > bytes_max && !found.is_empty() {
+                    break;
+                }
+                found.push(entry.clone());
+            }
+            found
+        })
+    }
+
+    fn extent(&self) -> LogExtent {
+        self.disk.0.lock().entries.live.extent()
+    }
+
+    fn sync(&self) -> SyncFuture<'_> {
+        Box::pin(self.sync_file(Which::Entries))
+    }
+}
+
+impl Values for Handle {
+    fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        check_sizes(&changes)?;
+        Handle::write(self, |platter| {
+            platter.values.write(changes);
+            Ok(())
+        })
+    }
+
+    fn get(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.look(|platter| platter.values.live.get(name).cloned())
+    }
+
+    fn range(&self, names: Range<Vec<u8>>, limit: usize) -> io::Result<Vec<Named>> {
+        if names.start >= names.end {
+            return Ok(Vec::new());
+        }
+        self.look(|platter| {
+            let found = platter.values.live.range(names).take(limit);
+            found.map(|(name, value)| (name.clone(), value.clone())).collect()
+        })
+    }
+
+    fn last(&self, names: Range<Vec<u8>>) -> io::Result<Option<Named>> {
+        if names.start >= names.end {
+            return Ok(None);
+        }
+        self.look(|platter| {
+            let last = platter.values.live.range(names).next_back();
+            last.map(|(name, value)| (name.clone(), value.clone()))
+        })
+    }
+
+    fn sync(&self) -> SyncFuture<'_> {
+        Box::pin(self.sync_file(Which::Values))
+    }
+}
+
+impl Marks for Handle {
+    fn current(&self) -> Mark {
+        let mark = self.disk.0.lock().marks.live.clone();
+        mark.unwrap_or(Mark { node: 0, incarnation: 0, vote: None, durable: None })
+    }
+
+    fn write(&self, mark: Mark, _both: bool) -> SyncFuture<'_> {
+        Box::pin(async move {
+            Handle::write(self, |platter| {
+                platter.marks.write(mark);
+                Ok(())
+            })?;
+            self.sync_file(Which::Marks).await
+        })
+    }
+}
+
+impl Storage for SimulatedDisk {
+    fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError> {
+        let life = {
+            let mut platter = self.0.lock();
+            let found = Inspection { extent: platter.entries.live.extent(), fault: None };
+            let reading = platter.marks.live.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
+            verify(reading.as_ref(), &found)?;
+            match reading {
+                Some(reading) if reading.mark.node != node => {
+                    return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
+                }
+                Some(_) => {}
+                None => {
+                    // Made whole or not at all, as the mark file is: drafted, synced, renamed.
+                    let mark = Mark { node, incarnation, vote: None, durable: None };
+                    platter.marks.write(mark);
+                    let upto = platter.marks.written;
+                    platter.marks.keep(upto);
+                }
+            }
+            platter.life
+        };
+        let handle = Arc::new(Handle { disk: self.clone(), life });
+        Ok(Disk { log: handle.clone(), values: handle.clone(), marks: handle, hold: Box::new(()) })
+    }
+
+    fn spawn(&self, _name: &'static str, lane: LaneFuture) -> io::Result<()> {
+        tokio::spawn(lane);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64) -> LogEntry {
+        LogEntry { position: LogPosition::new(1, index), payload: bytes::Bytes::from_static(b"x") }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_keeps_what_was_synced_and_at_most_a_prefix_of_the_rest() {
+        for seed in 0..64 {
+            let disk = SimulatedDisk::new(seed, 1);
+            let opened = disk.open(1, 9).unwrap();
+            opened.log.append((1..=10).map(entry).collect()).unwrap();
+            opened.log.sync().await.unwrap();
+            opened.log.append((11..=20).map(entry).collect()).unwrap();
+            opened.log.append((21..=30).map(entry).collect()).unwrap();
+            disk.crash();
+            assert!(opened.log.append(vec![entry(31)]).is_err(), "a handle outlived its machine");
+            let after = disk.open(1, 9).unwrap();
+            let last = after.log.extent().last.unwrap().index;
+            assert!((10..=30).contains(&last), "seed {seed}: {last}");
+            assert_eq!(after.log.read(1..last + 1, usize::MAX).unwrap().len() as u64, last);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn some_crash_tears_a_batch_and_some_crash_orders_files_apart() {
+        let mut torn = false;
+        let mut apart = false;
+        for seed in 0..64 {
+            let disk = SimulatedDisk::new(seed, 1);
+            let opened = disk.open(1, 9).unwrap();
+            opened.log.append((1..=10).map(entry).collect()).unwrap();
+            opened.values.write(vec![Change::Put(b"a".to_vec(), b"1".to_vec())]).unwrap();
+            disk.crash();
+            let after = disk.open(1, 9).unwrap();
+            let last = after.log.extent().last.map_or(0, |last| last.index);
+            torn |= (1..10).contains(&last);
+            apart |= last == 0 && after.values.get(b"a").unwrap().is_some();
+        }
+        assert!(torn && apart);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_lies_is_found_out_by_the_mark() {
+        let mut found = false;
+        for seed in 0..16 {
+            let disk = SimulatedDisk::new(seed, 1);
+            let opened = disk.open(1, 9).unwrap();
+            disk.ail(Ailment { sync_lies: true, ..Ailment::default() });
+            opened.log.append((1..=10).map(entry).collect()).unwrap();
+            opened.log.sync().await.unwrap();
+            disk.ail(Ailment::default());
+            let mark = Mark { node: 1, incarnation: 9, vote: None, durable: Some(LogPosition::new(1, 10)) };
+            opened.marks.write(mark, false).await.unwrap();
+            disk.crash();
+            found |= matches!(disk.open(1, 9), Err(OpenError::DiskLoss { .. }));
+        }
+        assert!(found);
+    }
+}

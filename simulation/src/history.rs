@@ -1,0 +1,180 @@
+//! What the clients saw: every request and every answer, as the naive second model and the checkers read it.
+//!
+//! Only what came over the wire is here, and what a checkpoint read of a node's digest. A checker that needed to look inside the
+//! product would repeat its mistakes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use featureops_proto::v1;
+use parking_lot::Mutex;
+
+use crate::refold::Refolded;
+
+/// One evaluation that was answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluated {
+    /// When it was asked and answered, in simulated microseconds.
+    pub asked: u64,
+    /// See `asked`.
+    pub answered: u64,
+    /// The client, and which of its connections' lives: versions are compared within one.
+    pub client: String,
+    /// Which start of the node answered.
+    pub life: u64,
+    /// The flag's key.
+    pub flag: String,
+    /// The unit.
+    pub unit: String,
+    /// The receipt that was sent back.
+    pub sent_receipt: Option<Receipted>,
+    /// Whether an exposure was asked for.
+    pub exposes: bool,
+    /// What came.
+    pub answer: v1::EvaluateResponse,
+}
+
+/// An earlier answer, by what a client keeps of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipted {
+    /// The receipt.
+    pub receipt: String,
+    /// The variant it came with.
+    pub variant: String,
+    /// The flag's version it came with.
+    pub flag_version: u64,
+}
+
+/// A batch of facts that was answered, or never was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reported {
+    /// Producer and sequence.
+    pub producer: String,
+    /// See `producer`.
+    pub sequence: u64,
+    /// Metric keys of its outcomes, in order; empty for a batch of exposures.
+    pub metrics: Vec<String>,
+    /// (experiment, unit) of its exposures, in order.
+    pub exposures: Vec<(String, String)>,
+    /// How often it was sent.
+    pub sends: u64,
+    /// Every answer, oldest first.
+    pub answers: Vec<v1::ReportFactsResponse>,
+    /// It was refused as a whole: the code. It counted nothing.
+    pub refused: Option<String>,
+}
+
+/// A command of a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commanded {
+    /// When it was first sent and when it was answered.
+    pub asked: u64,
+    /// See `asked`.
+    pub answered: u64,
+    /// As `trip`.
+    pub verb: &'static str,
+    /// The flag it was about.
+    pub flag: String,
+    /// What came of it.
+    pub outcome: CommandOutcome,
+}
+
+/// What a caller knows of its command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// Acknowledged. The flag's version after it, where the answer says.
+    Done(Option<u64>),
+    /// Refused, with the reason.
+    Refused(String),
+    /// Never answered.
+    Unknown,
+}
+
+/// A read of a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagRead {
+    /// When it was asked.
+    pub asked: u64,
+    /// The flag.
+    pub flag: String,
+    /// The version that came.
+    pub version: u64,
+}
+
+/// A node's state at a position, as the node itself digests it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The machine.
+    pub machine: u64,
+    /// Which start of the node.
+    pub life: u64,
+    /// Position of the last applied entry.
+    pub position: u64,
+    /// Digest of the state.
+    pub digest: u64,
+}
+
+/// What was read from a node after everything was healed and had settled.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    /// Flags with their histories, newest version first.
+    pub flags: Vec<(v1::Flag, Vec<v1::FlagVersionRecord>)>,
+    /// Experiments, their ledgers and owners.
+    pub experiments: Vec<v1::ExperimentStatus>,
+    /// Decisions, newest first.
+    pub decisions: Vec<v1::Decision>,
+    /// Their replays.
+    pub replays: Vec<(String, v1::ReplayDecisionResponse)>,
+    /// The node's judgement of its audit chain.
+    pub audit: Option<v1::VerifyAuditResponse>,
+    /// The chain itself, oldest first.
+    pub records: Vec<v1::AuditRecord>,
+    /// The node's health.
+    pub health: Option<v1::NodeHealth>,
+    /// What could not be read, and why: after healing, service is demanded.
+    pub failures: Vec<String>,
+}
+
+/// Everything seen.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Evaluations answered.
+    pub evaluations: Vec<Evaluated>,
+    /// (flag, unit) of every evaluation that was asked with an exposure, answered or not.
+    pub asked: BTreeSet<(String, String)>,
+    /// Evaluations that the node answered with an error status, although evaluation is total.
+    pub failed_evaluations: Vec<String>,
+    /// Batches.
+    pub reports: Vec<Reported>,
+    /// Commands.
+    pub commands: Vec<Commanded>,
+    /// Reads of flags.
+    pub reads: Vec<FlagRead>,
+    /// Digests.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Starts that a node refused, and why.
+    pub refused_starts: Vec<String>,
+    /// Nodes that ended by themselves, and why.
+    pub ended: Vec<String>,
+    /// Per machine, at the end.
+    pub settled: Vec<(u64, Settled)>,
+    /// Per machine, what its log says.
+    pub refolded: Vec<(u64, Refolded)>,
+}
+
+/// The shared record. Clones share it.
+#[derive(Clone, Default)]
+pub struct History(Arc<Mutex<Seen>>);
+
+impl History {
+    /// Adds to it.
+    pub fn write(&self, write: impl FnOnce(&mut Seen)) {
+        write(&mut self.0.lock());
+    }
+
+    /// All of it, at the end.
+    #[must_use]
+    pub fn take(&self) -> Seen {
+        std::mem::take(&mut self.0.lock())
+    }
+}

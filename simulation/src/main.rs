@@ -1,0 +1,153 @@
+//! The simulator: `simulate --seed N` runs one world in this process; `simulate --seeds A..B` runs one process per seed.
+//!
+//! One process per seed, because libraries keep state for the whole process (counters, thread-locals) that no seed resets. It
+//! prints the seed, every option drawn from it, the digest of the trace, what each checker looked at and found, and last the
+//! command that runs it again.
+
+mod ambient;
+
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use featureops_simulation::plan::{Plan, Plant};
+use featureops_simulation::trace::Trace;
+use featureops_simulation::world::run;
+
+/// Processes at once.
+const PROCESSES: usize = 2;
+/// Violations shown of one seed.
+const SHOWN: usize = 20;
+
+const USAGE: &str = "simulate --seed N [--plant NAME] [--trace] [--tail]
+simulate --seeds A..B [--plant NAME]
+  --plant NAME  plants a defect: dropped-sync, double-count, treatment-under-trip, flipped-arm, wrong-digest, lost-command
+  --trace       writes every event to stderr
+  --tail        writes the last events after a violation";
+
+#[derive(Default)]
+struct Arguments {
+    seeds: Option<(u64, u64)>,
+    single: bool,
+    plant: Option<Plant>,
+    trace: bool,
+    tail: bool,
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments::default();
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("'{text}' is not a whole number"));
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--seed" => {
+                let seed = number(&value()?)?;
+                arguments.seeds = Some((seed, seed.saturating_add(1)));
+                arguments.single = true;
+            }
+            "--seeds" => {
+                let text = value()?;
+                let (from, to) = text.split_once("..").ok_or_else(|| format!("'{text}' is not A..B"))?;
+                arguments.seeds = Some((number(from)?, number(to)?));
+            }
+            "--plant" => {
+                let name = value()?;
+                arguments.plant = Some(Plant::parse(&name).ok_or_else(|| format!("no plant is called '{name}'"))?);
+            }
+            "--trace" => arguments.trace = true,
+            "--tail" => arguments.tail = true,
+            _ => return Err(format!("'{word}' is not an option")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(fault) => {
+            eprintln!("{fault}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match arguments.seeds {
+        Some((seed, _)) if arguments.single => one(seed, &arguments),
+        Some((from, to)) => many(from, to, arguments.plant),
+        None => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    let plan = Plan::of(seed, arguments.plant);
+    print!("{plan}");
+    let replay = plan.replay_command();
+    let began = ambient::machine_micros();
+    let trace = Trace::new(arguments.trace);
+    let outcome = run(plan, &ambient::Process, trace, tracing::Level::INFO);
+    let took_ms = ambient::machine_micros().saturating_sub(began) / 1_000;
+    for (id, title, finding) in &outcome.findings {
+        println!("  {id:<4} {title}: looked at {}, violations {}", finding.looked, finding.violations.len());
+    }
+    println!(
+        "digest {:016x} over {} events, {} ms simulated in {took_ms} ms",
+        outcome.digest, outcome.events, outcome.simulated_ms
+    );
+    let violations: Vec<_> = outcome.violations().collect();
+    for (id, text) in violations.iter().take(SHOWN) {
+        println!("violation {id}: {text}");
+    }
+    if violations.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    if arguments.tail {
+        outcome.tail.iter().for_each(|line| eprintln!("{line}"));
+    }
+    println!("{} violations; again with: {replay}", violations.len());
+    ExitCode::FAILURE
+}
+
+fn many(from: u64, to: u64, plant: Option<Plant>) -> ExitCode {
+    let Ok(program) = std::env::current_exe() else {
+        eprintln!("the simulator cannot find its own program");
+        return ExitCode::from(2);
+    };
+    let began = ambient::machine_micros();
+    let mut running: Vec<(u64, Child)> = Vec::new();
+    let mut failed = Vec::new();
+    let mut next = from;
+    let mut done = 0_u64;
+    while next < to || !running.is_empty() {
+        while next < to && running.len() < PROCESSES {
+            let mut command = Command::new(&program);
+            command.arg("--seed").arg(next.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
+            if let Some(plant) = plant {
+                command.arg("--plant").arg(plant.name());
+            }
+            match command.spawn() {
+                Ok(child) => running.push((next, child)),
+                Err(error) => {
+                    eprintln!("seed {next}: {error}");
+                    failed.push(next);
+                }
+            }
+            next = next.saturating_add(1);
+        }
+        let Some((seed, child)) = (!running.is_empty()).then(|| running.remove(0)) else { continue };
+        done = done.saturating_add(1);
+        match child.wait_with_output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                failed.push(seed);
+                println!("{}", String::from_utf8_lossy(&output.stdout));
+            }
+            Err(error) => {
+                eprintln!("seed {seed}: {error}");
+                failed.push(seed);
+            }
+        }
+    }
+    let took_ms = ambient::machine_micros().saturating_sub(began) / 1_000;
+    println!("{done} seeds in {took_ms} ms, failed {failed:?}");
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,167 @@
+//! What one seed means: every option of a world, drawn once, before it begins, and printed.
+//!
+//! Nothing else decides anything: two worlds with equal plans are equal worlds.
+
+use std::fmt;
+
+use crate::dice::Dice;
+use crate::faults::{Fault, ScheduledFault};
+
+/// Defects that a test plants, to see that a checker finds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plant {
+    /// The disk says it synced and did not.
+    DroppedSync,
+    /// A service reports a batch again under a new sequence, as a node without deduplication would count it.
+    DoubleCount,
+    /// A client's record of an evaluation under a trip shows the treatment.
+    TreatmentUnderTrip,
+    /// A client's record of an evaluation that returned its receipt shows another arm.
+    FlippedArm,
+    /// A node's digest is recorded wrong after a restart.
+    WrongDigest,
+    /// The acknowledgement of a command is recorded with a version the flag never had.
+    LostCommand,
+}
+
+impl Plant {
+    /// Every plant, with its name on the command line.
+    pub const ALL: &'static [(Self, &'static str)] = &[
+        (Self::DroppedSync, "dropped-sync"),
+        (Self::DoubleCount, "double-count"),
+        (Self::TreatmentUnderTrip, "treatment-under-trip"),
+        (Self::FlippedArm, "flipped-arm"),
+        (Self::WrongDigest, "wrong-digest"),
+        (Self::LostCommand, "lost-command"),
+    ];
+
+    /// The plant of a name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, text)| *text == name).map(|(plant, _)| *plant)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(plant, _)| *plant == self).map_or("", |(_, text)| *text)
+    }
+}
+
+/// The options of one world.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where all of it comes from.
+    pub seed: u64,
+    /// Machines that run a node.
+    pub machines: u64,
+    /// Service clients.
+    pub services: u64,
+    /// Units that services evaluate for.
+    pub units: u64,
+    /// Simulated time under faults.
+    pub faults_ms: u64,
+    /// Simulated time after all is healed, in which service is demanded.
+    pub healed_ms: u64,
+    /// Fastest message.
+    pub latency_min_ms: u64,
+    /// Slowest message.
+    pub latency_max_ms: u64,
+    /// Longest pause of a service between two calls.
+    pub think_max_ms: u64,
+    /// Entries between two snapshots of a node.
+    pub snapshot_every_entries: u64,
+    /// Batches in a hundred that are sent again although they were answered.
+    pub repeats_percent: u64,
+    /// Autonomy the experiments are started with, 2 to 4.
+    pub autonomy: u64,
+    /// What goes wrong, and when.
+    pub faults: Vec<ScheduledFault>,
+    /// The planted defect, if any.
+    pub plant: Option<Plant>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(seed: u64, plant: Option<Plant>) -> Self {
+        let mut dice = Dice::new(seed, "plan");
+        let machines = 1;
+        let faults_ms = dice.between(6_000, 12_000);
+        let latency_min_ms = dice.between(1, 3);
+        let mut plan = Self {
+            seed,
+            machines,
+            services: dice.between(1, 3),
+            units: dice.between(20, 400),
+            faults_ms,
+            healed_ms: 6_000,
+            latency_min_ms,
+            latency_max_ms: latency_min_ms.saturating_add(dice.between(1, 40)),
+            think_max_ms: dice.between(10, 60),
+            snapshot_every_entries: dice.between(100, 1_000),
+            repeats_percent: dice.between(0, 40),
+            autonomy: dice.between(2, 4),
+            faults: Vec::new(),
+            plant,
+        };
+        let mut dice = Dice::new(seed, "faults");
+        let count = dice.between(1, 6);
+        for _ in 0..count {
+            plan.faults.push(ScheduledFault {
+                // Nothing before the experiments run: an empty world cannot lose anything.
+                at_ms: dice.between(1_500, faults_ms.saturating_sub(500)),
+                machine: dice.between(1, machines),
+                fault: Fault::draw(&mut dice),
+            });
+        }
+        if plant == Some(Plant::DroppedSync) {
+            let at_ms = faults_ms / 2;
+            plan.faults.push(ScheduledFault { at_ms, machine: 1, fault: Fault::Crash { down_ms: 300 } });
+        }
+        plan.faults.sort_by_key(|scheduled| scheduled.at_ms);
+        plan
+    }
+
+    /// The command that runs this plan again.
+    #[must_use]
+    pub fn replay_command(&self) -> String {
+        let plant = self.plant.map_or_else(String::new, |plant| format!(" --plant {}", plant.name()));
+        format!("cargo run --release -p featureops-simulation -- --seed {}{plant}", self.seed)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}", self.seed)?;
+        writeln!(f, "  machines {}, services {}, units {}", self.machines, self.services, self.units)?;
+        writeln!(f, "  under faults {} ms, healed {} ms", self.faults_ms, self.healed_ms)?;
+        writeln!(f, "  latency {} to {} ms, think {} ms", self.latency_min_ms, self.latency_max_ms, self.think_max_ms)?;
+        writeln!(f, "  snapshot every {} entries, repeats {} %", self.snapshot_every_entries, self.repeats_percent)?;
+        writeln!(f, "  autonomy A{}, plant {}", self.autonomy, self.plant.map_or("none", Plant::name))?;
+        for scheduled in &self.faults {
+            writeln!(f, "  at {} ms machine {}: {:?}", scheduled.at_ms, scheduled.machine, scheduled.fault)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_a_function_of_its_seed() {
+        assert_eq!(format!("{}", Plan::of(1, None)), format!("{}", Plan::of(1, None)));
+        assert_ne!(format!("{}", Plan::of(1, None)), format!("{}", Plan::of(2, None)));
+    }
+
+    #[test]
+    fn two_hundred_seeds_meet_every_kind_of_fault() {
+        let kinds: std::collections::BTreeSet<&str> = (0..200)
+            .flat_map(|seed| Plan::of(seed, None).faults)
+            .map(|scheduled| scheduled.fault.kind())
+            .collect();
+        assert_eq!(kinds.len(), Fault::KINDS, "{kinds:?}");
+    }
+}

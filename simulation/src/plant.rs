@@ -1,0 +1,40 @@
+//! Planted defects: what a product with the bug would have shown, put where the checkers look.
+//!
+//! Two plants are real ones (a disk whose syncs lie, a producer that reports twice); they work inside the world. The others change
+//! the record of a world that was fine. A plant that finds no place to go says so: it must never pass for a caught one.
+
+use crate::checks::tripped_at;
+use crate::history::Seen;
+use crate::plan::{Plan, Plant};
+
+/// Plants into the record. False when there was no place for it.
+pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
+    match plan.plant {
+        None | Some(Plant::DroppedSync | Plant::DoubleCount | Plant::LostCommand) => true,
+        Some(Plant::TreatmentUnderTrip) => {
+            let place = seen
+                .evaluations
+                .iter()
+                .position(|evaluated| tripped_at(seen, &evaluated.flag, evaluated.answer.flag_version));
+            let Some(evaluated) = place.and_then(|place| seen.evaluations.get_mut(place)) else { return false };
+            evaluated.answer.variant = Some("treatment".to_owned());
+            true
+        }
+        Some(Plant::FlippedArm) => {
+            let sent = seen.evaluations.iter_mut().find(|evaluated| {
+                let version = evaluated.answer.flag_version;
+                let same = |sent: &crate::history::Receipted| sent.flag_version == version;
+                evaluated.sent_receipt.as_ref().is_some_and(same) && !evaluated.answer.receipt.is_empty()
+            });
+            let Some(evaluated) = sent else { return false };
+            let control = evaluated.answer.variant.as_deref() == Some("control");
+            evaluated.answer.variant = Some(if control { "treatment" } else { "control" }.to_owned());
+            true
+        }
+        Some(Plant::WrongDigest) => {
+            let Some(checkpoint) = seen.checkpoints.last_mut() else { return false };
+            checkpoint.digest ^= 1;
+            true
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The second reading of the log: everything that reached a disk, folded again from the beginning.
+//!
+//! The nodes got to their state by snapshots, restarts and replays. This gets there in one go. What the nodes told the auditor must
+//! be what the log says: a snapshot that lost something, an entry applied twice, or a state that differs from its log shows here.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use featureops_proto::v1;
+use featureops_state::State;
+use prost::Message;
+
+use crate::disk::SimulatedDisk;
+use crate::workload::ENVIRONMENT;
+
+/// As much of a log record as is needed: the proposal, absent in raft's own entries.
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(bytes = "bytes", tag = "2")]
+    proposal: Bytes,
+}
+
+/// What the log says.
+#[derive(Debug, Clone, Default)]
+pub struct Refolded {
+    /// Entries folded.
+    pub entries: u64,
+    /// Why the fold stopped, if it did.
+    pub violation: Option<String>,
+    /// Digests at the places asked for.
+    pub digests: Vec<(u64, u64)>,
+    /// Flags at the end.
+    pub flags: Vec<v1::Flag>,
+    /// Decisions at the end.
+    pub decisions: Vec<v1::Decision>,
+    /// Audit records at the end, oldest first.
+    pub audit: Vec<v1::AuditRecord>,
+    /// (experiment, events by verdict, rows) at the end.
+    pub experiments: Vec<(String, Vec<(String, u64)>, u64)>,
+}
+
+/// Most records read back.
+const KEPT: usize = 100_000;
+
+/// Folds the disk's whole log, and takes digests where the nodes took theirs.
+#[must_use]
+pub fn refold(disk: &SimulatedDisk, places: &[u64]) -> Refolded {
+    let places: BTreeSet<u64> = places.iter().copied().collect();
+    let mut refolded = Refolded::default();
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    for entry in disk.archive() {
+        let Ok(record) = Record::decode(entry.payload) else {
+            refolded.violation = Some(format!("entry {} is not a record", entry.position));
+            break;
+        };
+        if record.proposal.is_empty() {
+            continue;
+        }
+        effects.clear();
+        if let Err(violation) = state.apply(entry.position.index, &record.proposal, &mut effects) {
+            refolded.violation = Some(format!("{violation:?}"));
+            break;
+        }
+        refolded.entries = refolded.entries.saturating_add(1);
+        if places.contains(&state.position()) {
+            refolded.digests.push((state.position(), state.digest()));
+        }
+    }
+    refolded.flags = state.flags(ENVIRONMENT, "", KEPT, true);
+    refolded.decisions =
+        state.decisions(ENVIRONMENT, "", 0, KEPT, v1::decision::Status::Unspecified);
+    refolded.audit = state.audit_from(1, KEPT);
+    for experiment in state.experiments(ENVIRONMENT, "", KEPT) {
+        let key = experiment.name.rsplit('/').next().unwrap_or_default().to_owned();
+        if let Some(view) = state.experiment_view(ENVIRONMENT, &key) {
+            refolded.experiments.push((experiment.name, view.verdicts.into_iter().collect(), view.rows));
+        }
+    }
+    refolded
+}

@@ -1,0 +1,103 @@
+//! Who uses the world: services that evaluate and report, an operator who changes things, an auditor who reads at the end.
+//!
+//! All of them are ordinary clients over the wire. What they do is drawn from the seed; what they see goes into the history.
+
+pub mod auditor;
+pub mod operator;
+pub mod service;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use featureops_proto::{Collection, Name};
+
+use crate::history::History;
+use crate::machine::Machine;
+use crate::plan::Plan;
+use crate::trace::Trace;
+
+/// The environment everything lives in.
+pub const ENVIRONMENT: &str = "production";
+/// Flags that carry an experiment of the same key.
+pub const EXPERIMENTS: &[&str] = &["checkout", "search"];
+/// A flag without one.
+pub const PLAIN_FLAG: &str = "banner";
+/// Variants of a flag with an experiment, control first.
+pub const ARMS: &[&str] = &["control", "treatment"];
+/// Its safe variant.
+pub const SAFE: &str = "safe";
+
+/// How far the world has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Faults happen.
+    Faults = 0,
+    /// Everything is whole: service is demanded.
+    Healed = 1,
+    /// Nothing new is begun; what is under way is brought to its end.
+    Closing = 2,
+    /// The auditor reads.
+    Audit = 3,
+}
+
+/// What every client is given.
+#[derive(Clone)]
+pub struct World {
+    /// The options.
+    pub plan: Arc<Plan>,
+    /// The machines.
+    pub machines: Arc<Vec<Machine>>,
+    /// The record.
+    pub history: History,
+    /// The trace.
+    pub trace: Trace,
+    /// How far it has come.
+    pub stage: StageCell,
+}
+
+/// The shared stage.
+#[derive(Clone, Default)]
+pub struct StageCell(Arc<AtomicU8>);
+
+impl StageCell {
+    /// Enters a stage.
+    pub fn enter(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::SeqCst);
+    }
+
+    /// Whether it has been reached.
+    #[must_use]
+    pub fn reached(&self, stage: Stage) -> bool {
+        self.0.load(Ordering::SeqCst) >= stage as u8
+    }
+}
+
+/// Resource name of a flag.
+#[must_use]
+pub fn flag_name(flag: &str) -> String {
+    Name::format(ENVIRONMENT, Collection::Flags, flag)
+}
+
+/// Resource name of an experiment.
+#[must_use]
+pub fn experiment_name(experiment: &str) -> String {
+    Name::format(ENVIRONMENT, Collection::Experiments, experiment)
+}
+
+/// Key of the metric that counts a flag's converted units.
+#[must_use]
+pub fn converted(flag: &str) -> String {
+    format!("{flag}-converted")
+}
+
+/// Key of the metric that counts a flag's clicks.
+#[must_use]
+pub fn clicks(flag: &str) -> String {
+    format!("{flag}-clicks")
+}
+
+/// A string as a `google.protobuf.Value`.
+#[must_use]
+pub fn text(value: &str) -> prost_types::Value {
+    prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(value.to_owned())) }
+}

@@ -1,0 +1,341 @@
+//! The operator: sets the world up, then changes it as people do, and reads back what was acknowledged.
+//!
+//! A command without an answer is repeated under its request id until there is one; that is what the id is for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use featureops::rpc::administration_service_client::AdministrationServiceClient;
+use featureops::rpc::decision_service_client::DecisionServiceClient;
+use featureops::rpc::experiment_service_client::ExperimentServiceClient;
+use featureops::rpc::flag_service_client::FlagServiceClient;
+use featureops::rpc::metric_service_client::MetricServiceClient;
+use featureops_proto::v1::{self, metric::Kind};
+
+use super::{
+    ARMS, ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, experiment_name, flag_name,
+    text,
+};
+use crate::caller::{Answer, Caller};
+use crate::dice::Dice;
+use crate::history::{CommandOutcome, Commanded, FlagRead};
+use crate::plan::Plant;
+use crate::trace::now_micros;
+
+/// Sends of one command after which its outcome stays unknown.
+const SENDS_MAX: u64 = 200;
+/// Pause between two sends.
+const PAUSE: Duration = Duration::from_millis(100);
+
+struct Operator {
+    world: World,
+    caller: Caller,
+    dice: Dice,
+    request: u64,
+    planted: bool,
+}
+
+/// Repeats one call until it is answered, and records it.
+macro_rules! command {
+    ($operator:expr, $verb:literal, $flag:expr, $client:ident, $method:ident, $request:expr, $version:expr) => {{
+        let operator: &mut Operator = $operator;
+        let what = format!("{} {}", $verb, $flag);
+        let asked = now_micros();
+        let mut outcome = CommandOutcome::Unknown;
+        for _ in 0..SENDS_MAX {
+            let request = $request.clone();
+            let act = |channel, request| async move { $client::new(channel).$method(request).await };
+            match operator.caller.call(&what, request, act).await {
+                Answer::Ok(answer) => {
+                    outcome = CommandOutcome::Done($version(&answer));
+                    break;
+                }
+                Answer::Refused(code) => {
+                    outcome = CommandOutcome::Refused(code);
+                    break;
+                }
+                Answer::Unknown(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        operator.record($verb, $flag, asked, outcome.clone());
+        outcome
+    }};
+}
+
+fn no_version<T>(_: &T) -> Option<u64> {
+    None
+}
+
+fn flag_version(flag: &v1::Flag) -> Option<u64> {
+    Some(flag.flag_version)
+}
+
+/// Sets the world up, then acts until it closes.
+pub async fn run(world: World) -> turmoil::Result {
+    let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
+    let caller = Caller::new("operator", "human:operator", &machine, world.trace.clone());
+    let dice = Dice::new(world.plan.seed, "operator");
+    let mut operator = Operator { world, caller, dice, request: 0, planted: false };
+    operator.set_up().await;
+    while !operator.world.stage.reached(Stage::Closing) {
+        let pause = operator.dice.between(100, 500);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        operator.act().await;
+    }
+    Ok(())
+}
+
+impl Operator {
+    fn record(&mut self, verb: &'static str, flag: &str, asked: u64, mut outcome: CommandOutcome) {
+        if self.world.plan.plant == Some(Plant::LostCommand)
+            && !self.planted
+            && let CommandOutcome::Done(Some(version)) = &mut outcome
+        {
+            *version = version.saturating_add(1_000);
+            self.planted = true;
+        }
+        let record = Commanded { asked, answered: now_micros(), verb, flag: flag.to_owned(), outcome };
+        self.world.history.write(|seen| seen.commands.push(record));
+    }
+
+    fn request_id(&mut self) -> String {
+        self.request = self.request.saturating_add(1);
+        format!("operator-{}", self.request)
+    }
+
+    async fn set_up(&mut self) {
+        for flag in EXPERIMENTS {
+            for (metric, kind) in [(converted(flag), Kind::Proportion), (clicks(flag), Kind::Count)] {
+                let metric = v1::Metric {
+                    name: format!("environments/{ENVIRONMENT}/metrics/{metric}"),
+                    kind: kind.into(),
+                    direction: v1::metric::Direction::HigherIsBetter.into(),
+                    ..v1::Metric::default()
+                };
+                let request = v1::SetMetricRequest {
+                    metric: Some(metric),
+                    request_id: self.request_id(),
+                    ..v1::SetMetricRequest::default()
+                };
+                command!(self, "set metric", flag, MetricServiceClient, set_metric, request, no_version);
+            }
+            self.set_flag(flag, "first").await;
+            let arm = |(number, variant): (usize, &&str)| v1::Arm {
+                variant: (*variant).to_owned(),
+                established: number == 0,
+            };
+            let experiment = v1::Experiment {
+                name: experiment_name(flag),
+                flag: (*flag).to_owned(),
+                arms: ARMS.iter().enumerate().map(arm).collect(),
+                primary_metric: converted(flag),
+                secondary_metrics: vec![clicks(flag)],
+                policy: v1::experiment::Policy::Thompson.into(),
+                control_floor_basis_points: 1_000,
+                new_arm_cap_basis_points: Some(6_000),
+                cool_down_seconds: Some(1),
+                ..v1::Experiment::default()
+            };
+            let request = v1::CreateExperimentRequest {
+                experiment: Some(experiment),
+                request_id: self.request_id(),
+                validate_only: false,
+            };
+            command!(
+                self,
+                "create",
+                flag,
+                ExperimentServiceClient,
+                create_experiment,
+                request,
+                no_version
+            );
+            self.start(flag).await;
+        }
+        self.set_flag(PLAIN_FLAG, "first").await;
+    }
+
+    async fn set_flag(&mut self, flag: &str, description: &str) {
+        let variants: BTreeMap<String, prost_types::Value> =
+            ARMS.iter().chain([&SAFE]).map(|variant| ((*variant).to_owned(), text(variant))).collect();
+        let flag_message = v1::Flag {
+            name: flag_name(flag),
+            r#type: v1::ValueType::String.into(),
+            variants,
+            default_variant: Some("control".to_owned()),
+            safe_variant: Some(SAFE.to_owned()),
+            description: description.to_owned(),
+            ..v1::Flag::default()
+        };
+        let request = v1::SetFlagRequest {
+            flag: Some(flag_message),
+            request_id: self.request_id(),
+            ..v1::SetFlagRequest::default()
+        };
+        command!(self, "set", flag, FlagServiceClient, set_flag, request, flag_version);
+    }
+
+    async fn start(&mut self, flag: &str) {
+        let autonomy = i32::try_from(self.world.plan.autonomy).unwrap_or(2).saturating_add(1);
+        let request = v1::StartExperimentRequest {
+            name: experiment_name(flag),
+            autonomy,
+            request_id: self.request_id(),
+            ..v1::StartExperimentRequest::default()
+        };
+        command!(self, "start", flag, ExperimentServiceClient, start_experiment, request, no_version);
+    }
+
+    async fn act(&mut self) {
+        let flag = self.dice.pick(EXPERIMENTS).copied().unwrap_or(PLAIN_FLAG);
+        match self.dice.between(0, 99) {
+            0..=19 => {
+                let flag = if self.dice.percent(50) { flag } else { PLAIN_FLAG };
+                let description = format!("edit {}", self.dice.between(0, 999_999));
+                self.set_flag(flag, &description).await;
+            }
+            20..=34 => self.read(flag).await,
+            35..=44 => self.trip(flag).await,
+            45..=64 => {
+                self.resume(flag).await;
+                self.start(flag).await;
+            }
+            65..=69 => {
+                let name = experiment_name(flag);
+                let request = v1::PauseExperimentRequest {
+                    name,
+                    request_id: self.request_id(),
+                    ..v1::PauseExperimentRequest::default()
+                };
+                command!(
+                    self,
+                    "pause",
+                    flag,
+                    ExperimentServiceClient,
+                    pause_experiment,
+                    request,
+                    no_version
+                );
+            }
+            70..=79 => {
+                let control = u32::try_from(self.dice.between(1_000, 9_999)).unwrap_or(5_000);
+                let request = v1::SetAllocationRequest {
+                    name: experiment_name(flag),
+                    weights_basis_points: vec![control, 10_000_u32.saturating_sub(control)],
+                    request_id: self.request_id(),
+                    ..v1::SetAllocationRequest::default()
+                };
+                command!(
+                    self,
+                    "allocate",
+                    flag,
+                    ExperimentServiceClient,
+                    set_allocation,
+                    request,
+                    no_version
+                );
+            }
+            80..=84 => {
+                let request = v1::RaiseAlarmRequest {
+                    name: flag_name(flag),
+                    source: "monitor".to_owned(),
+                    reason: "errors are up".to_owned(),
+                    request_id: self.request_id(),
+                };
+                command!(
+                    self,
+                    "alarm",
+                    flag,
+                    AdministrationServiceClient,
+                    raise_alarm,
+                    request,
+                    no_version
+                );
+            }
+            _ => self.judge(flag).await,
+        }
+    }
+
+    async fn trip(&mut self, flag: &str) {
+        let request = v1::TripFlagRequest {
+            name: flag_name(flag),
+            reason: "drill".to_owned(),
+            request_id: self.request_id(),
+        };
+        command!(self, "trip", flag, AdministrationServiceClient, trip_flag, request, flag_version);
+    }
+
+    async fn resume(&mut self, flag: &str) {
+        let request = v1::ResumeFlagRequest {
+            name: flag_name(flag),
+            reason: "drill is over".to_owned(),
+            request_id: self.request_id(),
+        };
+        command!(self, "resume", flag, AdministrationServiceClient, resume_flag, request, flag_version);
+    }
+
+    /// Approves or rejects what waits; one that was applied is at times reverted.
+    async fn judge(&mut self, flag: &str) {
+        let request = v1::ListDecisionsRequest {
+            parent: format!("environments/{ENVIRONMENT}"),
+            flag: flag.to_owned(),
+            page_size: 5,
+            ..v1::ListDecisionsRequest::default()
+        };
+        let act = |channel, request| async move { DecisionServiceClient::new(channel).list_decisions(request).await };
+        let Some(listed) = self.caller.call("list decisions", request, act).await.ok() else { return };
+        for decision in listed.decisions {
+            let (name, note) = (decision.name.clone(), "by drill".to_owned());
+            let request_id = self.request_id();
+            match decision.status() {
+                v1::decision::Status::Proposed if self.dice.percent(70) => {
+                    let request = v1::ApproveDecisionRequest { name, note, request_id };
+                    command!(
+                        self,
+                        "approve",
+                        flag,
+                        DecisionServiceClient,
+                        approve_decision,
+                        request,
+                        no_version
+                    );
+                }
+                v1::decision::Status::Proposed => {
+                    let request = v1::RejectDecisionRequest { name, note, request_id };
+                    command!(
+                        self,
+                        "reject",
+                        flag,
+                        DecisionServiceClient,
+                        reject_decision,
+                        request,
+                        no_version
+                    );
+                }
+                v1::decision::Status::Applied if self.dice.percent(10) => {
+                    let request = v1::RevertDecisionRequest { name, note, request_id };
+                    command!(
+                        self,
+                        "revert",
+                        flag,
+                        DecisionServiceClient,
+                        revert_decision,
+                        request,
+                        no_version
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn read(&mut self, flag: &str) {
+        let request = v1::GetFlagRequest { name: flag_name(flag) };
+        let asked = now_micros();
+        let act = |channel, request| async move { FlagServiceClient::new(channel).get_flag(request).await };
+        if let Some(answer) = self.caller.call(&format!("get {flag}"), request, act).await.ok() {
+            let read = FlagRead { asked, flag: flag.to_owned(), version: answer.flag_version };
+            self.world.history.write(|seen| seen.reads.push(read));
+        }
+    }
+}
