@@ -1,0 +1,231 @@
+//! A site: the folder, the port and the variables of one node, over all its lives.
+//!
+//! A node is configured by `FEATUREOPS_*` variables alone. Those of the test run itself are taken away from it, so that a
+//! developer's own settings never reach a test.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::{binary, http};
+
+/// Longest wait for a node to be ready or to end: generous, since a test machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(15);
+
+/// Where a node lives.
+#[derive(Debug)]
+pub struct Site {
+    folder: Option<TempDir>,
+    /// The node's data folder.
+    pub data: PathBuf,
+    /// Its port, the same in every life.
+    pub port: u16,
+    variables: Vec<(OsString, OsString)>,
+}
+
+/// A process that ended instead of serving.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// How; nothing when it was still there after [`PATIENCE`], and had to be killed.
+    pub status: Option<ExitStatus>,
+    /// The last of what it wrote.
+    pub output: String,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "{status}: {}", self.output.trim()),
+            None => write!(f, "neither ready nor ended after {PATIENCE:?}: {}", self.output.trim()),
+        }
+    }
+}
+
+/// A port nobody listens on now. Taken again by the node a moment later; nothing else here asks for one in between.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Site {
+    /// An empty site.
+    ///
+    /// # Panics
+    /// There is no room for a temporary folder.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("featureops-site-").tempdir().unwrap();
+        let data = folder.path().join("data");
+        Self { folder: Some(folder), data, port: free_port(), variables: Vec::new() }
+    }
+
+    /// Sets a variable of the node's process.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    /// Sets a variable for the lives to come.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.variables.retain(|(held, _)| held != name);
+        self.variables.push((name.into(), value.into()));
+    }
+
+    /// A place beside the data folder that goes away with the site.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    fn path(&self) -> &Path {
+        // Gone only while this value is being dropped.
+        self.folder.as_ref().unwrap().path()
+    }
+
+    /// A client of the node, whichever life it is in.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.port)
+    }
+
+    /// The process of a command line, with the site's variables and none of the test run's.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary::featureops());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FEATUREOPS_") {
+                command.env_remove(name);
+            }
+        }
+        // No configuration file of the person who runs the test either.
+        command.env("HOME", self.path()).env_remove("XDG_CONFIG_HOME").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the node and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ended, or it hangs.
+    ///
+    /// # Panics
+    /// The binary cannot be run.
+    pub async fn start(&self) -> Result<Node, Ended> {
+        let log = self.beside("node.log");
+        let output = File::create(&log).unwrap();
+        let mut command = self.command();
+        command
+            .arg("serve")
+            .env("FEATUREOPS_DATA", &self.data)
+            .env("FEATUREOPS_LISTEN", format!("127.0.0.1:{}", self.port))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
+        let mut node = Node { child: command.spawn().unwrap(), log };
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(status) = node.child.try_wait().unwrap() {
+                return Err(Ended { status: Some(status), output: node.output() });
+            }
+            if let Ok(answer) = http::get(self.port, "/readyz").await
+                && answer.status == 200
+            {
+                return Ok(node);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(Ended { status: None, output: node.output() })
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // A failed test leaves its folders: they are the reproduction.
+        if std::thread::panicking()
+            && let Some(folder) = self.folder.take()
+        {
+            println!("kept: {}", folder.keep().display());
+        }
+    }
+}
+
+/// A running process. It is killed when this value goes.
+#[derive(Debug)]
+pub struct Node {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Node {
+    /// What it has written, the last 16 KiB of it.
+    #[must_use]
+    pub fn output(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// The system does not say.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Ends it as a power switch would, without a word.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// It did not end.
+    ///
+    /// # Panics
+    /// The signal cannot be sent.
+    pub async fn drain(mut self) -> Result<ExitStatus, Ended> {
+        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(id, Signal::TERM).unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Ok(status);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(Ended { status: None, output: self.output() })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn tail(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(16 << 10)..]).into_owned()
+}
