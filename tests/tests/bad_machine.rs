@@ -1,0 +1,182 @@
+//! A machine that fails the node: a full disk, and clocks an hour off. A clear word, nothing lost, and it goes on.
+//!
+//! Both come from the library in `tests/mirror`, loaded into the node's process alone: no privileges are needed, and the
+//! machine that runs the test keeps its disk and its time.
+
+#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+
+use std::time::{Duration, Instant};
+
+use featureops_proto::v1::{EvaluateRequest, GetNodeHealthRequest, NodeHealth, SetFlagRequest};
+use featureops_tests::client::Client;
+use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Known, Load, prepare};
+use featureops_tests::mirror::Mirror;
+use featureops_tests::site::{Node, Site};
+use featureops_tests::{check, http, runtime};
+
+const HOUR_MS: i64 = 3_600_000;
+
+async fn filled(site: &Site) -> (Node, Client, Known) {
+    let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+    let client = site.client();
+    prepare(&client).await.unwrap();
+    let known = more(&client, Known::default(), 300).await;
+    (node, client, known)
+}
+
+/// Load for a moment, under names of its own; `held` is what the node knew before.
+async fn more(client: &Client, held: Known, milliseconds: u64) -> Known {
+    assert_eq!(held.acknowledged.units, [0, 0], "one load a node: its units have their names from it");
+    let load = Load::start(client, 2);
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    load.end().await
+}
+
+async fn evaluates(client: &Client) {
+    let request = EvaluateRequest {
+        environment: ENVIRONMENT.into(),
+        flag: EXPERIMENT.into(),
+        no_exposure: true,
+        ..EvaluateRequest::default()
+    };
+    let answer = client.evaluation.clone().evaluate(request).await.unwrap().into_inner();
+    assert!(answer.variant.is_some(), "{answer:?}");
+}
+
+async fn write_flag(client: &Client) -> Result<(), tonic::Status> {
+    let flag = featureops_proto::v1::Flag {
+        name: format!("{ENVIRONMENT}/flags/probe"),
+        r#type: featureops_proto::v1::ValueType::String.into(),
+        variants: [("on".to_owned(), featureops_tests::load::string_value("1"))].into(),
+        ..featureops_proto::v1::Flag::default()
+    };
+    let request = SetFlagRequest { flag: Some(flag), ..SetFlagRequest::default() };
+    client.flags.clone().set_flag(request).await.map(drop)
+}
+
+async fn health(client: &Client) -> NodeHealth {
+    client.administration.clone().get_node_health(GetNodeHealthRequest {}).await.unwrap().into_inner()
+}
+
+async fn whole(client: &Client, known: &Known, after: &str) {
+    let faults = check::settled(client, known).await;
+    assert!(faults.is_empty(), "after {after}: {faults:#?}");
+}
+
+#[test]
+fn a_full_disk() {
+    runtime().block_on(async {
+        let mut site = Site::new();
+        let mirror = Mirror::around(&mut site);
+        let (mut node, client, known) = filled(&site).await;
+
+        mirror.fill_disk(true);
+        let begin = Instant::now();
+        let refused = loop {
+            match write_flag(&client).await {
+                Err(status) => break status,
+                Ok(()) => assert!(begin.elapsed() < Duration::from_secs(10), "writes go on without a disk"),
+            }
+        };
+        assert!(begin.elapsed() < Duration::from_secs(10), "the refusal took {:?}", begin.elapsed());
+        assert!(refused.message().len() > 10, "{refused}");
+        // It says what is wrong, and goes on answering from memory.
+        let begin = Instant::now();
+        let ready = loop {
+            let ready = http::get(site.port, "/readyz?verbose").await.unwrap();
+            if ready.status == 503 {
+                break ready;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "still ready without a disk: {}", ready.body);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(ready.body.contains("disk"), "{}", ready.body);
+        println!("refused with: {refused}\n{}", ready.body);
+        evaluates(&client).await;
+        assert!(node.runs(), "the process ended: {}", node.output());
+        assert!(write_flag(&client).await.is_err(), "a write was acknowledged on a failed disk");
+
+        // There is room again. A disk that failed once is trusted again only by a new start.
+        mirror.fill_disk(false);
+        evaluates(&client).await;
+        node.kill();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start with room again: {ended}"));
+        whole(&client, &known, "a full disk").await;
+        write_flag(&client).await.unwrap();
+        drop(node);
+
+        // A start without room ends with a word, and harms nothing.
+        mirror.fill_disk(true);
+        match site.start().await {
+            Ok(node) => node.kill(),
+            Err(ended) => {
+                assert!(ended.status.is_some() && ended.output.contains("error"), "{ended}");
+                // Nothing is lost, so nobody is to be sent to the backups.
+                assert!(!ended.output.contains("disk loss"), "{ended}");
+                println!("a start without room: {ended}");
+            }
+        }
+        mirror.fill_disk(false);
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start after that: {ended}"));
+        whole(&client, &known, "a start on a full disk").await;
+        drop(node);
+    });
+}
+
+#[test]
+fn clocks_an_hour_off() {
+    runtime().block_on(async {
+        let mut site = Site::new();
+        let mirror = Mirror::around(&mut site);
+        let (mut node, client, known) = filled(&site).await;
+
+        for (hours, word) in [(1, "ahead"), (-1, "behind")] {
+            // While it runs: nothing expires, nothing is refused, and the doctor has seen it.
+            mirror.move_clock(hours * HOUR_MS);
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            whole(&client, &known, &format!("the clock went an hour {word}")).await;
+            write_flag(&client).await.unwrap();
+            evaluates(&client).await;
+            let health = health(&client).await;
+            assert!(health.ready, "an hour {word}: {health:?}");
+            let clock = health.checks.iter().find(|check| check.name == "clock").unwrap();
+            assert_eq!(clock.ok, hours < 0, "an hour {word}: {clock:?}");
+            println!("an hour {word}: {}", clock.detail);
+
+            // Over a restart the step is accepted, and nothing is lost by it either.
+            node.kill();
+            node = site.start().await.unwrap_or_else(|ended| panic!("start an hour {word}: {ended}"));
+            whole(&client, &known, &format!("a start an hour {word}")).await;
+            write_flag(&client).await.unwrap();
+            mirror.move_clock(0);
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            whole(&client, &known, &format!("the clock came back from an hour {word}")).await;
+            write_flag(&client).await.unwrap();
+            node.kill();
+            node = site.start().await.unwrap_or_else(|ended| panic!("start with the right time: {ended}"));
+            whole(&client, &known, "a start with the right time").await;
+        }
+        assert!(node.runs());
+    });
+}
+
+#[test]
+fn facts_count_while_the_clock_is_off() {
+    runtime().block_on(async {
+        for hours in [1, -1] {
+            let mut site = Site::new();
+            let mirror = Mirror::around(&mut site);
+            let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+            let client = site.client();
+            prepare(&client).await.unwrap();
+            mirror.move_clock(hours * HOUR_MS);
+            let known = more(&client, Known::default(), 1_200).await;
+            whole(&client, &known, &format!("facts with the clock {hours} hours off")).await;
+            assert!(known.acknowledged.units[0] > 0);
+            node.kill();
+            let node = site.start().await.unwrap_or_else(|ended| panic!("restart: {ended}"));
+            whole(&client, &known, "a restart").await;
+            drop(node);
+        }
+    });
+}
