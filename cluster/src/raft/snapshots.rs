@@ -20,7 +20,7 @@ use crate::storage::{Change, VALUE_BYTES_MAX, ValueLane, Values};
 /// Longest encoded state, in bytes.
 pub const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 /// Chunks of one write: what the group commit holds in memory.
-const BATCH_CHUNKS: usize = 16;
+const BATCH_CHUNKS: usize = 512;
 
 const MANIFEST: &[u8] = b"snapshot/manifest";
 const CHUNKS: &str = "snapshot/chunk/";

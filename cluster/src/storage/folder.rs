@@ -85,6 +85,17 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
     make().map_err(|error| OpenError::io(path.display(), error))
 }
 
+/// A disk that is full or closed to us has lost nothing: who is told to restore a backup then may throw a good log away.
+fn fault(place: &Path, position: &str, error: io::Error) -> OpenError {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied => {
+            OpenError::io(place.display(), error)
+        }
+        _ => OpenError::loss(place.display(), position, error),
+    }
+}
+
 /// The log as opened must be the log as inspected, without a hole, and hold the marked entry itself.
 fn check_opened(log: &ChunkLog, durable: Option<LogPosition>) -> io::Result<()> {
     let extent = log.extent();
@@ -136,22 +147,20 @@ impl Storage for Folder {
             return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
         }
         make_folder(&log_path)?;
-        let found = inspect(&log_path).map_err(|error| OpenError::loss(log_path.display(), "open", error))?;
+        let found = inspect(&log_path).map_err(|error| fault(&log_path, "open", error))?;
         let verdict = verify(reading.as_ref(), &found)?;
         if let (Verdict::Whole, Some((file, record, why))) = (verdict, &found.fault) {
             tracing::info!(file, record, why, "cutting an unacknowledged tail off the log");
         }
 
-        let log =
-            ChunkLog::open(&log_path).map_err(|error| OpenError::loss(log_path.display(), "open", error))?;
+        let log = ChunkLog::open(&log_path).map_err(|error| fault(&log_path, "open", error))?;
         if log.extent() != found.extent {
             let why = format!("it was inspected as {:?} and opened as {:?}", found.extent, log.extent());
             return Err(OpenError::loss(log_path.display(), "open", why));
         }
         let durable = reading.as_ref().and_then(|reading| reading.mark.durable);
-        check_opened(&log, durable).map_err(|error| OpenError::loss(log_path.display(), "entries", error))?;
-        let values = SledValues::open(&values_path)
-            .map_err(|error| OpenError::loss(values_path.display(), "open", error))?;
+        check_opened(&log, durable).map_err(|error| fault(&log_path, "entries", error))?;
+        let values = SledValues::open(&values_path).map_err(|error| fault(&values_path, "open", error))?;
 
         let marks = match reading {
             None => {

@@ -8,9 +8,10 @@ use std::ops::Range;
 
 use super::log::SyncFuture;
 
-/// Longest value, in bytes: well under sled's segment, so that no value ever becomes a file of its own, which
-/// the adapter would have to sync too.
-pub const VALUE_BYTES_MAX: usize = 128 << 10;
+/// Longest value, in bytes. sled writes a page that is longer than a quarter of its segment (128 KiB) to a file of its
+/// own under `blobs/`, and never syncs that: a power loss then keeps the manifest and takes the snapshot. A page holds up
+/// to 17 values before it splits, so a value may have a seventeenth of that at most; this leaves room for names.
+pub const VALUE_BYTES_MAX: usize = 4 << 10;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
