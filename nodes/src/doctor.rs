@@ -86,8 +86,16 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
                 .map(ToString::to_string)
                 .or_else(|| health.stopped.as_ref().map(|why| format!("raft has ended: {why}"))),
             applied,
-            "evaluation goes on from the last good state; keep the data folder, upgrade to a release that names this \
-             position in its notes, or restore a backup taken before it with 'featureops restore'",
+            // A fold that stopped meets the same entry after a restart; a log that stopped for its disk's sake does not.
+            match health.halted {
+                None => {
+                    "evaluation goes on from the last good state; see 'disk' and the process log, then restart the node"
+                }
+                Some(_) => {
+                    "evaluation goes on from the last good state; keep the data folder, upgrade to a release that names \
+                     this position in its notes, or restore a backup taken before it with 'featureops restore'"
+                }
+            },
         ),
         Finding::new(
             "disk",

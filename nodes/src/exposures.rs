@@ -345,7 +345,9 @@ mod tests {
         }
     }
 
-    fn exposed(unit_hash: u64) -> Exposed {
+    fn exposed(unit: u64) -> Exposed {
+        // Spread as a keyed hash spreads units.
+        let unit_hash = unit.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Exposed { experiment: 1, generation: 1, arm: 0, unit_hash }
     }
 
@@ -413,11 +415,14 @@ mod tests {
         let (exposures, sender) = open(&recorder, 64, 100_000);
         tokio::spawn(sender.run());
         for unit in 0..5_000u64 {
-            exposures.imply("p", exposed(unit.wrapping_mul(0x9e37_79b9_7f4a_7c15)), 9);
+            exposures.imply("p", exposed(unit), 9);
         }
         assert!(exposures.flush(Duration::from_secs(60)).await);
-        let held: usize =
-            exposures.shards.iter().map(|shard| shard.lock().young.len() + shard.lock().old.len()).sum();
+        let sizes = exposures.shards.iter().map(|shard| {
+            let shard = shard.lock();
+            shard.young.len() + shard.old.len()
+        });
+        let held: usize = sizes.sum();
         assert!(held <= 64 + SHARDS, "{held}");
         let recorded: usize = recorder.batches.lock().values().map(|batch| batch.exposures.len()).sum();
         assert_eq!(recorded, 5_000);

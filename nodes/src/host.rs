@@ -97,7 +97,9 @@ impl Host {
     /// # Errors
     /// The fold refused, or there was no answer.
     pub async fn propose(&self, entry: &Entry) -> Result<(u64, Done), Status> {
-        let (position, reply) = match self.replica.propose(entry.encode_to_vec()).await {
+        let span = tracing::debug_span!("propose");
+        let proposed = self.replica.propose(entry.encode_to_vec());
+        let (position, reply) = match tracing::Instrument::instrument(proposed, span).await {
             Ok(answered) => answered,
             Err(failure) => {
                 self.observation.proposed(match failure {
@@ -138,23 +140,23 @@ impl Host {
 
     /// How this node's unit key stands to the cluster's.
     pub fn unit_key_standing(&self) -> Standing {
-        let wanted = self.replica.read(State::unit_key_id);
-        Standing::of(self.unit_key.as_ref(), wanted)
+        match self.publisher.load().unit_key_id {
+            Some(wanted) => Standing::of(self.unit_key.as_ref(), wanted),
+            None => Standing::Unasked,
+        }
     }
 
-    /// The unit key, if it is the cluster's.
+    /// The unit key, if it is the cluster's. Reads what is published: no lock stands in a fact's way.
     ///
     /// # Errors
     /// It is missing or another's; facts are refused then.
     pub fn unit_key(&self) -> Result<&UnitKey, Status> {
-        if !self.replica.read(State::is_initialized) {
-            return Err(refusal::coded(
-                ErrorCode::NotInitialized,
-                "the cluster has no identity yet; facts are taken once this node has joined or started it",
-            ));
-        }
         match (&self.unit_key, self.unit_key_standing()) {
             (Some(key), Standing::Good) => Ok(key),
+            (_, Standing::Unasked) => Err(refusal::coded(
+                ErrorCode::NotInitialized,
+                "the cluster has no identity yet; facts are taken once this node has joined or started it",
+            )),
             (_, standing) => Err(refusal::coded(
                 ErrorCode::WrongUnitKey,
                 format!("{}; {}", standing.fault(), Standing::REMEDY),

@@ -165,6 +165,9 @@ impl Node {
         publisher.publish(&replica);
 
         let observation = Arc::new(Observation::default());
+        if config.otlp_endpoint.is_some() {
+            crate::telemetry::export(&observation);
+        }
         let producer = format!("node-{NODE}-{:016x}", environment.entropy.next_u64());
         let (exposures, sender) = Exposures::new(
             config.limits.exposure_cache,

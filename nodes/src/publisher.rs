@@ -42,6 +42,8 @@ pub struct Published {
     pub registry: Registry,
     /// Newest first.
     pub receipt_keys: Arc<[Key]>,
+    /// Id of the key by which the cluster hashes units; absent until the cluster has an identity.
+    pub unit_key_id: Option<u64>,
 }
 
 #[derive(Default)]
@@ -68,6 +70,7 @@ struct Seen {
     metrics: Vec<Metric>,
     experiments: Vec<Experiment>,
     receipt_keys: Vec<Key>,
+    unit_key_id: Option<u64>,
     position: u64,
     log_time_ms: i64,
 }
@@ -191,7 +194,8 @@ impl Publisher {
         };
         let snapshot = before.snapshot.apply(compiled, seen.position, seen.log_time_ms);
         let position = snapshot.position();
-        self.current.store(Arc::new(Published { snapshot, registry, receipt_keys }));
+        let unit_key_id = seen.unit_key_id;
+        self.current.store(Arc::new(Published { snapshot, registry, receipt_keys, unit_key_id }));
         if let Some(since) = dirty.since {
             let lag = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.lag_ms.store(lag, Ordering::Relaxed);
@@ -236,6 +240,7 @@ fn note_clock(seen: &mut Seen, state: &State) {
     if seen.position == 0 {
         seen.position = state.position();
         seen.log_time_ms = state.log_time_ms();
+        seen.unit_key_id = state.is_initialized().then(|| state.unit_key_id());
         seen.receipt_keys =
             state.receipt_keys().iter().filter_map(|key| Key::from_bytes(key.id, &key.key)).collect();
     }

@@ -3,6 +3,10 @@
 //! Installed once per process by the command line, never by the node itself: a simulated node has no subscriber of its
 //! own, and two nodes in one process share one.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
@@ -13,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogFormat, NodeConfig};
+use crate::observation::Observation;
 
 /// Spans that are exported: this product's own, down to single evaluations.
 const TRACED: &str = "off,featureops=debug,featureops_cluster=debug,featureops_actors=debug";
@@ -86,4 +91,41 @@ fn exporters(endpoint: &str) -> Result<Telemetry, String> {
     let metrics = SdkMeterProvider::builder().with_resource(resource).with_periodic_exporter(points).build();
     opentelemetry::global::set_meter_provider(metrics.clone());
     Ok(Telemetry { traces: Some(traces), metrics: Some(metrics) })
+}
+
+/// Exports a node's counters beside `/metrics`; read when the exporter asks.
+pub fn export(observation: &Arc<Observation>) {
+    let meter = opentelemetry::global::meter("featureops");
+    let seen = Arc::clone(observation);
+    let _ = meter
+        .u64_observable_counter("featureops.evaluations")
+        .with_callback(move |observer| {
+            for (reason, count) in seen.evaluations() {
+                observer.observe(count, &[KeyValue::new("reason", reason)]);
+            }
+        })
+        .build();
+    let seen = Arc::clone(observation);
+    let _ = meter
+        .u64_observable_counter("featureops.facts")
+        .with_callback(move |observer| {
+            for (verdict, count) in seen.facts() {
+                observer.observe(count, &[KeyValue::new("verdict", verdict)]);
+            }
+        })
+        .build();
+    let seen = Arc::clone(observation);
+    let _ = meter
+        .u64_observable_counter("featureops.proposals")
+        .with_callback(move |observer| {
+            for (outcome, count) in seen.proposals() {
+                observer.observe(count, &[KeyValue::new("outcome", outcome)]);
+            }
+        })
+        .build();
+    let seen = Arc::clone(observation);
+    let _ = meter
+        .u64_observable_counter("featureops.exposures.lost")
+        .with_callback(move |observer| observer.observe(seen.exposures_lost.load(Ordering::Relaxed), &[]))
+        .build();
 }

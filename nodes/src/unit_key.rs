@@ -95,6 +95,8 @@ fn damaged(path: &Path) -> io::Error {
 pub enum Standing {
     /// The key is the cluster's.
     Good,
+    /// The cluster has no identity yet, so there is nothing to compare with.
+    Unasked,
     /// There is no key here.
     Missing,
     /// The key has another id than the cluster's.
@@ -122,6 +124,7 @@ impl Standing {
     pub fn fault(&self) -> String {
         match self {
             Self::Good => String::new(),
+            Self::Unasked => "the cluster has no identity yet".to_owned(),
             Self::Missing => format!("this node has no {FILE_NAME}"),
             Self::Foreign { held, wanted } => {
                 format!("this node's {FILE_NAME} has id {held:016x}, the cluster's has {wanted:016x}")

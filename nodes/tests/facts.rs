@@ -1,5 +1,13 @@
 //! Facts over the wire: verdicts per event, each batch once, exposures implied by evaluations.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 mod world;
 
 use std::time::Duration;
@@ -107,7 +115,10 @@ async fn sequences_of_the_past_and_of_the_far_future_are_refused_and_not_counted
         (0, Code::InvalidArgument, "INVALID_ARGUMENT"),
     ] {
         let refused = world.facts().report_outcomes(send(sequence)).await.unwrap_err();
-        assert_eq!((refused.code(), refused.get_details_error_info().unwrap().reason.as_str()), (code, reason));
+        assert_eq!(
+            (refused.code(), refused.get_details_error_info().unwrap().reason.as_str()),
+            (code, reason)
+        );
     }
 }
 
@@ -126,7 +137,11 @@ async fn exposures_are_reported_by_hand_and_batches_by_stream() {
         environment: "test".into(),
         producer: "browser".into(),
         sequence: 1,
-        exposures: vec![exposure("ada", "on", false), exposure("qa", "on", true), exposure("bob", "x", false)],
+        exposures: vec![
+            exposure("ada", "on", false),
+            exposure("qa", "on", true),
+            exposure("bob", "x", false),
+        ],
     };
     let answer = world.facts().report_exposures(request).await.unwrap().into_inner();
     let verdicts: Vec<_> = answer.verdicts.iter().map(|one| (one.index, one.verdict())).collect();
@@ -163,7 +178,8 @@ async fn a_node_without_the_clusters_unit_key_evaluates_and_refuses_facts() {
     let world = World::start_in(folder).await;
     let answer = world.evaluation().evaluate(evaluate("checkout", "ada")).await.unwrap().into_inner();
     assert!(answer.variant.is_some());
-    let refused = world.facts().report_outcomes(outcomes("shop", 1, vec![outcome("ada", 1.0)])).await.unwrap_err();
+    let refused =
+        world.facts().report_outcomes(outcomes("shop", 1, vec![outcome("ada", 1.0)])).await.unwrap_err();
     assert_eq!(refused.get_details_error_info().unwrap().reason, "WRONG_UNIT_KEY");
     assert!(refused.message().contains("copy unit.key"), "{}", refused.message());
     let (status, text) = world.get("/readyz?verbose").await;

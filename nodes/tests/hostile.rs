@@ -1,5 +1,13 @@
 //! What no client should send, and what a node answers to it: an error that names the fault, and then the next request.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 mod world;
 
 use axum::body::Body;
@@ -27,7 +35,8 @@ async fn raw(world: &World, path: &str, message: &[u8], declared: usize) -> Opti
     }
     let mut body = std::pin::pin!(response.into_body());
     loop {
-        let frame = std::future::poll_fn(|cx| axum::body::HttpBody::poll_frame(body.as_mut(), cx)).await?.ok()?;
+        let frame =
+            std::future::poll_fn(|cx| axum::body::HttpBody::poll_frame(body.as_mut(), cx)).await?.ok()?;
         if let Some(trailers) = frame.trailers_ref() {
             return status(trailers);
         }
@@ -57,7 +66,10 @@ async fn truncated_and_foreign_bytes_are_refused() {
         let noise: Vec<u8> = (0..4_096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         assert_ne!(raw(&world, path, &noise, noise.len()).await, Some(0));
     }
-    assert_eq!(raw(&world, "/featureops.v1.FlagService/Nothing", &[], 0).await, Some(Code::Unimplemented as i32));
+    assert_eq!(
+        raw(&world, "/featureops.v1.FlagService/Nothing", &[], 0).await,
+        Some(Code::Unimplemented as i32)
+    );
     assert_eq!(raw(&world, "/no.such.Service/Nothing", &[], 0).await, Some(Code::Unimplemented as i32));
     is_alive(&world).await;
 }
@@ -70,8 +82,11 @@ async fn ten_mebibytes_are_refused_and_the_bound_is_named() {
     let refused = world.flags().set_flag(set(flag)).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange);
     assert!(refused.message().contains("4194304"), "{}", refused.message());
-    let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; 10 << 20]).await;
+    let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; (64 << 10) + 1]).await;
     assert_eq!(status, 413);
+    // The answer may be lost to a client that goes on sending: it then sees a reset, and nothing was raised.
+    let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; 10 << 20]).await;
+    assert!(status == 413 || status == 0, "{status}");
     is_alive(&world).await;
 }
 
@@ -144,14 +159,20 @@ async fn unknown_enum_values_and_long_names_are_named_in_the_answer() {
 #[tokio::test]
 async fn bytes_that_are_no_http_end_the_connection_and_nothing_else() {
     let world = World::start().await;
-    for junk in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..], b"\r\n\r\n\r\n", &[0; 2_000], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense"] {
+    for junk in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..],
+        b"\r\n\r\n\r\n",
+        &[0; 2_000],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense",
+    ] {
         // Half-close, as a client that gives up does.
         let mut stream = tokio::net::TcpStream::connect(world.node.local_addr()).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, junk).await.unwrap();
         tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
         let mut sink = Vec::new();
         let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut sink);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(15), read).await.expect("the node hung up");
+        let _ =
+            tokio::time::timeout(std::time::Duration::from_secs(15), read).await.expect("the node hung up");
     }
     let long = format!("GET /livez HTTP/1.1\r\nhost: node\r\nx: {}\r\n\r\n", "y".repeat(100_000));
     let (status, _) = world.http(long).await;

@@ -1,5 +1,13 @@
 //! Everything else on the port: health, reflection, gRPC-web, readiness, metrics, the webhook; and the drain.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 mod world;
 
 use std::time::Duration;
@@ -29,7 +37,8 @@ async fn a_node_says_that_it_is_well_in_every_dialect() {
     for check in ["log", "disk", "leader", "identity", "clock", "unit key", "exposures", "owners"] {
         assert!(text.contains(&format!("[+] {check}: ")), "{check} in {text}");
     }
-    let examined = world.administration().get_node_health(GetNodeHealthRequest {}).await.unwrap().into_inner();
+    let examined =
+        world.administration().get_node_health(GetNodeHealthRequest {}).await.unwrap().into_inner();
     assert!(examined.ready && examined.resident_bytes > 1 << 20 && examined.log_time.is_some());
     assert_eq!(world.get("/nothing").await.0, 404);
 }
@@ -45,9 +54,12 @@ async fn reflection_lists_the_services() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let asked = ServerReflectionClient::new(world.channel.clone()).server_reflection_info(tokio_stream::iter([ask]));
-    let answer = asked.await.unwrap().into_inner().next().await.unwrap().unwrap();
-    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
+    let mut client = ServerReflectionClient::new(world.channel.clone());
+    let asked = client.server_reflection_info(tokio_stream::iter([ask])).await;
+    let answer = asked.unwrap().into_inner().next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
     for service in ["Flag", "Metric", "Experiment", "Evaluation", "Fact", "Decision", "Administration"] {
         let name = format!("featureops.v1.{service}Service");
         assert!(list.service.iter().any(|found| found.name == name), "{name}");
@@ -134,12 +146,8 @@ async fn an_outside_monitor_trips_a_flag_until_a_person_resumes() {
 #[tokio::test]
 async fn the_audit_chain_is_listed_tailed_and_verified() {
     let world = World::start().await;
-    let mut tail = world
-        .administration()
-        .tail_audit(TailAuditRequest { from: 0 })
-        .await
-        .unwrap()
-        .into_inner();
+    let mut tail =
+        world.administration().tail_audit(TailAuditRequest { from: 0 }).await.unwrap().into_inner();
     world.flags().set_flag(set(checkout())).await.unwrap();
     let record = tokio::time::timeout(Duration::from_secs(5), tail.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(record.resource, "environments/test/flags/checkout");
