@@ -48,6 +48,11 @@ impl Mirror {
         site.set("MIRROR_STORE", self.store.clone());
     }
 
+    /// Whether the name of a new or renamed file is durable only after the sync of its folder.
+    pub fn strict(&self, site: &mut Site, strict: bool) {
+        site.set("MIRROR_STRICT", if strict { "1" } else { "" });
+    }
+
     /// Takes the sync away from files whose path below the data folder begins with one of these.
     pub fn ignore(&self, site: &mut Site, prefixes: &[&str]) {
         site.set("MIRROR_IGNORE", prefixes.join(":"));

@@ -8,11 +8,13 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::chance::Chance;
 use crate::client::Client;
 use crate::{binary, http};
 
@@ -49,10 +51,19 @@ impl fmt::Display for Ended {
     }
 }
 
-/// A port nobody listens on now. Taken again by the node a moment later; nothing else here asks for one in between.
+/// A port nobody listens on now, from below those that the system gives to outgoing connections. One of those could be
+/// taken by a client that tries to reach the node between two of its lives, even by connecting to itself.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let own = u64::from(std::process::id()) << 16;
+    for _ in 0..1_000 {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(10_000 + Chance::new(own + turn).below(20_000)).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("a thousand ports are taken");
 }
 
 impl Default for Site {

@@ -90,7 +90,7 @@ fn a_full_disk() {
             assert!(begin.elapsed() < Duration::from_secs(10), "still ready without a disk: {}", ready.body);
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        assert!(ready.body.contains("disk"), "{}", ready.body);
+        assert!(ready.body.contains("disk") && !ready.body.contains("restore"), "{}", ready.body);
         println!("refused with: {refused}\n{}", ready.body);
         evaluates(&client).await;
         assert!(node.runs(), "the process ended: {}", node.output());
