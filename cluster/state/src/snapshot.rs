@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord, HeldRecord, LedgerRecord,
-    MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ShardRecord, SideRecord,
+    MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision};
 use featureops_proto::{Collection, Name};
@@ -17,7 +17,7 @@ use crate::State;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
-use crate::ledger::{Cell, Held, Ledger, Row, Shape, Shard, Side, Strata, Stratum};
+use crate::ledger::{Cell, Held, Ledger, Marks, Row, Shape, Shard, Side, Strata, Stratum};
 use crate::state::{Frozen, key};
 
 /// One named part of a snapshot.
@@ -109,7 +109,13 @@ impl State {
             base_minute: ledger.base_minute,
             rows: ledger.rows,
             crossed: ledger.crossed,
-            marked: ledger.marked.clone(),
+            marked: ledger.marks.all().to_vec(),
+            fresh_marks: ledger
+                .marks
+                .fresh()
+                .into_iter()
+                .map(|(since_ms, unit, arm)| MarkRecord { unit, since_ms, arm: u32::from(arm) })
+                .collect(),
             lost: ledger.lost,
             verdicts: ledger.verdicts.clone(),
             strata: ledger.strata.messages(0, None),
@@ -202,7 +208,8 @@ impl State {
                 let mut ledger = Ledger::new(record.base_minute, shape.clone());
                 ledger.rows = record.rows;
                 ledger.crossed = record.crossed;
-                ledger.marked = record.marked;
+                let fresh = record.fresh_marks.iter().map(|m| (m.since_ms, m.unit, m.arm as u8));
+                ledger.marks = Marks::restore(record.marked, fresh);
                 ledger.lost = record.lost;
                 ledger.verdicts = record.verdicts;
                 ledger.dirty = record.dirty;

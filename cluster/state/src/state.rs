@@ -49,7 +49,7 @@ pub struct Frozen {
     pub log_time_ms: i64,
     /// Shared with the ledger until it changes.
     pub strata: Arc<Strata>,
-    /// Marked units by arm.
+    /// Marked units by arm, as far as their marks are there to stay.
     pub marked: Vec<u64>,
     /// Units in two arms.
     pub crossed: u64,

@@ -194,7 +194,7 @@ impl State {
             position: self.position,
             log_time_ms: self.clock.now_ms(),
             strata: std::sync::Arc::clone(&ledger.strata),
-            marked: ledger.marked.clone(),
+            marked: ledger.marks.settled(),
             crossed: ledger.crossed,
             lost: ledger.lost,
             rows: ledger.rows,
@@ -210,7 +210,7 @@ impl State {
             rows: ledger.rows,
             entries: ledger.entries(),
             bytes: ledger.bytes(),
-            marked: ledger.marked.iter().sum(),
+            marked: ledger.marks.all().iter().sum(),
             crossed: ledger.crossed,
             lost: ledger.lost,
             autonomy: held.and_then(|f| f.autonomy).unwrap_or_else(crate::oversight::default_levels),
@@ -247,7 +247,7 @@ fn totals(ledger: &Ledger, arms: usize) -> Vec<ArmTotals> {
             let slots = cells.first().map_or(0, |cell| cell.slots.len());
             ArmTotals {
                 units: cells.iter().map(|cell| cell.units).sum(),
-                marked: ledger.marked.get(arm).copied().unwrap_or(0),
+                marked: ledger.marks.all().get(arm).copied().unwrap_or(0),
                 sums: (0..slots)
                     .map(|slot| {
                         cells.iter().filter_map(|cell| cell.slots.get(slot)).map(|(sum, _)| *sum).sum()

@@ -85,6 +85,7 @@ fn a_receipt_records_a_lost_exposure_and_marks_it() {
     assert_eq!(outcome(&mut d, 1, 9, now, Some(receipt)), Verdict::Counted);
     let view = d.state.experiment_view("production", "e").unwrap();
     assert_eq!((view.arms[1].units, view.arms[1].marked, view.marked), (1, 1, 1));
+    assert_eq!(view.inputs.marked_units, 0, "the exposure may be on its way");
     // Arms, generations and experiments that do not exist say so.
     assert_eq!(outcome(&mut d, 2, 9, now, Some(ReceiptFact { arm: 7, ..receipt })), Verdict::UnknownVariant);
     assert_eq!(
@@ -95,6 +96,23 @@ fn a_receipt_records_a_lost_exposure_and_marks_it() {
         outcome(&mut d, 4, 9, now, Some(ReceiptFact { experiment: 99, ..receipt })),
         Verdict::UnknownExperiment
     );
+}
+
+#[test]
+fn a_late_exposure_lifts_the_mark_and_a_lost_one_leaves_it() {
+    let mut d = Driver::new();
+    let e = d.running();
+    let now = d.minute();
+    let receipt = ReceiptFact { experiment: e, arm: 1, generation: 1, minute: now };
+    for unit in [1, 2] {
+        assert_eq!(outcome(&mut d, unit, unit, now, Some(receipt)), Verdict::Counted);
+    }
+    assert_eq!(expose(&mut d, 1, e, 1, 1, now), Verdict::Repeated);
+    d.tick(61_000);
+    let view = d.state.owner_view(e).unwrap();
+    assert_eq!((view.inputs.marked_units, view.inputs.marked_by_arm), (1, vec![0, 1]));
+    assert_eq!(expose(&mut d, 2, e, 2, 1, now), Verdict::Repeated);
+    assert_eq!(d.state.experiment_view("production", "e").unwrap().marked, 1, "a minute is over");
 }
 
 #[test]

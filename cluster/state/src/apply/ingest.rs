@@ -140,7 +140,7 @@ impl State {
         }
         match self.timed(fact.minute, MAX_LATE_SECONDS * 1_000) {
             Ok(minute) => {
-                self.expose(fact.experiment, fact.arm as u8, current as u8, fact.unit_hash, minute, false)
+                self.expose(fact.experiment, fact.arm as u8, current as u8, fact.unit_hash, minute, None)
             }
             Err(verdict) => verdict,
         }
@@ -154,7 +154,7 @@ impl State {
         generation: u8,
         unit: u64,
         unix_minute: u32,
-        marked: bool,
+        marked: Option<i64>,
     ) -> Verdict {
         let rows = self.rows;
         let Some(ledger) = self.ledgers.get_mut(&number) else { return Verdict::NotRunning };
@@ -287,12 +287,19 @@ impl State {
         if given_in.closed_ms != 0 && i64::from(minute) > closed_minute + i64::from(window) {
             return self.counted(number, Verdict::ExpiredReceipt);
         }
+        let now_ms = self.clock.now_ms();
         let row = self.ledgers.get(&number).and_then(|ledger| ledger.row(fact.unit_hash));
         let exposed = self.ledgers.get(&number).map_or(0, |ledger| ledger.minute(exposed_minute));
         match row {
             None => {
-                let verdict =
-                    self.expose(number, arm as u8, generation as u8, fact.unit_hash, exposed_minute, true);
+                let verdict = self.expose(
+                    number,
+                    arm as u8,
+                    generation as u8,
+                    fact.unit_hash,
+                    exposed_minute,
+                    Some(now_ms),
+                );
                 if verdict != Verdict::Counted {
                     return self.counted(number, verdict);
                 }
@@ -302,8 +309,14 @@ impl State {
                 if exposed <= row.minute {
                     return self.counted(number, Verdict::OutsideWindow);
                 }
-                let verdict =
-                    self.expose(number, arm as u8, generation as u8, fact.unit_hash, exposed_minute, true);
+                let verdict = self.expose(
+                    number,
+                    arm as u8,
+                    generation as u8,
+                    fact.unit_hash,
+                    exposed_minute,
+                    Some(now_ms),
+                );
                 if verdict != Verdict::Counted {
                     return self.counted(number, verdict);
                 }

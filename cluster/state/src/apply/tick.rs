@@ -65,6 +65,7 @@ impl State {
 
     fn freeze(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
         for (number, ledger) in &mut self.ledgers {
+            ledger.dirty |= ledger.marks.settle(now_ms);
             let running = self.experiments.get(number).is_some_and(|r| r.state() == Phase::Running);
             if !ledger.dirty || !running {
                 continue;
@@ -78,7 +79,7 @@ impl State {
                 position: self.position,
                 log_time_ms: now_ms,
                 strata: Arc::clone(&ledger.strata),
-                marked: ledger.marked.clone(),
+                marked: ledger.marks.settled(),
                 crossed: ledger.crossed,
                 lost: ledger.lost,
                 rows: ledger.rows,

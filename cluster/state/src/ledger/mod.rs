@@ -9,12 +9,14 @@
 //! counted, with a verdict.
 
 mod entries;
+mod marks;
 mod rows;
 mod shape;
 mod strata;
 mod table;
 mod waiting;
 
+pub use marks::Marks;
 pub use rows::Row;
 pub use shape::Shape;
 pub use strata::{Cell, Strata, Stratum};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use featureops_proto::v1::Verdict;
 
 use super::entries::{Entries, MAX_SUM};
+use super::marks::Marks;
 use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
 use super::shape::{Shape, SlotKind};
 use super::strata::{Cell, Strata};
@@ -75,8 +76,8 @@ pub struct Ledger {
     pub rows: u64,
     /// Units in two arms.
     pub crossed: u64,
-    /// Units whose exposure came from a receipt, by arm.
-    pub marked: Vec<u64>,
+    /// Units whose exposure came from a receipt.
+    pub marks: Marks,
     /// Exposures refused for want of room.
     pub lost: u64,
     /// Events by verdict.
@@ -96,7 +97,7 @@ impl Ledger {
             strata: Arc::new(strata),
             rows: 0,
             crossed: 0,
-            marked: vec![0; shape.arms],
+            marks: Marks::new(shape.arms),
             lost: 0,
             verdicts: BTreeMap::new(),
             dirty: true,
@@ -125,14 +126,15 @@ impl Ledger {
         self.shards.get(shard_of(unit))?.side.get(&key_of(unit)).copied()
     }
 
-    /// Records that the unit saw the arm. `minute` is since the base; `room` says whether a row may be added.
+    /// Records that the unit saw the arm. `minute` is since the base; `room` says whether a row may be added; `marked`
+    /// carries log time when the exposure is known only from a receipt.
     pub fn expose(
         &mut self,
         unit: u64,
         arm: u8,
         generation: u8,
         minute: u32,
-        marked: bool,
+        marked: Option<i64>,
         room: bool,
     ) -> Exposed {
         let outcome = self.record(unit, arm, generation, minute, room);
@@ -141,13 +143,18 @@ impl Ledger {
                 if let Some(cell) = Arc::make_mut(&mut self.strata).open(generation, minute, arm) {
                     cell.units += 1;
                 }
-                if marked && let Some(count) = self.marked.get_mut(usize::from(arm)) {
-                    *count += 1;
+                if let Some(now_ms) = marked {
+                    self.marks.mark(unit, arm, now_ms);
                 }
                 self.dirty = true;
             }
+            Exposed::Repeated => {
+                if marked.is_none() && self.marks.lift(unit, arm) {
+                    self.dirty = true;
+                }
+            }
             Exposed::NoRoom => self.lost += 1,
-            Exposed::Repeated | Exposed::CrossedTwice => {}
+            Exposed::CrossedTwice => {}
         }
         outcome
     }
