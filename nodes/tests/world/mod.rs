@@ -73,20 +73,25 @@ impl World {
     pub async fn run_experiment(&self) {
         self.flags().set_flag(set(checkout())).await.unwrap();
         self.metrics().set_metric(metric("revenue", metric::Kind::Mean)).await.unwrap();
+        self.create_experiment("revenue").await;
         let name = "environments/test/experiments/button".to_owned();
+        let start = StartExperimentRequest { name, ..Default::default() };
+        self.experiments().start_experiment(start).await.unwrap();
+    }
+
+    /// A draft with two established arms and no cool-down.
+    pub async fn create_experiment(&self, primary_metric: &str) {
+        let arm = |variant: &str| Arm { variant: variant.into(), established: true };
         let experiment = Experiment {
-            name: name.clone(),
+            name: "environments/test/experiments/button".into(),
             flag: "checkout".into(),
-            arms: ["off", "on"].map(|variant| Arm { variant: variant.into(), established: true }).to_vec(),
-            primary_metric: "revenue".into(),
+            arms: vec![arm("off"), arm("on")],
+            primary_metric: primary_metric.into(),
+            cool_down_seconds: Some(0),
             ..Experiment::default()
         };
         let create = CreateExperimentRequest { experiment: Some(experiment), ..Default::default() };
         self.experiments().create_experiment(create).await.unwrap();
-        self.experiments()
-            .start_experiment(StartExperimentRequest { name, ..Default::default() })
-            .await
-            .unwrap();
     }
 
     /// One HTTP/1.1 exchange: status, headers and body as text.
@@ -115,6 +120,9 @@ impl World {
 }
 
 pub async fn start(folder: &TempDir) -> Result<Node, featureops::node::StartError> {
+    // Silent, unless RUST_LOG asks.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let data = folder.path().join("data");
     let config =
         NodeConfig { data: data.clone(), listen: "127.0.0.1:0".parse().unwrap(), ..NodeConfig::default() };
