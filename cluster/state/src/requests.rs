@@ -1,28 +1,42 @@
-//! Request ids: a command repeated within the window gets its first reply again.
+//! Request ids: a command repeated within the window gets its first reply again; another command under the same id is
+//! refused, so that nobody takes the reply of something else for his own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use featureops_proto::log::{Reply, RequestRecord};
+use featureops_proto::ErrorCode;
+use featureops_proto::log::{Refusal, Reply, RequestRecord, reply};
 
 /// Ids remembered.
 pub const MAX_REQUESTS: usize = 16_384;
 
+#[derive(Debug)]
+struct Answered {
+    content_hash: u64,
+    reply: Reply,
+}
+
 /// The last replies by request id.
 #[derive(Debug, Clone, Default)]
 pub struct Requests {
-    replies: BTreeMap<Arc<str>, Arc<Reply>>,
+    replies: BTreeMap<Arc<str>, Arc<Answered>>,
     order: VecDeque<Arc<str>>,
 }
 
 impl Requests {
-    /// The reply given before.
-    pub fn find(&self, request_id: &str) -> Option<Reply> {
-        self.replies.get(request_id).map(|reply| Reply::clone(reply))
+    /// The reply given before, or the refusal of other content.
+    pub fn find(&self, request_id: &str, content_hash: u64) -> Option<Reply> {
+        let answered = self.replies.get(request_id)?;
+        if answered.content_hash == content_hash {
+            return Some(answered.reply.clone());
+        }
+        let message = "this request id was used for another command; give a new command a new id";
+        let refusal = Refusal::new(ErrorCode::ContentMismatch, "request_id", request_id, message);
+        Some(Reply { result: Some(reply::Result::Refusal(refusal)) })
     }
 
     /// Remembers a reply; the oldest leaves.
-    pub fn remember(&mut self, request_id: &str, reply: &Reply) {
+    pub fn remember(&mut self, request_id: &str, content_hash: u64, reply: &Reply) {
         if request_id.is_empty() || self.replies.contains_key(request_id) {
             return;
         }
@@ -33,11 +47,15 @@ impl Requests {
         }
         let id: Arc<str> = Arc::from(request_id);
         self.order.push_back(Arc::clone(&id));
-        self.replies.insert(id, Arc::new(reply.clone()));
+        self.replies.insert(id, Arc::new(Answered { content_hash, reply: reply.clone() }));
     }
 
     /// Oldest first.
     pub fn records(&self) -> impl Iterator<Item = RequestRecord> {
-        self.order.iter().map(|id| RequestRecord { request_id: id.to_string(), reply: self.find(id) })
+        self.order.iter().filter_map(|id| {
+            let answered = self.replies.get(id)?;
+            let (content_hash, reply) = (answered.content_hash, Some(answered.reply.clone()));
+            Some(RequestRecord { request_id: id.to_string(), reply, content_hash })
+        })
     }
 }

@@ -158,7 +158,11 @@ impl State {
             }
         }
         for request in records::<RequestRecord>(find("requests")?)? {
-            state.requests.remember(&request.request_id, &request.reply.unwrap_or_default());
+            state.requests.remember(
+                &request.request_id,
+                request.content_hash,
+                &request.reply.unwrap_or_default(),
+            );
         }
         for held in records::<HeldRecord>(find("waiting")?)? {
             state.waiting.hold(Held {

@@ -242,3 +242,29 @@ fn the_65th_experiment_on_a_metric_is_refused() {
         }
     }
 }
+
+#[test]
+fn an_outcome_one_experiment_took_waits_for_the_others_exposure_too() {
+    let mut d = Driver::new();
+    let e = d.running();
+    let flag = d.state.flag("production", "checkout").unwrap();
+    let second =
+        featureops_proto::v1::Flag { name: "environments/production/flags/second".to_owned(), ..flag };
+    d.done(entry::Command::SetFlag(log::SetFlag { flag: Some(second), etag: String::new() }));
+    let other = featureops_proto::v1::Experiment {
+        name: "environments/production/experiments/other".to_owned(),
+        flag: "second".to_owned(),
+        number: 0,
+        ..d.state.experiment("production", "e").unwrap()
+    };
+    d.done(entry::Command::CreateExperiment(log::CreateExperiment { experiment: Some(other) }));
+    d.start("other", AutonomyLevel::A4Bounded);
+    let number = d.state.experiment("production", "other").unwrap().number;
+    let now = d.minute();
+    assert_eq!(expose(&mut d, 1, e, 1, 0, now), Verdict::Counted);
+    assert_eq!(outcome(&mut d, 1, 1, now, None), Verdict::Counted);
+    assert_eq!(expose(&mut d, 2, number, 1, 1, now), Verdict::Counted);
+    for (name, arm) in [("e", 0), ("other", 1)] {
+        assert_eq!(d.state.experiment_view("production", name).unwrap().arms[arm].sums[0], 1, "{name}");
+    }
+}

@@ -376,7 +376,9 @@ fn a_request_id_is_answered_once() {
         ..log::Entry::default()
     };
     let first = d.propose(entry.clone());
-    assert_eq!(d.propose(entry), first);
+    assert_eq!(d.propose(entry.clone()), first);
+    let other = entry::Command::ArchiveFlag(log::ArchiveFlag { name: FLAG.to_owned(), etag: String::new() });
+    assert_eq!(refusal(d.propose(log::Entry { command: Some(other), ..entry })).code, "CONTENT_MISMATCH");
     assert_eq!(d.state.flag("production", "checkout").unwrap().flag_version, 2);
 }
 

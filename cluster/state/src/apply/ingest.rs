@@ -217,6 +217,7 @@ impl State {
 
     fn by_unit(&mut self, fact: &OutcomeFact, minute: u32, window: u32) -> Verdict {
         let mut best = None;
+        let mut absent = false;
         // By index: attributing borrows the state.
         let count = self.routes.get(&fact.metric).map_or(0, Vec::len);
         if count == 0 {
@@ -227,6 +228,7 @@ impl State {
                 break;
             };
             if self.ledgers.get(&route.experiment).is_none_or(|ledger| ledger.row(fact.unit_hash).is_none()) {
+                absent = true;
                 continue;
             }
             let verdict = self.attribute(route, fact.unit_hash, fact.value, minute, window);
@@ -234,23 +236,24 @@ impl State {
                 best = Some(verdict);
             }
         }
-        if let Some(verdict) = best {
-            return verdict;
+        // Where one experiment took it, another's exposure may still be on its way: it waits for that one too, as long
+        // as the ring has room to spare for those that nobody took.
+        if best.is_none() || (absent && self.waiting.has_room_to_spare()) {
+            let held = Held {
+                unit: fact.unit_hash,
+                metric: fact.metric,
+                value: fact.value,
+                minute,
+                since_ms: self.clock.now_ms(),
+                joined: best.is_some(),
+            };
+            if let Some(gone) = self.waiting.hold(held)
+                && !gone.joined
+            {
+                self.count_unjoined(gone.metric, Verdict::WaitingFull);
+            }
         }
-        let held = Held {
-            unit: fact.unit_hash,
-            metric: fact.metric,
-            value: fact.value,
-            minute,
-            since_ms: self.clock.now_ms(),
-            joined: false,
-        };
-        if let Some(gone) = self.waiting.hold(held)
-            && !gone.joined
-        {
-            self.count_unjoined(gone.metric, Verdict::WaitingFull);
-        }
-        Verdict::Waiting
+        best.unwrap_or(Verdict::Waiting)
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -94,12 +94,13 @@ impl State {
                 Reply { result: Some(reply::Result::Ingested(self.ingest(&ingest))) }
             }
             _ => {
-                if let Some(answered) = self.answered(&command) {
+                let content_hash = xxhash_rust::xxh3::xxh3_64(entry);
+                if let Some(answered) = self.answered(&command, content_hash) {
                     self.position = position;
                     return Ok(answered);
                 }
                 let earlier = std::mem::replace(&mut self.position, position);
-                match self.control(&command, effects) {
+                match self.control(&command, content_hash, effects) {
                     Ok(reply) => reply,
                     Err(violation) => {
                         self.restore_before();
@@ -125,11 +126,20 @@ impl State {
         }
     }
 
-    fn answered(&self, command: &Command) -> Option<Reply> {
-        if command.request_id.is_empty() { None } else { self.requests.find(&command.request_id) }
+    fn answered(&self, command: &Command, content_hash: u64) -> Option<Reply> {
+        if command.request_id.is_empty() {
+            None
+        } else {
+            self.requests.find(&command.request_id, content_hash)
+        }
     }
 
-    fn control(&mut self, command: &Command, effects: &mut Vec<Effect>) -> Result<Reply, Violation> {
+    fn control(
+        &mut self,
+        command: &Command,
+        content_hash: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Violation> {
         let ctx = Context {
             position: self.position,
             now_ms: self.clock.now_ms(),
@@ -157,7 +167,7 @@ impl State {
             }
         };
         self.record(&ctx, action, resource, detail, code, effects);
-        self.requests.remember(&command.request_id, &reply);
+        self.requests.remember(&command.request_id, content_hash, &reply);
         Ok(reply)
     }
 

@@ -13,9 +13,10 @@ const MAX_FRESH: usize = 65_536;
 
 #[derive(Debug, Clone, Default)]
 struct Fresh {
-    by_unit: BTreeMap<u64, (i64, u8)>,
-    /// Oldest first; units whose mark was lifted are passed over.
-    order: VecDeque<(i64, u64)>,
+    /// A unit is marked once an arm: its row stands from then on.
+    since: BTreeMap<(u64, u8), i64>,
+    /// Oldest first; those whose mark was lifted are passed over.
+    order: VecDeque<(u64, u8)>,
 }
 
 /// The marks of one experiment.
@@ -32,26 +33,24 @@ impl Marks {
         Self { by_arm: vec![0; arms], fresh_by_arm: vec![0; arms], fresh: Arc::new(Fresh::default()) }
     }
 
-    /// Marks a unit.
+    /// Marks a unit in an arm.
     pub fn mark(&mut self, unit: u64, arm: u8, now_ms: i64) {
         add(&mut self.by_arm, arm, 1);
-        if self.fresh.by_unit.len() >= MAX_FRESH {
+        if self.fresh.since.len() >= MAX_FRESH {
             self.settle_oldest();
         }
         let fresh = Arc::make_mut(&mut self.fresh);
-        fresh.order.push_back((now_ms, unit));
-        if let Some((_, before)) = fresh.by_unit.insert(unit, (now_ms, arm)) {
-            add(&mut self.fresh_by_arm, before, -1);
-        }
+        fresh.order.push_back((unit, arm));
+        fresh.since.insert((unit, arm), now_ms);
         add(&mut self.fresh_by_arm, arm, 1);
     }
 
     /// The unit's exposure came: its mark goes, if it is young enough. Returns whether it did.
     pub fn lift(&mut self, unit: u64, arm: u8) -> bool {
-        if self.fresh.by_unit.get(&unit).is_none_or(|(_, marked)| *marked != arm) {
+        if !self.fresh.since.contains_key(&(unit, arm)) {
             return false;
         }
-        Arc::make_mut(&mut self.fresh).by_unit.remove(&unit);
+        Arc::make_mut(&mut self.fresh).since.remove(&(unit, arm));
         add(&mut self.by_arm, arm, -1);
         add(&mut self.fresh_by_arm, arm, -1);
         true
@@ -60,24 +59,25 @@ impl Marks {
     /// Marks older than a minute stay for good. Returns whether any did.
     pub fn settle(&mut self, now_ms: i64) -> bool {
         let mut any = false;
-        while self.fresh.order.front().is_some_and(|(since, _)| now_ms.saturating_sub(*since) >= HELD_MS) {
-            self.settle_oldest();
-            any = true;
+        while let Some(oldest) = self.fresh.order.front() {
+            let young = |since: &i64| now_ms.saturating_sub(*since) < HELD_MS;
+            if self.fresh.since.get(oldest).is_some_and(young) {
+                break;
+            }
+            any |= self.settle_oldest();
         }
         any
     }
 
-    fn settle_oldest(&mut self) {
+    /// Returns whether the oldest was still a mark.
+    fn settle_oldest(&mut self) -> bool {
         let fresh = Arc::make_mut(&mut self.fresh);
-        while let Some((since, unit)) = fresh.order.pop_front() {
-            if let Some((marked, arm)) = fresh.by_unit.get(&unit).copied()
-                && marked == since
-            {
-                fresh.by_unit.remove(&unit);
-                add(&mut self.fresh_by_arm, arm, -1);
-                return;
-            }
+        let Some(oldest) = fresh.order.pop_front() else { return false };
+        let marked = fresh.since.remove(&oldest).is_some();
+        if marked {
+            add(&mut self.fresh_by_arm, oldest.1, -1);
         }
+        marked
     }
 
     /// By arm, young ones among them.
@@ -92,10 +92,7 @@ impl Marks {
 
     /// Young marks, oldest first: (log time, unit, arm).
     pub fn fresh(&self) -> Vec<(i64, u64, u8)> {
-        let alive = |(since, unit): &(i64, u64)| {
-            let (marked, arm) = self.fresh.by_unit.get(unit)?;
-            (marked == since).then_some((*since, *unit, *arm))
-        };
+        let alive = |key: &(u64, u8)| self.fresh.since.get(key).map(|since| (*since, key.0, key.1));
         self.fresh.order.iter().filter_map(alive).collect()
     }
 
@@ -103,10 +100,10 @@ impl Marks {
     pub fn restore(by_arm: Vec<u64>, fresh: impl IntoIterator<Item = (i64, u64, u8)>) -> Self {
         let mut marks =
             Self { fresh_by_arm: vec![0; by_arm.len()], by_arm, fresh: Arc::new(Fresh::default()) };
+        let kept = Arc::make_mut(&mut marks.fresh);
         for (since, unit, arm) in fresh {
-            let kept = Arc::make_mut(&mut marks.fresh);
-            kept.order.push_back((since, unit));
-            kept.by_unit.insert(unit, (since, arm));
+            kept.order.push_back((unit, arm));
+            kept.since.insert((unit, arm), since);
             add(&mut marks.fresh_by_arm, arm, 1);
         }
         marks

@@ -39,6 +39,11 @@ impl Waiting {
         self.ring.iter()
     }
 
+    /// Less than half full.
+    pub fn has_room_to_spare(&self) -> bool {
+        self.ring.len() < MAX_HELD / 2
+    }
+
     /// Holds an outcome. Returns the one that had to leave for it, if the ring was full.
     pub fn hold(&mut self, held: Held) -> Option<Held> {
         let gone = if self.ring.len() >= MAX_HELD { self.drop_oldest() } else { None };
