@@ -6,6 +6,7 @@ use featureops_proto::v1::{
 use tonic::Status;
 
 use crate::client::Client;
+use crate::http;
 use crate::load::{ARMS, Counts, ENVIRONMENT, EXPERIMENT, Known};
 
 /// Versions of a flag that a node keeps.
@@ -56,10 +57,7 @@ fn compare(held: &Counts, least: &Counts, most: &Counts, faults: &mut Vec<String
                 ));
             }
             if held[arm] > most[arm] {
-                faults.push(format!(
-                    "too many: {what} of {variant}: {} held, {} sent",
-                    held[arm], most[arm]
-                ));
+                faults.push(format!("too many: {what} of {variant}: {} held, {} sent", held[arm], most[arm]));
             }
         }
     }
@@ -139,4 +137,22 @@ pub async fn settled(client: &Client, known: &Known) -> Vec<String> {
 /// The node does not answer.
 pub async fn audit_end(client: &Client) -> Result<u64, Status> {
     Ok(client.administration.clone().verify_audit(VerifyAuditRequest {}).await?.into_inner().last)
+}
+
+/// Waits until the node has applied the log up to `position`, as its metrics say.
+///
+/// # Panics
+/// It has not after `patience`.
+pub async fn applied(port: u16, position: u64, patience: std::time::Duration) {
+    let begin = std::time::Instant::now();
+    let mut reached = 0;
+    while reached < position {
+        assert!(begin.elapsed() < patience, "only {reached} of {position} entries after {patience:?}");
+        if let Ok(metrics) = http::get(port, "/metrics").await {
+            let line = metrics.body.lines().find(|line| line.starts_with("featureops_applied_position "));
+            let text = line.and_then(|line| line.rsplit(' ').next()).unwrap_or_default();
+            reached = text.parse().unwrap_or(reached);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }

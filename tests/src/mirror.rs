@@ -28,13 +28,8 @@ impl Mirror {
     /// The library cannot be built or the shared page not made.
     pub fn around(site: &mut Site) -> Self {
         let page_path = site.beside("page");
-        let page = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&page_path)
-            .unwrap();
+        let page =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&page_path).unwrap();
         page.set_len(PAGE_BYTES).unwrap();
         let store = site.beside("mirror");
         site.set("LD_PRELOAD", binary::interposer());

@@ -3,7 +3,14 @@
 //! Both come from the library in `tests/mirror`, loaded into the node's process alone: no privileges are needed, and the
 //! machine that runs the test keeps its disk and its time.
 
-#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,14 @@
 //! the others by file, so that the small ones (marks, key, the engine's own) are hit as well. `FEATUREOPS_FLIPS` and
 //! `FEATUREOPS_SEED` make it longer or other.
 
-#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +21,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use featureops_proto::v1::{Exposure, ReportExposuresRequest};
 use featureops_tests::chance::Chance;
-use featureops_tests::load::{Known, Load, prepare};
+use featureops_tests::load::{ARMS, ENVIRONMENT, EXPERIMENT, Known, Load, prepare};
 use featureops_tests::site::Site;
 use featureops_tests::{check, count, folder, runtime};
 use tokio::task::JoinSet;
 
-/// Snapshots often, so that the folder holds one, and a log that was cut behind it.
-const SNAPSHOT_EVERY: &str = "300";
+/// Two snapshots, so that the engine holds a living one and a dead one beside it; and a log that was purged behind it.
+const SNAPSHOT_EVERY: &str = "1500";
+const ENTRIES: u64 = 3_200;
 
 #[derive(Debug, Clone)]
 struct Flip {
@@ -43,12 +52,8 @@ async fn make() -> (Site, Known) {
     let node = site.start().await.unwrap_or_else(|ended| panic!("first start: {ended}"));
     let client = site.client();
     prepare(&client).await.unwrap();
-    let load = Load::start(&client, 2);
-    let begin = Instant::now();
-    let enough = |known: &Known| known.flags.values().map(BTreeMap::len).sum::<usize>() >= 800;
-    while !enough(&load.known()) && begin.elapsed() < Duration::from_secs(20) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let load = Load::start(&client, 4);
+    check::applied(site.port, ENTRIES, Duration::from_secs(90)).await;
     let known = load.end().await;
     let faults = check::settled(&client, &known).await;
     assert!(faults.is_empty(), "before any damage: {faults:#?}");
@@ -88,13 +93,35 @@ fn flips(data: &Path, number: u64, seed: u64) -> Vec<Flip> {
         .collect()
 }
 
+/// Under another key every unit is a new one, so facts must be refused, by the file's name.
+async fn refuses_facts(site: &Site) -> bool {
+    let unit = Exposure {
+        experiment: EXPERIMENT.into(),
+        unit: "shop-0-0".into(),
+        variant: ARMS[0].into(),
+        ..Exposure::default()
+    };
+    let request = ReportExposuresRequest {
+        environment: ENVIRONMENT.into(),
+        producer: "after-damage".into(),
+        sequence: 1,
+        exposures: vec![unit],
+    };
+    let answer = site.client().facts.report_exposures(request).await;
+    answer.is_err_and(|status| status.message().contains("unit.key"))
+}
+
 async fn try_one(site: &Site, original: &Path, flip: &Flip, known: &Known) -> Outcome {
     folder::copy(original, &site.data);
     folder::flip(&site.data.join(&flip.file), flip.bit);
     match site.start().await {
         Ok(node) => {
             let faults = check::settled(&site.client(), known).await;
+            let foreign = flip.file.ends_with("unit.key");
             let outcome = match faults.is_empty() {
+                true if foreign && !refuses_facts(site).await => {
+                    Outcome::Wrong("takes facts under another key: every unit would count twice".to_owned())
+                }
                 true => Outcome::Whole,
                 false => Outcome::Wrong(format!("served with {faults:#?}\n{}", node.output())),
             };

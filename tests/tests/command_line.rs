@@ -2,7 +2,14 @@
 //!
 //! Exit codes are part of the contract; the table is in every `--help`.
 
-#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -109,7 +116,14 @@ fn flags_and_exit_codes() {
         let begin = Instant::now();
         let ended = site
             .command()
-            .args(["--server", &format!("127.0.0.1:{}", site.port), "--request-timeout", "2s", "flag", "list"])
+            .args([
+                "--server",
+                &format!("127.0.0.1:{}", site.port),
+                "--request-timeout",
+                "2s",
+                "flag",
+                "list",
+            ])
             .output()
             .unwrap();
         assert_eq!(ended.status.code(), Some(6), "{}", text(&ended.stderr));
@@ -126,8 +140,23 @@ fn an_experiment_from_the_command_line() {
         line.ends(0, &[SET, &["--default", "off", "--safe", "off"]].concat());
         line.ends(0, &["metric", "set", "clicks", "--kind", "proportion"]);
         let create = [
-            "experiment", "create", "try", "--flag", "banner", "--arm", "off", "--arm", "on",
-            "--primary-metric", "clicks", "--policy", "fixed", "--established", "off", "--established", "on",
+            "experiment",
+            "create",
+            "try",
+            "--flag",
+            "banner",
+            "--arm",
+            "off",
+            "--arm",
+            "on",
+            "--primary-metric",
+            "clicks",
+            "--policy",
+            "fixed",
+            "--established",
+            "off",
+            "--established",
+            "on",
         ];
         line.ends(0, &[create.as_slice(), &["--dry-run"]].concat());
         line.ends(3, &["experiment", "get", "try"]);

@@ -3,7 +3,14 @@
 //! The command compares by itself; this test does not believe it and computes everything again from the text, naively.
 //! Repeated events, batches sent twice, other orders, and the whole replay a second time must change nothing.
 
-#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -74,9 +81,19 @@ fn compare(text: &str, arms: &[&str], columns: &[Column], status: &ExperimentSta
                 .find(|held| held.variant == *arm && held.metric == column.0)
                 .unwrap_or_else(|| panic!("no contrast of {} for {arm}", column.0));
             let difference = mean(treated) - mean(&values[0]);
-            assert!(close(held.difference, difference), "{}: {} is not {difference}", column.0, held.difference);
+            assert!(
+                close(held.difference, difference),
+                "{}: {} is not {difference}",
+                column.0,
+                held.difference
+            );
             let error = (variance_of_mean(treated, column.2) + variance_of_mean(&values[0], column.2)).sqrt();
-            assert!(close(held.standard_error, error), "{}: {} is not {error}", column.0, held.standard_error);
+            assert!(
+                close(held.standard_error, error),
+                "{}: {} is not {error}",
+                column.0,
+                held.standard_error
+            );
         }
     }
 }

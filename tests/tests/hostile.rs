@@ -3,7 +3,14 @@
 //! Every test has a node of its own with facts and flags in it, and ends by asking that node for all of them. An answer is
 //! clear when it is one: an HTTP status or a gRPC code within its time, with words, and never words of the code's insides.
 
-#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
 
 use std::time::Duration;
 
@@ -88,7 +95,8 @@ async fn set(client: &Client, flag: Flag) -> Result<Flag, Status> {
     Ok(client.flags.clone().set_flag(request).await?.into_inner())
 }
 
-const MALFORMED: &[Code] = &[Code::InvalidArgument, Code::Internal, Code::OutOfRange, Code::ResourceExhausted];
+const MALFORMED: &[Code] =
+    &[Code::InvalidArgument, Code::Internal, Code::OutOfRange, Code::ResourceExhausted];
 
 #[test]
 fn broken_messages() {
@@ -106,11 +114,14 @@ fn broken_messages() {
 
         for (what, bytes) in [
             ("10 MiB of zeros", vec![0; 10 << 20]),
-            ("10 MiB in a name", SetFlagRequest {
-                flag: Some(Flag { description: "x".repeat(10 << 20), ..flag("large") }),
-                ..SetFlagRequest::default()
-            }
-            .encode_to_vec()),
+            (
+                "10 MiB in a name",
+                SetFlagRequest {
+                    flag: Some(Flag { description: "x".repeat(10 << 20), ..flag("large") }),
+                    ..SetFlagRequest::default()
+                }
+                .encode_to_vec(),
+            ),
             ("a length beyond the end", vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]),
             ("an endless varint", vec![0xff; 64]),
             ("a group that never ends", vec![0x0b; 4_096]),
@@ -223,7 +234,13 @@ fn unknown_enums_and_numbers_that_are_none() {
         };
         let answer = client.facts.clone().report_outcomes(request).await.unwrap().into_inner();
         let verdicts: Vec<Verdict> = answer.verdicts.iter().map(|event| event.verdict()).collect();
-        let expected = [Verdict::NonFinite, Verdict::NonFinite, Verdict::OutOfScale, Verdict::OutOfScale, Verdict::OutOfScale];
+        let expected = [
+            Verdict::NonFinite,
+            Verdict::NonFinite,
+            Verdict::OutOfScale,
+            Verdict::OutOfScale,
+            Verdict::OutOfScale,
+        ];
         assert_eq!((answer.counted, verdicts.as_slice()), (0, expected.as_slice()));
         assert!(answer.verdicts.iter().all(|event| !event.detail.is_empty()), "{answer:?}");
         victim.end().await;
@@ -270,16 +287,26 @@ fn depth() {
         }
         let port = victim.site.port;
         let alarm = |body: Vec<u8>| async move {
-            http::request(port, "POST", "/v1/alarms", "content-type: application/json\r\n", &body).await.unwrap()
+            http::request(port, "POST", "/v1/alarms", "content-type: application/json\r\n", &body)
+                .await
+                .unwrap()
         };
         for (what, body, status) in [
             ("20,000 arrays", b"[".repeat(20_000), 400),
             ("5,000 objects", b"{\"a\":".repeat(5_000), 400),
             ("a deep field", [b"{\"environment\":".to_vec(), b"[".repeat(10_000)].concat(), 400),
-            ("an unknown field", b"{\"environment\":\"production\",\"flag\":\"f\",\"source\":\"s\",\"x\":1}".to_vec(), 400),
+            (
+                "an unknown field",
+                b"{\"environment\":\"production\",\"flag\":\"f\",\"source\":\"s\",\"x\":1}".to_vec(),
+                400,
+            ),
             ("no JSON", vec![0xff; 100], 400),
             ("nothing", vec![], 400),
-            ("a flag that is not there", b"{\"environment\":\"production\",\"flag\":\"none\",\"source\":\"s\"}".to_vec(), 404),
+            (
+                "a flag that is not there",
+                b"{\"environment\":\"production\",\"flag\":\"none\",\"source\":\"s\"}".to_vec(),
+                404,
+            ),
             ("10 MiB", vec![b' '; 10 << 20], 413),
         ] {
             let answer = alarm(body).await;
@@ -303,12 +330,13 @@ fn long_keys() {
         let description = "d".repeat(2 << 20);
         clear(set(&client, Flag { description, ..flag("d") }).await, invalid, "2 MiB of description");
         let variants = [(long.clone(), string_value("1"))].into();
-        clear(set(&client, Flag { variants, default_variant: None, ..flag("v") }).await, invalid, "a variant");
-        let request = SetFlagRequest {
-            flag: Some(flag("r")),
-            request_id: long.clone(),
-            ..SetFlagRequest::default()
-        };
+        clear(
+            set(&client, Flag { variants, default_variant: None, ..flag("v") }).await,
+            invalid,
+            "a variant",
+        );
+        let request =
+            SetFlagRequest { flag: Some(flag("r")), request_id: long.clone(), ..SetFlagRequest::default() };
         clear(client.flags.clone().set_flag(request).await, invalid, "a request id");
         victim.unharmed("long names of flags").await;
 
@@ -324,7 +352,12 @@ fn long_keys() {
             exposure(&long, "control", Default::default()),
             exposure("u", &long, Default::default()),
             exposure("u", "control", attributes),
-            Exposure { experiment: long.clone(), unit: "u".into(), variant: "v".into(), ..Exposure::default() },
+            Exposure {
+                experiment: long.clone(),
+                unit: "u".into(),
+                variant: "v".into(),
+                ..Exposure::default()
+            },
             exposure("", "control", Default::default()),
             exposure("u", "nowhere", Default::default()),
         ];

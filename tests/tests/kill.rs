@@ -4,7 +4,14 @@
 //! restart the node must hold at least what was acknowledged and at most what was sent; when all have their answers, it
 //! must hold exactly that. `FEATUREOPS_KILLS` and `FEATUREOPS_SEED` make it longer or other.
 
-#![allow(clippy::disallowed_methods, reason = "a real process lives in real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
 
 use std::time::{Duration, Instant};
 

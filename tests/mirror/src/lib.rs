@@ -389,8 +389,7 @@ pub unsafe extern "C" fn pwrite64(
 /// As `clock_gettime(2)`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(clock: clockid_t, time: *mut timespec) -> c_int {
-    let answer =
-        real!(c"clock_gettime", extern "C" fn(clockid_t, *mut timespec) -> c_int)(clock, time);
+    let answer = real!(c"clock_gettime", extern "C" fn(clockid_t, *mut timespec) -> c_int)(clock, time);
     let offset_ms = word(0);
     if answer == 0 && clock == libc::CLOCK_REALTIME && offset_ms != 0 {
         // SAFETY: the call has just filled it.
