@@ -72,7 +72,7 @@ fn flags_and_exit_codes() {
         line.ends(3, &["flag", "get", "banner"]);
         line.ends(0, &[SET, &["--default", "off", "--safe", "off"]].concat());
         line.ends(8, &[SET, &["--default", "nowhere"]].concat());
-        line.ends(2, &["flag", "set", "banner", "--no-such-option"].as_slice());
+        line.ends(2, &["flag", "set", "banner", "--no-such-option"]);
         line.ends(2, &["flag", "get", "Not A Key"]);
 
         let flag = line.json(&["flag", "get", "banner"]);
