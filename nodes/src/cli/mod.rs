@@ -12,6 +12,7 @@
 mod alarm;
 mod audit;
 mod autonomy;
+mod bench;
 mod client;
 mod completions;
 mod decision;
@@ -96,6 +97,8 @@ enum Command {
     Audit(audit::AuditCommand),
     /// Check the node and print the way out of what is wrong.
     Doctor,
+    /// Measure this machine: each figure beside its limit.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -154,6 +157,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let request = match cli.command {
         Command::Completions(args) => return completions::run(&args, command()),
         Command::Demo(args) => return demo::run(args).await,
+        Command::Bench(args) => return bench::run(cli.global.output, args).await,
         Command::Serve(args) => return serve::run(cli.global.config.as_deref(), args).await,
         request => request,
     };
@@ -173,7 +177,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Freeze(command) => autonomy::run_freeze(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Demo(_) => Ok(()),
+        Command::Serve(_) | Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(()),
     }
 }
 

@@ -1,0 +1,151 @@
+//! `bench`: what a node does on this machine, each figure beside its limit, both measured in the same run.
+//!
+//! ```text
+//!   evaluate   a real node            beside  a bare gRPC echo of the same bytes, same client, same connections
+//!   facts      a real node            beside  the bare log engine, same bytes, same group commit
+//!   lag        a real node, to the first evaluation that serves what was decided
+//!   scale      a node of its own process, full and restarted, beside the same process empty
+//!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
+//! ```
+//!
+//! Measured and limit take turns (A B A B …), so that whatever else the machine does falls on both; shown is the median,
+//! and the median of the rounds' ratios. It measures and does not judge: a figure short of its bar says so, and the
+//! command still succeeds.
+
+mod echo;
+mod evaluate;
+mod facts;
+mod lag;
+mod ledger;
+mod report;
+mod scale;
+mod world;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::Failure;
+use super::page::{Page, Tone};
+use super::session::{print, progress};
+use super::settings::Output;
+use crate::config::NodeConfig;
+use crate::telemetry;
+use report::{Figure, json, table};
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Measurement {
+    /// Evaluations a second over gRPC, unary and streamed.
+    Evaluate,
+    /// Durable facts a second over gRPC.
+    Facts,
+    /// From an outcome's acknowledgement to the allocation it leads to.
+    Lag,
+    /// Memory and start of a node with 10,000 flags.
+    Scale,
+    /// Bytes a unit and time an outcome in the ledger.
+    Ledger,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure [default: everything].
+    #[arg(value_enum)]
+    measurements: Vec<Measurement>,
+    /// Seconds under load for each comparison; setting up comes on top.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=300))]
+    seconds: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Folder in which nodes put their data while they are measured: its disk is the one measured [default: the
+    /// system's temporary folder].
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+}
+
+/// What every measurement is given.
+#[derive(Debug, Clone)]
+struct Plan {
+    /// Time under load for each comparison.
+    under_load: Duration,
+    /// Where nodes put their data.
+    data: PathBuf,
+}
+
+impl Plan {
+    /// The time of one slice, when `slices` of them share the time under load.
+    fn slice(&self, slices: u32) -> Duration {
+        (self.under_load / slices.max(1)).max(Duration::from_millis(50))
+    }
+}
+
+pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure> {
+    // What a served node pays for its log lines is paid here, too.
+    let quiet = NodeConfig { log_filter: "error".to_owned(), ..NodeConfig::default() };
+    let _telemetry = telemetry::install(&quiet).map_err(Failure::internal)?;
+    if cfg!(debug_assertions) {
+        progress("warning: this is a debug build; its figures say nothing: cargo run --release -- bench");
+    }
+    let plan = Plan {
+        under_load: Duration::from_secs(args.seconds),
+        data: args.data.unwrap_or_else(std::env::temp_dir),
+    };
+    let wanted =
+        if args.measurements.is_empty() { Measurement::value_variants().to_vec() } else { args.measurements };
+    let load_before = load();
+    let mut figures: Vec<Figure> = Vec::new();
+    for measurement in Measurement::value_variants() {
+        if !wanted.contains(measurement) {
+            continue;
+        }
+        let name = measurement.to_possible_value().map(|value| value.get_name().to_owned());
+        progress(&format!("measuring {} …", name.unwrap_or_default()));
+        figures.extend(match measurement {
+            Measurement::Evaluate => evaluate::measure(&plan).await?,
+            Measurement::Facts => facts::measure(&plan).await?,
+            Measurement::Lag => lag::measure(&plan).await?,
+            Measurement::Scale => scale::measure(&plan).await?,
+            Measurement::Ledger => ledger::measure().await?,
+        });
+    }
+    let machine = Machine { cores: cores(), load_before, load_after: load() };
+    if args.json || output == Some(Output::Json) {
+        return print(&format!("{:#}\n", json(&machine, &figures)));
+    }
+    let mut page = Page::new(false);
+    page.line(Tone::Plain, machine.text());
+    table(&mut page, &figures);
+    print(&page.into_text())
+}
+
+/// The machine while it was measured: a figure without it says little.
+struct Machine {
+    cores: usize,
+    load_before: String,
+    load_after: String,
+}
+
+impl Machine {
+    fn text(&self) -> String {
+        let build = if cfg!(debug_assertions) { "DEBUG build: no figures to go by" } else { "release build" };
+        format!(
+            "{build}, {} cores, load {} before and {} after (1 minute; the measurement itself included)",
+            self.cores, self.load_before, self.load_after
+        )
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Mean number of runnable threads over the last minute, as the system says it.
+fn load() -> String {
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split_whitespace().next().map(str::to_owned))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
