@@ -131,9 +131,10 @@ fn judge<T>(status: &Status) -> Answer<T> {
     let reason = status.get_details_error_info().map(|info| info.reason);
     let text = format!("{:?} {}", status.code(), status.message());
     match (status.code(), reason) {
-        (Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled | Code::Internal, _) => {
-            Answer::Unknown(text)
-        }
+        (
+            Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled | Code::Internal,
+            _,
+        ) => Answer::Unknown(text),
         (_, Some(reason)) if ErrorCode::parse(&reason).is_some() => Answer::Refused(reason),
         (Code::ResourceExhausted, _) => Answer::Unknown(text),
         _ => Answer::Refused(text),

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use featureops_cluster::storage::{
-    Change, Disk, Inspection, LaneFuture, Log, LogEntry, LogExtent, LogPosition, Mark, Marks, Named, OpenError,
-    Reading, Storage, SyncFuture, Values, values::check_sizes, verify,
+    Change, Disk, Inspection, LaneFuture, Log, LogEntry, LogExtent, LogPosition, Mark, Marks, Named,
+    OpenError, Reading, Storage, SyncFuture, Values, values::check_sizes, verify,
 };
 use parking_lot::Mutex;
 
@@ -108,7 +108,9 @@ impl Content for Pairs {
             match change {
                 Change::Put(name, value) => drop(self.insert(name, value)),
                 Change::Delete(name) => drop(self.remove(&name)),
-                Change::DeleteRange(names) => self.retain(|name, _| name < &names.start || name >= &names.end),
+                Change::DeleteRange(names) => {
+                    self.retain(|name, _| name < &names.start || name >= &names.end)
+                }
             }
         }
     }
@@ -454,7 +456,8 @@ impl Storage for SimulatedDisk {
         let life = {
             let mut platter = self.0.lock();
             let found = Inspection { extent: platter.entries.live.extent(), fault: None };
-            let reading = platter.marks.live.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
+            let reading =
+                platter.marks.live.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
             verify(reading.as_ref(), &found)?;
             match reading {
                 Some(reading) if reading.mark.node != node => {

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use featureops::unit_key::{KEY_BYTES, UnitKeyStore};
 use featureops_cluster::environment::{
     BoxFuture, BoxStream, Clock, Compute, Entropy, Environment, Listener, Transport,
 };
-use featureops::unit_key::{KEY_BYTES, UnitKeyStore};
 use featureops_evaluation::UnitKey;
 use parking_lot::Mutex;
 

@@ -6,6 +6,7 @@
 
 mod ambient;
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use featureops_simulation::plan::{Plan, Plant};
@@ -18,8 +19,10 @@ const PROCESSES: usize = 2;
 const SHOWN: usize = 20;
 
 const USAGE: &str = "simulate --seed N [--plant NAME] [--trace] [--tail]
-simulate --seeds A..B [--plant NAME]
-  --plant NAME  plants a defect: dropped-sync, double-count, treatment-under-trip, flipped-arm, wrong-digest, lost-command
+simulate --seeds A..B [--plant NAME] [--twice]
+  --plant NAME  plants a defect: dropped-sync, double-count, treatment-under-trip, flipped-arm, wrong-digest, lost-command,
+                silent-under-ailment, agent-approved
+  --twice       runs every seed in two processes and compares their digests
   --trace       writes every event to stderr
   --tail        writes the last events after a violation";
 
@@ -30,6 +33,7 @@ struct Arguments {
     plant: Option<Plant>,
     trace: bool,
     tail: bool,
+    twice: bool,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -50,10 +54,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             }
             "--plant" => {
                 let name = value()?;
-                arguments.plant = Some(Plant::parse(&name).ok_or_else(|| format!("no plant is called '{name}'"))?);
+                arguments.plant =
+                    Some(Plant::parse(&name).ok_or_else(|| format!("no plant is called '{name}'"))?);
             }
             "--trace" => arguments.trace = true,
             "--tail" => arguments.tail = true,
+            "--twice" => arguments.twice = true,
             _ => return Err(format!("'{word}' is not an option")),
         }
     }
@@ -70,7 +76,7 @@ fn main() -> ExitCode {
     };
     match arguments.seeds {
         Some((seed, _)) if arguments.single => one(seed, &arguments),
-        Some((from, to)) => many(from, to, arguments.plant),
+        Some((from, to)) => many(from, to, &arguments),
         None => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
@@ -107,47 +113,91 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn many(from: u64, to: u64, plant: Option<Plant>) -> ExitCode {
+/// What the children printed, added up.
+#[derive(Default)]
+struct Sums {
+    /// By checker: cases looked at, violations, and the seeds in which it looked at nothing.
+    checkers: BTreeMap<String, (u64, u64, u64)>,
+    digests: BTreeMap<u64, String>,
+    failed: BTreeSet<u64>,
+    events: u64,
+}
+
+impl Sums {
+    fn take(&mut self, seed: u64, text: &str) {
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("digest ") {
+                let mut words = rest.split(' ');
+                let digest = words.next().unwrap_or_default().to_owned();
+                self.events =
+                    self.events.saturating_add(words.nth(1).and_then(|n| n.parse().ok()).unwrap_or(0));
+                if self.digests.insert(seed, digest.clone()).is_some_and(|before| before != digest) {
+                    println!("violation D: seed {seed} gave another digest the second time");
+                    self.failed.insert(seed);
+                }
+            }
+            let Some((name, counts)) = line.split_once(": looked at ") else { continue };
+            let Some((looked, violations)) = counts.split_once(", violations ") else { continue };
+            let (Ok(looked), Ok(violations)) = (looked.parse::<u64>(), violations.parse::<u64>()) else {
+                continue;
+            };
+            let sum = self.checkers.entry(name.to_owned()).or_default();
+            sum.0 = sum.0.saturating_add(looked);
+            sum.1 = sum.1.saturating_add(violations);
+            sum.2 = sum.2.saturating_add(u64::from(looked == 0));
+        }
+    }
+}
+
+fn many(from: u64, to: u64, arguments: &Arguments) -> ExitCode {
     let Ok(program) = std::env::current_exe() else {
         eprintln!("the simulator cannot find its own program");
         return ExitCode::from(2);
     };
     let began = ambient::machine_micros();
-    let mut running: Vec<(u64, Child)> = Vec::new();
-    let mut failed = Vec::new();
-    let mut next = from;
+    let mut sums = Sums::default();
+    let mut running: VecDeque<(u64, Child)> = VecDeque::new();
+    let times = if arguments.twice { 2 } else { 1 };
+    let mut waiting = (from..to).flat_map(|seed| std::iter::repeat_n(seed, times)).peekable();
     let mut done = 0_u64;
-    while next < to || !running.is_empty() {
-        while next < to && running.len() < PROCESSES {
+    while waiting.peek().is_some() || !running.is_empty() {
+        while running.len() < PROCESSES
+            && let Some(seed) = waiting.next()
+        {
             let mut command = Command::new(&program);
-            command.arg("--seed").arg(next.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
-            if let Some(plant) = plant {
+            command.arg("--seed").arg(seed.to_string()).stdout(Stdio::piped()).stderr(Stdio::null());
+            if let Some(plant) = arguments.plant {
                 command.arg("--plant").arg(plant.name());
             }
             match command.spawn() {
-                Ok(child) => running.push((next, child)),
+                Ok(child) => running.push_back((seed, child)),
                 Err(error) => {
-                    eprintln!("seed {next}: {error}");
-                    failed.push(next);
+                    eprintln!("seed {seed}: {error}");
+                    sums.failed.insert(seed);
                 }
             }
-            next = next.saturating_add(1);
         }
-        let Some((seed, child)) = (!running.is_empty()).then(|| running.remove(0)) else { continue };
+        let Some((seed, child)) = running.pop_front() else { continue };
         done = done.saturating_add(1);
         match child.wait_with_output() {
-            Ok(output) if output.status.success() => {}
             Ok(output) => {
-                failed.push(seed);
-                println!("{}", String::from_utf8_lossy(&output.stdout));
+                let text = String::from_utf8_lossy(&output.stdout);
+                sums.take(seed, &text);
+                if !output.status.success() {
+                    sums.failed.insert(seed);
+                    println!("{text}");
+                }
             }
             Err(error) => {
                 eprintln!("seed {seed}: {error}");
-                failed.push(seed);
+                sums.failed.insert(seed);
             }
         }
     }
+    for (name, (looked, violations, blind)) in &sums.checkers {
+        println!("{name}: {looked} cases, {violations} violations, nothing to look at in {blind} worlds");
+    }
     let took_ms = ambient::machine_micros().saturating_sub(began) / 1_000;
-    println!("{done} seeds in {took_ms} ms, failed {failed:?}");
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{done} worlds, {} events, {took_ms} ms; failed {:?}", sums.events, sums.failed);
+    if sums.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

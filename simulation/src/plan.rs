@@ -22,6 +22,10 @@ pub enum Plant {
     WrongDigest,
     /// The acknowledgement of a command is recorded with a version the flag never had.
     LostCommand,
+    /// Evaluations stop while the disk ails, as they would in a node that writes before it answers.
+    SilentUnderAilment,
+    /// An agent's approval is recorded as done.
+    AgentApproved,
 }
 
 impl Plant {
@@ -33,6 +37,8 @@ impl Plant {
         (Self::FlippedArm, "flipped-arm"),
         (Self::WrongDigest, "wrong-digest"),
         (Self::LostCommand, "lost-command"),
+        (Self::SilentUnderAilment, "silent-under-ailment"),
+        (Self::AgentApproved, "agent-approved"),
     ];
 
     /// The plant of a name.
@@ -57,8 +63,12 @@ pub struct Plan {
     pub machines: u64,
     /// Service clients.
     pub services: u64,
+    /// Clients that only evaluate: by them one sees whether evaluation goes on when nothing else does.
+    pub visitors: u64,
     /// Units that services evaluate for.
     pub units: u64,
+    /// Whether the treatment makes errors, so that owners have something to trip.
+    pub harm: bool,
     /// Simulated time under faults.
     pub faults_ms: u64,
     /// Simulated time after all is healed, in which service is demanded.
@@ -87,26 +97,28 @@ impl Plan {
     pub fn of(seed: u64, plant: Option<Plant>) -> Self {
         let mut dice = Dice::new(seed, "plan");
         let machines = 1;
-        let faults_ms = dice.between(6_000, 12_000);
+        let faults_ms = dice.between(8_000, 24_000);
         let latency_min_ms = dice.between(1, 3);
         let mut plan = Self {
             seed,
             machines,
-            services: dice.between(1, 3),
+            services: dice.between(1, 4),
+            visitors: 1,
             units: dice.between(20, 400),
+            harm: dice.percent(40),
             faults_ms,
             healed_ms: 6_000,
             latency_min_ms,
             latency_max_ms: latency_min_ms.saturating_add(dice.between(1, 40)),
-            think_max_ms: dice.between(10, 60),
-            snapshot_every_entries: dice.between(100, 1_000),
+            think_max_ms: dice.between(6, 50),
+            snapshot_every_entries: dice.between(30, 600),
             repeats_percent: dice.between(0, 40),
             autonomy: dice.between(2, 4),
             faults: Vec::new(),
             plant,
         };
         let mut dice = Dice::new(seed, "faults");
-        let count = dice.between(1, 6);
+        let count = dice.between(1, 8);
         for _ in 0..count {
             plan.faults.push(ScheduledFault {
                 // Nothing before the experiments run: an empty world cannot lose anything.
@@ -134,10 +146,19 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}", self.seed)?;
-        writeln!(f, "  machines {}, services {}, units {}", self.machines, self.services, self.units)?;
+        writeln!(f, "  machines {}, services {}, visitors {}", self.machines, self.services, self.visitors)?;
+        writeln!(f, "  units {}, treatment does harm: {}", self.units, self.harm)?;
         writeln!(f, "  under faults {} ms, healed {} ms", self.faults_ms, self.healed_ms)?;
-        writeln!(f, "  latency {} to {} ms, think {} ms", self.latency_min_ms, self.latency_max_ms, self.think_max_ms)?;
-        writeln!(f, "  snapshot every {} entries, repeats {} %", self.snapshot_every_entries, self.repeats_percent)?;
+        writeln!(
+            f,
+            "  latency {} to {} ms, think {} ms",
+            self.latency_min_ms, self.latency_max_ms, self.think_max_ms
+        )?;
+        writeln!(
+            f,
+            "  snapshot every {} entries, repeats {} %",
+            self.snapshot_every_entries, self.repeats_percent
+        )?;
         writeln!(f, "  autonomy A{}, plant {}", self.autonomy, self.plant.map_or("none", Plant::name))?;
         for scheduled in &self.faults {
             writeln!(f, "  at {} ms machine {}: {:?}", scheduled.at_ms, scheduled.machine, scheduled.fault)?;

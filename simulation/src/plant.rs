@@ -16,7 +16,9 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
                 .evaluations
                 .iter()
                 .position(|evaluated| tripped_at(seen, &evaluated.flag, evaluated.answer.flag_version));
-            let Some(evaluated) = place.and_then(|place| seen.evaluations.get_mut(place)) else { return false };
+            let Some(evaluated) = place.and_then(|place| seen.evaluations.get_mut(place)) else {
+                return false;
+            };
             evaluated.answer.variant = Some("treatment".to_owned());
             true
         }
@@ -29,6 +31,21 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             let Some(evaluated) = sent else { return false };
             let control = evaluated.answer.variant.as_deref() == Some("control");
             evaluated.answer.variant = Some(if control { "treatment" } else { "control" }.to_owned());
+            true
+        }
+        Some(Plant::SilentUnderAilment) => {
+            let quiet = crate::checks::ailing_windows(plan);
+            let before = seen.evaluations.len();
+            seen.evaluations
+                .retain(|evaluated| !quiet.iter().any(|window| window.contains(&evaluated.asked)));
+            seen.evaluations.len() < before
+        }
+        Some(Plant::AgentApproved) => {
+            let mut commands = seen.commands.iter_mut();
+            let Some(command) = commands.find(|command| command.verb == "approve as agent") else {
+                return false;
+            };
+            command.outcome = crate::history::CommandOutcome::Done(None);
             true
         }
         Some(Plant::WrongDigest) => {

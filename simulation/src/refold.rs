@@ -68,8 +68,7 @@ pub fn refold(disk: &SimulatedDisk, places: &[u64]) -> Refolded {
         }
     }
     refolded.flags = state.flags(ENVIRONMENT, "", KEPT, true);
-    refolded.decisions =
-        state.decisions(ENVIRONMENT, "", 0, KEPT, v1::decision::Status::Unspecified);
+    refolded.decisions = state.decisions(ENVIRONMENT, "", 0, KEPT, v1::decision::Status::Unspecified);
     refolded.audit = state.audit_from(1, KEPT);
     for experiment in state.experiments(ENVIRONMENT, "", KEPT) {
         let key = experiment.name.rsplit('/').next().unwrap_or_default().to_owned();

@@ -52,7 +52,9 @@ pub struct Outcome {
 impl Outcome {
     /// Every violation, with its property.
     pub fn violations(&self) -> impl Iterator<Item = (&'static str, &String)> {
-        self.findings.iter().flat_map(|(id, _, finding)| finding.violations.iter().map(move |text| (*id, text)))
+        self.findings
+            .iter()
+            .flat_map(|(id, _, finding)| finding.violations.iter().map(move |text| (*id, text)))
     }
 }
 
@@ -72,7 +74,9 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
     hear_panics(&history, trace);
     let machines: Vec<Machine> = (1..=plan.machines).map(|number| Machine::new(plan.seed, number)).collect();
     if plan.plant == Some(Plant::DroppedSync) {
-        machines.iter().for_each(|machine| machine.disk.ail(Ailment { sync_lies: true, ..Ailment::default() }));
+        machines
+            .iter()
+            .for_each(|machine| machine.disk.ail(Ailment { sync_lies: true, ..Ailment::default() }));
     }
     let world = World {
         plan: Arc::new(plan),
@@ -143,7 +147,12 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
     for number in 1..=plan.services {
         let name = format!("service-{number}");
         others.push(name.clone());
-        sim.client(name, counted(Arc::clone(&active), service::run(world.clone(), number)));
+        sim.client(name.clone(), counted(Arc::clone(&active), service::run(world.clone(), name, false)));
+    }
+    for number in 1..=plan.visitors {
+        let name = format!("visitor-{number}");
+        others.push(name.clone());
+        sim.client(name.clone(), counted(Arc::clone(&active), service::run(world.clone(), name, true)));
     }
     sim.client("operator", counted(Arc::clone(&active), operator::run(world.clone())));
     sim.client("auditor", auditor::run(world.clone()));
@@ -168,7 +177,9 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
             world.stage.enter(Stage::Healed);
         }
         if now_ms >= plan.faults_ms.saturating_add(plan.healed_ms) {
-            world.stage.enter(Stage::Closing.max(Stage::Healed));
+            if settled_at.is_none() {
+                world.stage.enter(Stage::Closing);
+            }
             if active.load(Ordering::SeqCst) == 0 {
                 let since = *settled_at.get_or_insert(now_ms);
                 if now_ms >= since.saturating_add(SETTLE_MS) {
@@ -202,10 +213,7 @@ fn machine(world: &World, number: u64) -> Option<&Machine> {
     world.machines.get(usize::try_from(number.checked_sub(1)?).ok()?)
 }
 
-async fn counted(
-    active: Arc<AtomicU64>,
-    client: impl Future<Output = turmoil::Result>,
-) -> turmoil::Result {
+async fn counted(active: Arc<AtomicU64>, client: impl Future<Output = turmoil::Result>) -> turmoil::Result {
     active.fetch_add(1, Ordering::SeqCst);
     let ended = client.await;
     active.fetch_sub(1, Ordering::SeqCst);

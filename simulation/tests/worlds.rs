@@ -32,17 +32,20 @@ fn a_few_seeds_hold_every_property() {
 /// The first of some seeds in which the plant found a place must fail, by the checker it was planted for.
 fn caught(plant: &str, by: &[&str]) {
     let mut last = String::new();
-    for seed in 1..9_u64 {
+    for seed in 1..25_u64 {
         let (output, text) = simulate(&["--seed", &seed.to_string(), "--plant", plant]);
         let hit = by.iter().any(|id| text.contains(&format!("violation {id}:")));
         if hit {
             assert!(!output.status.success());
-            assert!(text.contains(&format!("--seed {seed} --plant {plant}")), "no command to run it again\n{text}");
+            assert!(
+                text.contains(&format!("--seed {seed} --plant {plant}")),
+                "no command to run it again\n{text}"
+            );
             return;
         }
         last = text;
     }
-    panic!("{plant} went unseen in eight seeds\n{last}");
+    panic!("{plant} went unseen in twenty-four seeds\n{last}");
 }
 
 #[test]
@@ -73,4 +76,14 @@ fn a_state_that_differs_after_a_restart_is_caught() {
 #[test]
 fn an_acknowledged_command_that_is_gone_is_caught() {
     caught("lost-command", &["H1c"]);
+}
+
+#[test]
+fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
+    caught("silent-under-ailment", &["H5a"]);
+}
+
+#[test]
+fn an_agent_that_approves_is_caught() {
+    caught("agent-approved", &["G1"]);
 }

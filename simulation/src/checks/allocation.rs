@@ -62,7 +62,8 @@ pub fn caps(_: &Plan, seen: &Seen) -> Finding {
     }
     for evaluated in seen.evaluations.iter().filter(|evaluated| evaluated.sent_receipt.is_none()) {
         let answer = &evaluated.answer;
-        if let (Some("treatment"), Some(share)) = (answer.variant.as_deref(), answer.propensity_basis_points) {
+        if let (Some("treatment"), Some(share)) = (answer.variant.as_deref(), answer.propensity_basis_points)
+        {
             finding.case(share <= CAP, || format!("{} was served at a share of {share}", evaluated.flag));
         }
     }

@@ -15,7 +15,8 @@ pub fn chain(_: &Plan, seen: &Seen) -> Finding {
         }
         for pair in settled.records.windows(2) {
             let [before, after] = pair else { continue };
-            let follows = after.number == before.number.saturating_add(1) && after.position >= before.position;
+            let follows =
+                after.number == before.number.saturating_add(1) && after.position >= before.position;
             finding.case(follows && after.previous_hash == before.hash, || {
                 format!("machine {machine}: record {} does not follow record {}", after.number, before.number)
             });

@@ -31,7 +31,9 @@ fn status<'a>(seen: &'a Seen, experiment: &str) -> Vec<(u64, &'a v1::ExperimentS
         status.experiment.as_ref().is_some_and(|found| found.flag == experiment)
     };
     let settled = seen.settled.iter();
-    settled.flat_map(|(machine, settled)| settled.experiments.iter().filter(of).map(|status| (*machine, status))).collect()
+    settled
+        .flat_map(|(machine, settled)| settled.experiments.iter().filter(of).map(|status| (*machine, status)))
+        .collect()
 }
 
 /// E1: clicks, of which every counted event adds one.

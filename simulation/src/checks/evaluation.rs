@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use featureops_proto::v1::EvaluationError;
 
 use super::Finding;
+use crate::faults::Fault;
 use crate::history::{Evaluated, Seen};
 use crate::plan::Plan;
 use crate::workload::{ARMS, SAFE};
@@ -17,10 +18,64 @@ pub fn total(_: &Plan, seen: &Seen) -> Finding {
     }
     for evaluated in &seen.evaluations {
         let answer = &evaluated.answer;
-        let declared = answer.variant.as_deref().is_some_and(|variant| variant == SAFE || ARMS.contains(&variant));
+        let declared =
+            answer.variant.as_deref().is_some_and(|variant| variant == SAFE || ARMS.contains(&variant));
         let unknown_yet = answer.error() == EvaluationError::FlagNotFound;
         finding.case(declared || unknown_yet, || {
             format!("{} {}: {:?} {}", evaluated.flag, evaluated.unit, answer.variant, answer.error_message)
+        });
+    }
+    finding
+}
+
+/// Time a node may take to start, and a client to notice that it is back, in milliseconds.
+const RECOVERY_MS: u64 = 4_000;
+/// Shorter ailments prove nothing: a client may have been elsewhere.
+const WINDOW_MS_MIN: u64 = 300;
+
+/// Times, in simulated microseconds, in which a disk ails and nothing else is wrong.
+pub fn ailing_windows(plan: &Plan) -> Vec<std::ops::Range<u64>> {
+    // Nobody answers while a machine is down or cut off; the recovery counts in.
+    let down = |fault: &Fault| match *fault {
+        Fault::Crash { down_ms } => Some((0, down_ms)),
+        Fault::CrashTwice { between_ms } => Some((0, between_ms.saturating_add(300))),
+        Fault::Cut { for_ms } | Fault::CutAnswers { for_ms } => Some((0, for_ms)),
+        Fault::FullDisk { for_ms } | Fault::FailingSync { for_ms } => {
+            Some((for_ms, for_ms.saturating_add(100)))
+        }
+        Fault::SlowDisk { .. } | Fault::Clock { .. } => None,
+    };
+    let mut dark: Vec<std::ops::Range<u64>> = Vec::new();
+    for scheduled in &plan.faults {
+        if let Some((from, to)) = down(&scheduled.fault) {
+            let end = scheduled.at_ms.saturating_add(to).saturating_add(RECOVERY_MS);
+            dark.push(scheduled.at_ms.saturating_add(from)..end);
+        }
+    }
+    let ailing = plan.faults.iter().filter_map(|scheduled| {
+        let (Fault::FullDisk { for_ms } | Fault::FailingSync { for_ms } | Fault::SlowDisk { for_ms, .. }) =
+            scheduled.fault
+        else {
+            return None;
+        };
+        let end = scheduled.at_ms.saturating_add(for_ms).min(plan.faults_ms);
+        Some(scheduled.at_ms..end)
+    });
+    ailing
+        .filter(|window| window.end.saturating_sub(window.start) >= WINDOW_MS_MIN)
+        .filter(|window| !dark.iter().any(|dark| dark.start < window.end && window.start < dark.end))
+        .map(|window| window.start.saturating_mul(1_000)..window.end.saturating_mul(1_000))
+        .collect()
+}
+
+/// H5 in every fault phase: while a disk is full, slow or failing, evaluations are asked and answered.
+pub fn under_ailment(plan: &Plan, seen: &Seen) -> Finding {
+    let mut finding = Finding::default();
+    for window in ailing_windows(plan) {
+        let within = |evaluated: &&Evaluated| window.contains(&evaluated.asked);
+        let answered = seen.evaluations.iter().filter(within).count();
+        finding.case(answered > 0, || {
+            format!("no evaluation was answered in {window:?} µs, while a disk ailed")
         });
     }
     finding

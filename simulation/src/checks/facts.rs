@@ -10,15 +10,20 @@ pub fn repeats(_: &Plan, seen: &Seen) -> Finding {
     for report in &seen.reports {
         let name = format!("batch {} {}", report.producer, report.sequence);
         let Some((first, later)) = report.answers.split_first() else {
-            finding.case(report.refused.is_some(), || format!("{name} was never answered in {} sends", report.sends));
+            finding.case(report.refused.is_some(), || {
+                format!("{name} was never answered in {} sends", report.sends)
+            });
             continue;
         };
-        finding.case(report.sends > 1 || !first.duplicate, || format!("{name}: called a duplicate at its first send"));
+        finding.case(report.sends > 1 || !first.duplicate, || {
+            format!("{name}: called a duplicate at its first send")
+        });
         for again in later {
             finding.case(again.duplicate, || format!("{name}: counted again at a repeat"));
             // Beyond the last sixteen batches of a producer only the fact that it was answered is kept.
             let same = again.counted == first.counted && again.verdicts == first.verdicts;
-            let forgotten = again.verdicts.iter().all(|said| said.verdict() == featureops_proto::v1::Verdict::Duplicate);
+            let forgotten =
+                again.verdicts.iter().all(|said| said.verdict() == featureops_proto::v1::Verdict::Duplicate);
             finding.case(same || forgotten, || format!("{name}: {first:?}, then {again:?}"));
         }
     }

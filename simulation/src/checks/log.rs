@@ -16,7 +16,9 @@ pub fn told(_: &Plan, seen: &Seen) -> Finding {
             let said = refolded.flags.iter().find(|said| said.name == flag.name);
             // Owners may have moved on after the auditor's read.
             if said.is_none_or(|said| said.flag_version == flag.flag_version) {
-                finding.case(said == Some(flag), || format!("machine {machine}: told {flag:?}, the log says {said:?}"));
+                finding.case(said == Some(flag), || {
+                    format!("machine {machine}: told {flag:?}, the log says {said:?}")
+                });
             }
         }
         for decision in &settled.decisions {
@@ -37,9 +39,10 @@ pub fn told(_: &Plan, seen: &Seen) -> Finding {
             let Some(experiment) = &status.experiment else { continue };
             let said = refolded.experiments.iter().find(|(name, _, _)| *name == experiment.name);
             let told: Vec<(String, u64)> = status.verdicts.clone().into_iter().collect();
-            finding.case(said.is_some_and(|(_, verdicts, rows)| *verdicts == told && *rows == status.rows), || {
-                format!("machine {machine} {}: told {told:?}, the log says {said:?}", experiment.name)
-            });
+            finding.case(
+                said.is_some_and(|(_, verdicts, rows)| *verdicts == told && *rows == status.rows),
+                || format!("machine {machine} {}: told {told:?}, the log says {said:?}", experiment.name),
+            );
         }
     }
     finding

@@ -13,6 +13,7 @@ mod evaluation;
 mod facts;
 mod history_of_flag;
 mod log;
+mod oversight;
 mod ownership;
 mod reads;
 mod receipts;
@@ -41,6 +42,8 @@ impl Finding {
     }
 }
 
+pub use evaluation::ailing_windows;
+
 /// Whether a flag is known to be tripped at a version.
 #[must_use]
 pub fn tripped_at(seen: &Seen, flag: &str, version: u64) -> bool {
@@ -61,10 +64,12 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("H3", "a tripped flag serves its safe variant", trips::safe),
     ("H4", "no flip for a returned receipt within a generation", receipts::flips),
     ("H5", "evaluation is total", evaluation::total),
+    ("H5a", "evaluation goes on while a disk ails", evaluation::under_ailment),
     ("H5v", "versions never go back", evaluation::versions),
     ("H6", "reads see what was acknowledged before", reads::own_writes),
     ("H7", "decisions replay", replay::decisions),
     ("L1", "audit is gap-free and linked", audit::chain),
+    ("G1", "no agent approves", oversight::agents),
     ("O1", "one owner's decisions, rising", ownership::rising),
     ("O2", "no reallocation older than the flag", ownership::fresh),
     ("Q1", "bounds are kept", bounds::kept),

@@ -3,6 +3,7 @@
 use featureops_proto::v1::{self, decision::Action, decision::Status, principal::Kind};
 
 use super::Finding;
+use super::history_of_flag::changes;
 use crate::history::Seen;
 use crate::plan::Plan;
 
@@ -12,9 +13,8 @@ fn applied(settled: &crate::history::Settled) -> Vec<&v1::Decision> {
         matches!(decision.status(), Status::Applied | Status::Reverted) && decision.flag_version_after > 0
     };
     let mut decisions: Vec<_> = settled.decisions.iter().filter(took).collect();
-    decisions.sort_by(|one, two| {
-        (&one.flag, one.flag_version_after).cmp(&(&two.flag, two.flag_version_after))
-    });
+    decisions
+        .sort_by(|one, two| (&one.flag, one.flag_version_after).cmp(&(&two.flag, two.flag_version_after)));
     decisions
 }
 
@@ -39,7 +39,8 @@ pub fn rising(_: &Plan, seen: &Seen) -> Finding {
     finding
 }
 
-/// O2: a reallocation is applied on the very version it was decided on, so that no trip and no person came between.
+/// O2: a reallocation is applied on the very version it was decided on, so that no trip and no person came between. One that a
+/// person approved is that person's act, made on what was shown: what is served must not have changed since.
 pub fn fresh(_: &Plan, seen: &Seen) -> Finding {
     let mut finding = Finding::default();
     for (_, settled) in &seen.settled {
@@ -48,7 +49,15 @@ pub fn fresh(_: &Plan, seen: &Seen) -> Finding {
                 continue;
             }
             let (before, after) = (decision.flag_version_before, decision.flag_version_after);
-            finding.case(after == before.saturating_add(1), || {
+            let key = decision.flag.rsplit('/').next().unwrap_or_default();
+            let changes = changes(seen, key);
+            let serves = |change: &str| {
+                matches!(change, "trip" | "resume" | "start" | "stop" | "reallocate" | "revert decision")
+            };
+            let between =
+                |(version, change): (&u64, &&str)| *version > before && *version < after && serves(change);
+            let approved = decision.resolved_by.is_some() && !changes.iter().any(between);
+            finding.case(after == before.saturating_add(1) || (approved && after > before), || {
                 format!("{} was decided on version {before} and made version {after}", decision.name)
             });
         }

@@ -11,15 +11,16 @@ pub fn flips(_: &Plan, seen: &Seen) -> Finding {
     let mut histories = std::collections::BTreeMap::new();
     for evaluated in &seen.evaluations {
         let Some(sent) = &evaluated.sent_receipt else { continue };
-        let changes = histories.entry(evaluated.flag.as_str()).or_insert_with(|| changes(seen, &evaluated.flag));
+        let changes =
+            histories.entry(evaluated.flag.as_str()).or_insert_with(|| changes(seen, &evaluated.flag));
         let (low, high) = (sent.flag_version, evaluated.answer.flag_version);
         // Another node may lag: the answer may be of an earlier version than the receipt.
         let (from, to) = (low.min(high), low.max(high));
-        let ends = |change: &str| {
-            matches!(change, "start" | "stop" | "trip" | "resume" | "archive" | "revert")
-        };
+        let ends =
+            |change: &str| matches!(change, "start" | "stop" | "trip" | "resume" | "archive" | "revert");
         let kept = changes.first_key_value().is_some_and(|(oldest, _)| *oldest <= from.saturating_add(1));
-        let lives = kept && !changes.range(from..=to).any(|(version, change)| *version > from && ends(change));
+        let lives =
+            kept && !changes.range(from..=to).any(|(version, change)| *version > from && ends(change));
         // Without an arm in the answer the experiment does not serve: its flag's own rules do.
         if !lives || evaluated.answer.receipt.is_empty() {
             continue;

@@ -19,7 +19,10 @@ pub fn safe(_: &Plan, seen: &Seen) -> Finding {
                     format!("{flag} at version {version}, tripped, served {served:?} to {}", evaluated.unit)
                 }),
                 Some(false) => finding.case(served != Some(SAFE), || {
-                    format!("{flag} at version {version}, not tripped, served its safe variant to {}", evaluated.unit)
+                    format!(
+                        "{flag} at version {version}, not tripped, served its safe variant to {}",
+                        evaluated.unit
+                    )
                 }),
                 None => {}
             }

@@ -61,7 +61,8 @@ async fn settle(caller: &mut Caller) -> Settled {
     let mut settled = Settled::default();
     for flag in EXPERIMENTS.iter().chain([&PLAIN_FLAG]) {
         let request = v1::GetFlagRequest { name: flag_name(flag) };
-        let found = read!(caller, settled, format!("audit flag {flag}"), FlagServiceClient, get_flag, request);
+        let found =
+            read!(caller, settled, format!("audit flag {flag}"), FlagServiceClient, get_flag, request);
         let request =
             v1::ListFlagVersionsRequest { name: flag_name(flag), page_size: 100, page_token: String::new() };
         let what = format!("audit versions {flag}");
@@ -109,7 +110,8 @@ async fn settle(caller: &mut Caller) -> Settled {
     for _ in 0..PAGES_MAX {
         let request = v1::ListAuditRequest { page_size: 1_000, page_token: page_token.clone() };
         let what = "audit records".to_owned();
-        let Some(page) = read!(caller, settled, what, AdministrationServiceClient, list_audit, request) else {
+        let Some(page) = read!(caller, settled, what, AdministrationServiceClient, list_audit, request)
+        else {
             break;
         };
         settled.records.extend(page.records);
@@ -121,6 +123,7 @@ async fn settle(caller: &mut Caller) -> Settled {
     settled.records.reverse();
     let what = "audit health".to_owned();
     let request = v1::GetNodeHealthRequest {};
-    settled.health = read!(caller, settled, what, AdministrationServiceClient, get_node_health, request, call_opaque);
+    settled.health =
+        read!(caller, settled, what, AdministrationServiceClient, get_node_health, request, call_opaque);
     settled
 }

@@ -96,6 +96,12 @@ pub fn clicks(flag: &str) -> String {
     format!("{flag}-clicks")
 }
 
+/// Key of the metric that counts a flag's errors; its guardrail.
+#[must_use]
+pub fn errors(flag: &str) -> String {
+    format!("{flag}-errors")
+}
+
 /// A string as a `google.protobuf.Value`.
 #[must_use]
 pub fn text(value: &str) -> prost_types::Value {

@@ -10,11 +10,14 @@ use featureops::rpc::decision_service_client::DecisionServiceClient;
 use featureops::rpc::experiment_service_client::ExperimentServiceClient;
 use featureops::rpc::flag_service_client::FlagServiceClient;
 use featureops::rpc::metric_service_client::MetricServiceClient;
-use featureops_proto::v1::{self, metric::Kind};
+use featureops_proto::v1::{
+    self,
+    metric::{Direction, Kind},
+};
 
 use super::{
-    ARMS, ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, experiment_name, flag_name,
-    text,
+    ARMS, ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, errors,
+    experiment_name, flag_name, text,
 };
 use crate::caller::{Answer, Caller};
 use crate::dice::Dice;
@@ -30,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 struct Operator {
     world: World,
     caller: Caller,
+    // The same wire, under a name that may not approve.
+    agent: Caller,
     dice: Dice,
     request: u64,
     planted: bool,
@@ -75,10 +80,11 @@ pub async fn run(world: World) -> turmoil::Result {
     let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
     let caller = Caller::new("operator", "human:operator", &machine, world.trace.clone());
     let dice = Dice::new(world.plan.seed, "operator");
-    let mut operator = Operator { world, caller, dice, request: 0, planted: false };
+    let agent = Caller::new("operator", "agent:copilot", &machine, world.trace.clone());
+    let mut operator = Operator { world, caller, agent, dice, request: 0, planted: false };
     operator.set_up().await;
     while !operator.world.stage.reached(Stage::Closing) {
-        let pause = operator.dice.between(100, 500);
+        let pause = operator.dice.between(20, 300);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         operator.act().await;
     }
@@ -105,11 +111,18 @@ impl Operator {
 
     async fn set_up(&mut self) {
         for flag in EXPERIMENTS {
-            for (metric, kind) in [(converted(flag), Kind::Proportion), (clicks(flag), Kind::Count)] {
+            let metrics = [
+                (converted(flag), Kind::Proportion),
+                (clicks(flag), Kind::Count),
+                (errors(flag), Kind::Proportion),
+            ];
+            for (metric, kind) in metrics {
+                let lower = metric == errors(flag);
+                let direction = if lower { Direction::LowerIsBetter } else { Direction::HigherIsBetter };
                 let metric = v1::Metric {
                     name: format!("environments/{ENVIRONMENT}/metrics/{metric}"),
                     kind: kind.into(),
-                    direction: v1::metric::Direction::HigherIsBetter.into(),
+                    direction: direction.into(),
                     ..v1::Metric::default()
                 };
                 let request = v1::SetMetricRequest {
@@ -129,6 +142,12 @@ impl Operator {
                 flag: (*flag).to_owned(),
                 arms: ARMS.iter().enumerate().map(arm).collect(),
                 primary_metric: converted(flag),
+                guardrails: vec![v1::Guardrail {
+                    metric: errors(flag),
+                    limit_basis_points: 500,
+                    // Low enough for a small world to reach it.
+                    minimum_units: 20,
+                }],
                 secondary_metrics: vec![clicks(flag)],
                 policy: v1::experiment::Policy::Thompson.into(),
                 control_floor_basis_points: 1_000,
@@ -141,15 +160,7 @@ impl Operator {
                 request_id: self.request_id(),
                 validate_only: false,
             };
-            command!(
-                self,
-                "create",
-                flag,
-                ExperimentServiceClient,
-                create_experiment,
-                request,
-                no_version
-            );
+            command!(self, "create", flag, ExperimentServiceClient, create_experiment, request, no_version);
             self.start(flag).await;
         }
         self.set_flag(PLAIN_FLAG, "first").await;
@@ -207,15 +218,7 @@ impl Operator {
                     request_id: self.request_id(),
                     ..v1::PauseExperimentRequest::default()
                 };
-                command!(
-                    self,
-                    "pause",
-                    flag,
-                    ExperimentServiceClient,
-                    pause_experiment,
-                    request,
-                    no_version
-                );
+                command!(self, "pause", flag, ExperimentServiceClient, pause_experiment, request, no_version);
             }
             70..=79 => {
                 let control = u32::try_from(self.dice.between(1_000, 9_999)).unwrap_or(5_000);
@@ -242,18 +245,32 @@ impl Operator {
                     reason: "errors are up".to_owned(),
                     request_id: self.request_id(),
                 };
-                command!(
-                    self,
-                    "alarm",
-                    flag,
-                    AdministrationServiceClient,
-                    raise_alarm,
-                    request,
-                    no_version
-                );
+                command!(self, "alarm", flag, AdministrationServiceClient, raise_alarm, request, no_version);
             }
+            85..=87 => self.autonomy(flag).await,
             _ => self.judge(flag).await,
         }
+    }
+
+    /// Sets what the flag's owner may do alone.
+    async fn autonomy(&mut self, flag: &str) {
+        let level = |dice: &mut Dice| i32::try_from(dice.between(1, 5)).unwrap_or(3);
+        let autonomy =
+            v1::AutonomyLevels { growth: level(&mut self.dice), protection: level(&mut self.dice) };
+        let request = v1::SetFlagAutonomyRequest {
+            name: flag_name(flag),
+            autonomy: Some(autonomy),
+            request_id: self.request_id(),
+        };
+        command!(
+            self,
+            "autonomy",
+            flag,
+            AdministrationServiceClient,
+            set_flag_autonomy,
+            request,
+            flag_version
+        );
     }
 
     async fn trip(&mut self, flag: &str) {
@@ -282,12 +299,28 @@ impl Operator {
             page_size: 5,
             ..v1::ListDecisionsRequest::default()
         };
-        let act = |channel, request| async move { DecisionServiceClient::new(channel).list_decisions(request).await };
+        let act = |channel, request| async move {
+            DecisionServiceClient::new(channel).list_decisions(request).await
+        };
         let Some(listed) = self.caller.call("list decisions", request, act).await.ok() else { return };
         for decision in listed.decisions {
             let (name, note) = (decision.name.clone(), "by drill".to_owned());
             let request_id = self.request_id();
             match decision.status() {
+                v1::decision::Status::Proposed if self.dice.percent(25) => {
+                    let request = v1::ApproveDecisionRequest { name, note, request_id };
+                    std::mem::swap(&mut self.caller, &mut self.agent);
+                    command!(
+                        self,
+                        "approve as agent",
+                        flag,
+                        DecisionServiceClient,
+                        approve_decision,
+                        request,
+                        no_version
+                    );
+                    std::mem::swap(&mut self.caller, &mut self.agent);
+                }
                 v1::decision::Status::Proposed if self.dice.percent(70) => {
                     let request = v1::ApproveDecisionRequest { name, note, request_id };
                     command!(

@@ -7,7 +7,7 @@ use featureops::rpc::evaluation_service_client::EvaluationServiceClient;
 use featureops::rpc::fact_service_client::FactServiceClient;
 use featureops_proto::v1;
 
-use super::{ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, Stage, World, clicks, converted, text};
+use super::{ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, Stage, World, clicks, converted, errors, text};
 use crate::caller::{Answer, Caller};
 use crate::dice::Dice;
 use crate::history::{Evaluated, Receipted, Reported};
@@ -38,11 +38,11 @@ struct Service {
     unanswered: VecDeque<Batch>,
     outcomes: Vec<v1::Outcome>,
     doubled: bool,
+    visits: bool,
 }
 
-/// Lives until the world closes and every batch is answered.
-pub async fn run(world: World, number: u64) -> turmoil::Result {
-    let name = format!("service-{number}");
+/// Lives until the world closes and every batch is answered. One that only visits reports nothing, and so waits for nothing.
+pub async fn run(world: World, name: String, visits: bool) -> turmoil::Result {
     let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
     let dice = Dice::new(world.plan.seed, &name);
     let caller = Caller::new(&name, &format!("agent:{name}"), &machine, world.trace.clone());
@@ -55,6 +55,7 @@ pub async fn run(world: World, number: u64) -> turmoil::Result {
         unanswered: VecDeque::new(),
         outcomes: Vec::new(),
         doubled: false,
+        visits,
     };
     loop {
         let think = service.dice.between(1, service.world.plan.think_max_ms);
@@ -68,6 +69,10 @@ pub async fn run(world: World, number: u64) -> turmoil::Result {
             continue;
         }
         service.wander();
+        if service.visits {
+            service.evaluate().await;
+            continue;
+        }
         if service.unanswered.len() >= UNANSWERED_MAX || service.dice.percent(15) {
             service.send().await;
         } else {
@@ -115,7 +120,8 @@ impl Service {
         let (asked, life) = (now_micros(), self.life());
         self.world.history.write(|seen| seen.asked.extend([(flag.to_owned(), unit.clone())]));
         let what = format!("evaluate {flag} {unit}");
-        let act = |channel, request| async move { EvaluationServiceClient::new(channel).evaluate(request).await };
+        let act =
+            |channel, request| async move { EvaluationServiceClient::new(channel).evaluate(request).await };
         match self.caller.call(&what, request, act).await {
             Answer::Ok(answer) => {
                 if !answer.receipt.is_empty() {
@@ -125,7 +131,9 @@ impl Service {
                         flag_version: answer.flag_version,
                     };
                     self.receipts.insert(key, receipt);
-                    self.after_arm(flag, &unit, no_exposure, &answer);
+                    if !self.visits {
+                        self.after_arm(flag, &unit, no_exposure, &answer);
+                    }
                 }
                 let record = Evaluated {
                     asked,
@@ -177,8 +185,16 @@ impl Service {
             self.unanswered.push_back(Batch { body, record });
         }
         // Treatment clicks more: owners have something to find.
-        let rate = if answer.variant.as_deref() == Some("treatment") { 60 } else { 30 };
-        if self.dice.percent(rate) {
+        let treated = answer.variant.as_deref() == Some("treatment");
+        if treated && self.world.plan.harm && self.dice.percent(60) {
+            self.outcomes.push(v1::Outcome {
+                metric: errors(flag),
+                unit: unit.to_owned(),
+                value: Some(1.0),
+                ..v1::Outcome::default()
+            });
+        }
+        if self.dice.percent(if treated { 60 } else { 30 }) {
             let receipt = if self.dice.percent(50) { answer.receipt.clone() } else { String::new() };
             for metric in [converted(flag), clicks(flag)] {
                 let late = self.dice.percent(5);
