@@ -44,14 +44,18 @@ impl v1::Int128 {
 }
 
 impl log::Refusal {
-    /// A refusal about one field.
+    /// A refusal about one field. What a caller sent is cut to 200 characters: refusals are kept and sent in headers.
     #[must_use]
     pub fn new(code: ErrorCode, field: &str, value: impl ToString, message: impl ToString) -> Self {
         Self {
             code: code.as_str().to_owned(),
-            field: field.to_owned(),
-            value: value.to_string(),
-            message: message.to_string(),
+            field: cut(field, 200),
+            value: cut(&value.to_string(), 200),
+            message: cut(&message.to_string(), 1_000),
         }
     }
+}
+
+fn cut(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
 }

@@ -14,6 +14,8 @@ use crate::state::key;
 
 /// Cap on arms that are not established, when none is stated.
 pub const DEFAULT_NEW_ARM_CAP: u32 = 2_000;
+/// Cool-down after a human command, when none is stated.
+pub const DEFAULT_COOL_DOWN_SECONDS: i64 = 300;
 /// Generations of one experiment.
 pub const MAX_GENERATIONS: usize = 32;
 /// Arms of one experiment.

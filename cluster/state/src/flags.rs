@@ -12,6 +12,7 @@ use crate::State;
 use crate::allocation::weights_of;
 use crate::apply::Context;
 use crate::clock::{timestamp, timestamp_if_set};
+use crate::experiments::DEFAULT_COOL_DOWN_SECONDS;
 use crate::oversight::default_levels;
 use crate::state::{Key, key};
 
@@ -69,6 +70,8 @@ impl State {
             record.definition_version = record.flag_version;
         }
         let version = record.flag_version;
+        // An owner whose decision was overtaken looks again, also when no fact comes.
+        let held = record.experiment;
         let definition = if defines { record.definition.clone() } else { None };
         // Reallocations are many and have their own record, the decision.
         if change != Change::Other("reallocate") {
@@ -89,15 +92,17 @@ impl State {
                 decision: decision.to_owned(),
             });
         }
+        if let Some(ledger) = self.ledgers.get_mut(&held) {
+            ledger.dirty = true;
+        }
         version
     }
 
     /// A human command on a flag that an experiment holds keeps autonomous growth off for a while.
     pub(crate) fn cool_down(&mut self, ctx: &Context, key: &Key) {
-        const DEFAULT_SECONDS: i64 = 300;
         let held = self.flags.get(key).and_then(|f| self.experiments.get(&f.experiment));
         let Some(definition) = held.and_then(|e| e.definition.as_ref()) else { return };
-        let seconds = definition.cool_down_seconds.unwrap_or(DEFAULT_SECONDS);
+        let seconds = definition.cool_down_seconds.unwrap_or(DEFAULT_COOL_DOWN_SECONDS);
         let until = ctx.now_ms.saturating_add(seconds.saturating_mul(1_000));
         if let Some(record) = self.flag_mut(key) {
             record.cool_down_until_ms = record.cool_down_until_ms.max(until);

@@ -8,6 +8,7 @@ use crate::State;
 mod a1_weights;
 mod a2_trip;
 mod a3_caps;
+mod e1_counted;
 mod l1_audit;
 mod o1_epoch;
 mod q1_bounds;
@@ -23,6 +24,8 @@ pub enum Invariant {
     A3Caps,
     /// O1: an owner's epoch and sequence rise.
     O1Epoch,
+    /// E1: what the moments count is what the rows hold.
+    E1Counted,
     /// L1: the audit chain is gap-free and linked.
     L1Audit,
     /// L2: every entry decodes to a known command, in the order of positions.
@@ -40,6 +43,7 @@ impl Invariant {
             Self::A2Trip => "A2 tripped serves the safe variant",
             Self::A3Caps => "A3 caps and budgets hold",
             Self::O1Epoch => "O1 owner epochs and sequences rise",
+            Self::E1Counted => "E1 counted = recorded",
             Self::L1Audit => "L1 audit gap-free and linked",
             Self::L2Entry => "L2 entries decode and come in order",
             Self::Q1Bounds => "Q1 every bound kept",
@@ -74,11 +78,12 @@ impl std::error::Error for Violation {}
 
 type Check = fn(&State) -> Result<(), String>;
 
-const CHECKS: [(Invariant, Check); 6] = [
+const CHECKS: [(Invariant, Check); 7] = [
     (Invariant::A1Weights, a1_weights::check),
     (Invariant::A2Trip, a2_trip::check),
     (Invariant::A3Caps, a3_caps::check),
     (Invariant::O1Epoch, o1_epoch::check),
+    (Invariant::E1Counted, e1_counted::check),
     (Invariant::L1Audit, l1_audit::check),
     (Invariant::Q1Bounds, q1_bounds::check),
 ];

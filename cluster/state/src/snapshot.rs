@@ -120,6 +120,7 @@ impl State {
             verdicts: ledger.verdicts.clone(),
             strata: ledger.strata.messages(0, None),
             dirty: ledger.dirty,
+            released: ledger.released,
             frozen: self.frozen.get(&number).into_iter().flatten().map(frozen_record).collect(),
         }
     }
@@ -217,8 +218,11 @@ impl State {
                 ledger.lost = record.lost;
                 ledger.verdicts = record.verdicts;
                 ledger.dirty = record.dirty;
+                ledger.released = record.released;
                 ledger.strata = Arc::new(strata_of(&record.strata, &shape));
-                self.rows += ledger.rows;
+                if !ledger.released {
+                    self.rows += ledger.rows;
+                }
                 self.ledgers.insert(number, ledger);
             }
             return Ok(());
@@ -238,24 +242,12 @@ impl State {
     fn derive(&mut self) {
         let all: Vec<Arc<ExperimentRecord>> = self.experiments.values().cloned().collect();
         for record in all.iter().filter(|r| !r.generations.is_empty()) {
-            if record.end_ms == 0 {
-                self.open_routes(record);
-                continue;
-            }
             self.open_routes(record);
-            for slot in &record.slots {
-                let definition = self.metric_by_number(slot.metric).and_then(|m| m.definition.as_ref());
-                let until_end =
-                    definition.is_some_and(|m| m.late_rule() == v1::metric::LateRule::CountUntilEnd);
-                let window_ms = i64::from(definition.map_or(0, crate::metrics::window_minutes)) * 60_000;
-                let until_ms = record.end_ms.saturating_add(window_ms);
-                if until_end || until_ms <= self.clock.now_ms() {
-                    self.close_route(slot.metric, record.number);
-                } else {
-                    self.ended.insert((until_ms, slot.metric, record.number), ());
-                }
+            for (slot, until_ms) in record.slots.iter().zip(&record.counts_until_ms) {
+                self.ended.insert((*until_ms, slot.metric, record.number), ());
             }
         }
+        self.close_windows(self.clock.now_ms());
     }
 }
 

@@ -147,7 +147,8 @@ impl State {
         numbers.into_iter().filter_map(|number| self.decisions.get(number).map(|(_, d)| d.clone())).collect()
     }
 
-    fn inputs(&self, record: &ExperimentRecord, frozen: &Frozen) -> DecisionInputs {
+    /// What an owner is shown of a frozen position, and what its decision must embed.
+    pub(crate) fn inputs(&self, record: &ExperimentRecord, frozen: &Frozen) -> DecisionInputs {
         let definition = record.definition.clone().unwrap_or_default();
         let base = self.ledgers.get(&record.number).map_or(0, |ledger| ledger.base_minute);
         let generation = record.generations.len() as u8;

@@ -99,6 +99,20 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                     }],
                     door: vec![log::DoorVerdict { index: 2, verdict: v1::Verdict::NonFinite as i32 }],
                     unit_key_id: 7,
+                    ..log::Batch::default()
+                }],
+            }),
+        ),
+        (
+            "ingest_lost",
+            C::Ingest(log::Ingest {
+                batches: vec![log::Batch {
+                    environment: text("production"),
+                    producer: text("node-1"),
+                    sequence: 1,
+                    unit_key_id: 7,
+                    lost: vec![log::LostExposures { experiment: 3, count: 17 }],
+                    ..log::Batch::default()
                 }],
             }),
         ),

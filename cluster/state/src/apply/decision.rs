@@ -181,15 +181,10 @@ impl State {
             let message = format!("growth is held off until {until} ms of log time");
             return refuse(code, "decision", &decision.experiment, message);
         }
-        if class != ActionClass::Trip
-            && record.last_decision_ms.saturating_add(DECISION_INTERVAL_MS) > ctx.now_ms
-        {
-            return refuse(
-                ErrorCode::TooFrequent,
-                "decision",
-                &decision.experiment,
-                "at most one decision a second",
-            );
+        let protects = class == ActionClass::Trip && status == Status::Applied;
+        if !protects && record.last_decision_ms.saturating_add(DECISION_INTERVAL_MS) > ctx.now_ms {
+            let message = "at most one decision a second";
+            return refuse(ErrorCode::TooFrequent, "decision", &decision.experiment, message);
         }
         let weights_before = weights_of(&record.runs, definition.arms.len());
         let stored = Decision {
@@ -199,6 +194,9 @@ impl State {
             bounds: bounds_held(class, &definition, self.new_arm_cap(record)),
             inverse: Some(self.inverse_of(class, record, &flag)),
             autonomy: level as i32,
+            resolved_by: None,
+            resolve_time: None,
+            resolve_note: String::new(),
             ..decision.clone()
         };
         let number = self.file_decision(ctx, &flag, stored, effects);
@@ -215,29 +213,31 @@ impl State {
         Ok(self.decision_done(number, status == Status::Applied, vec![record.number]))
     }
 
-    /// The moments a decision embeds are those frozen at the position it names.
+    /// What a decision embeds is what was frozen at the position it names, and what binds the experiment now.
     fn check_inputs(&self, record: &ExperimentRecord, decision: &Decision) -> Result<(), Refusal> {
-        let Some(inputs) = &decision.inputs else {
+        let Some(given) = &decision.inputs else {
             return refuse(ErrorCode::InvalidArgument, "decision.inputs", "", "missing");
         };
-        let position = inputs.frozen_position;
+        let position = given.frozen_position;
         let frozen = self.frozen.get(&record.number).into_iter().flatten().find(|f| f.position == position);
         let Some(frozen) = frozen else {
             let message = "no moments are kept of that position; look again";
             return refuse(ErrorCode::StaleDecision, "decision.inputs.frozen_position", position, message);
         };
-        let base = self.ledgers.get(&record.number).map_or(0, |ledger| ledger.base_minute);
-        let generation = record.generations.len() as u8;
-        let kept = strata_digest(&frozen.strata.messages(base, Some(generation)));
-        let given = strata_digest(&inputs.strata);
-        if given != kept || inputs.digest != kept {
-            let message = format!("the moments frozen at {position} have digest {kept:016x}");
+        let kept = self.inputs(record, frozen);
+        let digest = strata_digest(&given.strata);
+        if digest != kept.digest || given.digest != kept.digest {
+            let message = format!("the moments frozen at {position} have digest {:016x}", kept.digest);
             return refuse(
                 ErrorCode::DigestMismatch,
                 "decision.inputs.digest",
-                format!("{given:016x}"),
+                format!("{digest:016x}"),
                 message,
             );
+        }
+        if *given != kept {
+            let message = "weights, bounds or counts are not those in force; look again";
+            return refuse(ErrorCode::StaleDecision, "decision.inputs", position, message);
         }
         Ok(())
     }
@@ -442,13 +442,15 @@ impl State {
         decision: &Decision,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        if decision.action() == Action::Trip && experiment == 0 {
+            // An alarm on a flag without an experiment.
+            self.can_trip(flag, &decision.flag)?;
+            self.carry_out(ctx, flag, experiment, number, Vec::new(), effects);
+            return Ok(());
+        }
         let Some(record) = self.experiments.get(&experiment).cloned() else {
-            return refuse(
-                ErrorCode::NotFound,
-                "decision.experiment",
-                &decision.experiment,
-                "no such experiment",
-            );
+            let message = "no such experiment";
+            return refuse(ErrorCode::NotFound, "decision.experiment", &decision.experiment, message);
         };
         let allocation_version = decision.inputs.as_ref().map_or(0, |inputs| inputs.allocation_version);
         let moved =
@@ -483,27 +485,25 @@ impl State {
     ) -> Result<(), Refusal> {
         let inverse = decision.inverse.clone().unwrap_or_default();
         match decision.action() {
-            Action::Reallocate => {
-                let Some(record) = self.experiments.get(&experiment).cloned() else { return Ok(()) };
-                if decision.generation as usize != record.generations.len() || record.end_ms != 0 {
-                    let message = "its generation is closed: what it changed is no longer served";
+            Action::Reallocate => self.revert_allocation(ctx, flag, experiment, decision, inverse, effects),
+            Action::Trip => {
+                let trip = self.flags.get(flag).and_then(|f| f.trip.as_ref());
+                if trip.is_some_and(|trip| trip.decision != decision.name) {
+                    let message = "the flag was tripped again since, by something else; resume that";
                     return refuse(ErrorCode::StaleDecision, "decision", &decision.name, message);
                 }
-                self.reallocate(experiment, inverse.runs);
-                if let Some(record) = self.experiment_mut(experiment) {
-                    // The record's version rises even when an earlier record is restored.
-                    let version = record.learner.map_or(0, |l| l.version) + 1;
-                    record.learner =
-                        inverse.learner.map(|l| featureops_proto::v1::LearnerRecord { version, ..l });
-                    record.version += 1;
-                }
-                self.change_flag(ctx, flag, Change::Other("revert decision"), &decision.name);
-                effects.push(Effect::ExperimentChanged { number: experiment });
-                effects.push(flag_changed(flag));
-                Ok(())
+                self.resume(ctx, flag, &decision.name, effects)
             }
-            Action::Trip => self.resume(ctx, flag, &decision.name, effects),
             Action::Promote => {
+                let Some(record) = self.flags.get(flag) else { return Ok(()) };
+                let variants = record.definition.as_ref().map(|d| &d.variants);
+                let gone = |v: &String| variants.is_none_or(|variants| !variants.contains_key(v));
+                if record.definition_version != decision.flag_version_after
+                    || inverse.default_variant.as_ref().is_some_and(gone)
+                {
+                    let message = "the flag was changed since; set its default variant by hand";
+                    return refuse(ErrorCode::StaleDecision, "decision", &decision.name, message);
+                }
                 if let Some(definition) = self.flag_mut(flag).and_then(|f| f.definition.as_mut()) {
                     definition.default_variant = inverse.default_variant;
                 }
@@ -513,6 +513,57 @@ impl State {
             }
             Action::Unspecified => Ok(()),
         }
+    }
+
+    /// Serves the map from before the decision: it and what was decided after it in its generation is taken back.
+    fn revert_allocation(
+        &mut self,
+        ctx: &Context,
+        flag: &Key,
+        experiment: u32,
+        decision: &Decision,
+        inverse: Inverse,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let Some(record) = self.experiments.get(&experiment).cloned() else { return Ok(()) };
+        let decided_on = decision.inputs.as_ref().map_or(0, |inputs| inputs.allocation_version);
+        let generation = record.generations.len();
+        if decision.generation as usize != generation || record.end_ms != 0 {
+            let message = "its generation is closed: what it changed is no longer served";
+            return refuse(ErrorCode::StaleDecision, "decision", &decision.name, message);
+        }
+        if decided_on < record.human_allocation_version {
+            let message = "a person set the allocation since; set it by hand";
+            return refuse(ErrorCode::StaleDecision, "decision", &decision.name, message);
+        }
+        self.check_bounds(&record, &inverse.runs)?;
+        let later: Vec<u64> = self
+            .decisions
+            .of_flag(flag)
+            .filter(|(_, d)| {
+                d.action() == Action::Reallocate
+                    && d.status() == Status::Applied
+                    && d.generation as usize == generation
+                    && d.experiment == decision.experiment
+                    && d.inputs.as_ref().is_some_and(|inputs| inputs.allocation_version > decided_on)
+            })
+            .map(|(number, _)| number)
+            .collect();
+        for number in later {
+            self.resolve(ctx, number, Status::Reverted, &format!("with {}", decision.name), effects);
+        }
+        self.reallocate(experiment, inverse.runs);
+        if let Some(record) = self.experiment_mut(experiment) {
+            record.human_allocation_version = record.allocation_version;
+            // The record's version rises even when an earlier record is restored.
+            let version = record.learner.map_or(0, |l| l.version) + 1;
+            record.learner = inverse.learner.map(|l| featureops_proto::v1::LearnerRecord { version, ..l });
+            record.version += 1;
+        }
+        self.change_flag(ctx, flag, Change::Other("revert decision"), &decision.name);
+        effects.push(Effect::ExperimentChanged { number: experiment });
+        effects.push(flag_changed(flag));
+        Ok(())
     }
 
     /// An autonomous act that a person took back costs the flag its level.

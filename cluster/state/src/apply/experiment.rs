@@ -16,7 +16,9 @@ use crate::State;
 use crate::allocation::{BUCKETS, initial_weights, move_buckets, runs_of};
 use crate::clock::millis;
 use crate::effect::Effect;
-use crate::experiments::{MAX_ARMS, MAX_GENERATIONS, new_share, shape_of};
+use crate::experiments::{
+    DEFAULT_COOL_DOWN_SECONDS, DEFAULT_NEW_ARM_CAP, MAX_ARMS, MAX_GENERATIONS, new_share, shape_of,
+};
 use crate::flags::{Change, check_etag, parse};
 use crate::ledger::{Ledger, Shape};
 use crate::metrics::{scale, window_minutes};
@@ -26,6 +28,8 @@ use crate::state::{Key, MAX_EXPERIMENTS, MAX_ROUTES, Route, key};
 /// Guardrails and secondary metrics of one experiment.
 const MAX_METRICS: usize = 32;
 const MAX_TEXT_BYTES: usize = 4_096;
+/// Experiments that count a metric, ended ones whose window is open among them.
+const MAX_ENDED_ROUTES: usize = 512;
 /// Minutes before the start that a ledger's base lies: events may be that late.
 const BASE_MARGIN_MINUTES: u32 = 72 * 60 + 10;
 
@@ -52,6 +56,7 @@ impl State {
             );
         }
         self.check_definition(&id, given)?;
+        loosened(given).map_or(Ok(()), |what| ctx.require_human(what))?;
         let (shape, metrics) = self.shape(&id, given)?;
         let number = self.experiments.len() as u32 + 1;
         let definition = Experiment {
@@ -264,8 +269,13 @@ impl State {
         let definition = record.definition.clone().unwrap_or_default();
         let flag = key(&record.environment, &definition.flag);
         let level = AutonomyLevel::try_from(c.autonomy).unwrap_or(AutonomyLevel::Unspecified);
-        if level > AutonomyLevel::A2Recommend {
-            ctx.require_human("granting autonomy above A2")?;
+        let present = self.flags.get(&flag).and_then(|f| f.autonomy).unwrap_or_else(default_levels).growth();
+        let after = if level == AutonomyLevel::Unspecified { present } else { level };
+        if after > AutonomyLevel::A2Recommend || after > present {
+            ctx.require_human("starting with more autonomy than A2, or more than before,")?;
+        }
+        if record.state() == Phase::Paused {
+            ctx.require_human("starting what was paused")?;
         }
         match record.state() {
             Phase::Draft => self.first_start(ctx, &record, &definition, &flag)?,
@@ -329,6 +339,11 @@ impl State {
         }
         for slot in &record.slots {
             let routes = self.routes.get(&slot.metric).map(Vec::as_slice).unwrap_or_default();
+            if routes.len() >= MAX_ENDED_ROUTES {
+                let message =
+                    "too many ended experiments still count this metric; wait for their windows to close";
+                return refuse(ErrorCode::LimitReached, "experiment.metrics", slot.metric, message);
+            }
             let running =
                 routes.iter().filter(|r| self.experiments.get(&r.experiment).is_some_and(|e| e.end_ms == 0));
             if running.count() >= MAX_ROUTES {
@@ -336,6 +351,10 @@ impl State {
                 let message = format!("{MAX_ROUTES} running experiments use this metric; stop one first");
                 return refuse(ErrorCode::LimitReached, "experiment.metrics", name, message);
             }
+        }
+        if ctx.now_ms == 0 {
+            let message = "no log time yet; try again";
+            return refuse(ErrorCode::NotInitialized, "clock", 0, message);
         }
         let established: Vec<bool> = definition.arms.iter().map(|arm| arm.established).collect();
         let cap = self.new_arm_cap(record);
@@ -377,13 +396,18 @@ impl State {
         }
     }
 
-    /// Outcomes of the metric no longer find the experiment.
+    /// Outcomes of the metric no longer find the experiment; with its last metric its rows and sums are let go.
     pub(crate) fn close_route(&mut self, metric: u32, number: u32) {
         if let Some(routes) = self.routes.get_mut(&metric) {
             routes.retain(|route| route.experiment != number);
             if routes.is_empty() {
                 self.routes.remove(&metric);
             }
+        }
+        let still = self.routes.values().flatten().any(|route| route.experiment == number);
+        if !still && let Some(ledger) = self.ledgers.get_mut(&number) {
+            self.rows = self.rows.saturating_sub(ledger.release());
+            self.frozen.remove(&number);
         }
     }
 
@@ -430,6 +454,7 @@ impl State {
         let phases = [Phase::Running, Phase::Paused, Phase::Tripped, Phase::Draft];
         let flag = self.in_phase(number, &c.name, &c.etag, &phases)?;
         if let Some(serve) = &c.serve {
+            ctx.require_human("making a variant the default")?;
             let known = self.flags.get(&flag).and_then(|f| f.definition.as_ref());
             if !known.is_some_and(|d| d.variants.contains_key(serve)) {
                 return refuse(ErrorCode::InvalidArgument, "serve", serve, "not among the flag's variants");
@@ -457,15 +482,17 @@ impl State {
             generation.closed_ms = now;
         }
         let slots: Vec<u32> = record.slots.iter().map(|slot| slot.metric).collect();
+        let mut counts_until_ms = Vec::with_capacity(slots.len());
         for metric in slots {
             let definition = self.metric_by_number(metric).and_then(|m| m.definition.as_ref());
             let until_end = definition.is_some_and(|m| m.late_rule() == LateRule::CountUntilEnd);
             let window_ms = i64::from(definition.map_or(0, window_minutes)) * 60_000;
-            if until_end {
-                self.close_route(metric, number);
-            } else {
-                self.ended.insert((now.saturating_add(window_ms), metric, number), ());
-            }
+            let until_ms = if until_end { now } else { now.saturating_add(window_ms) };
+            counts_until_ms.push(until_ms);
+            self.ended.insert((until_ms, metric, number), ());
+        }
+        if let Some(record) = self.experiment_mut(number) {
+            record.counts_until_ms = counts_until_ms;
         }
         let mut holds = false;
         if let Some(stored) = self.flag_mut(flag)
@@ -483,7 +510,9 @@ impl State {
         if holds || serve.is_some() {
             self.change_flag(ctx, flag, change, "");
         }
-        self.supersede(ctx, flag, effects);
+        if holds {
+            self.supersede(ctx, flag, effects);
+        }
         effects.push(flag_changed(flag));
     }
 
@@ -493,6 +522,7 @@ impl State {
         c: &SetAllocation,
         effects: &mut Vec<Effect>,
     ) -> Result<Outcome, Refusal> {
+        ctx.require_human("setting an allocation by hand")?;
         let number = self.named_experiment(&c.name)?;
         let flag = self.in_phase(number, &c.name, &c.etag, &[Phase::Running, Phase::Paused])?;
         let Some(record) = self.experiments.get(&number) else {
@@ -504,6 +534,7 @@ impl State {
         self.overrule(ctx, &flag, effects);
         if let Some(record) = self.experiment_mut(number) {
             record.version += 1;
+            record.human_allocation_version = record.allocation_version;
         }
         effects.push(flag_changed(&flag));
         let mut outcome = self.experiment_done(number, effects);
@@ -533,27 +564,30 @@ impl State {
             return refuse(ErrorCode::InvalidArgument, field, shown, format!("they sum to {sum}, not 10000"));
         }
         let runs = move_buckets(&record.runs, weights);
-        let reached = crate::allocation::weights_of(&runs, weights.len());
-        let control = reached.first().copied().unwrap_or(0);
-        if control < definition.control_floor_basis_points {
-            let floor = definition.control_floor_basis_points;
-            return refuse(
-                ErrorCode::BelowFloor,
-                field,
-                shown,
-                format!("control would have {control}, its floor is {floor}"),
-            );
+        self.check_bounds(record, &runs)?;
+        Ok(runs)
+    }
+
+    /// Floor, cap and budget hold for a map.
+    pub(super) fn check_bounds(
+        &self,
+        record: &ExperimentRecord,
+        runs: &[featureops_proto::v1::Run],
+    ) -> Result<(), Refusal> {
+        let field = "weights_basis_points";
+        let definition = record.definition.clone().unwrap_or_default();
+        let reached = crate::allocation::weights_of(runs, definition.arms.len());
+        let (control, floor) = (reached.first().copied().unwrap_or(0), definition.control_floor_basis_points);
+        if control < floor {
+            let message = format!("control would have {control}, its floor is {floor}");
+            return refuse(ErrorCode::BelowFloor, field, format!("{reached:?}"), message);
         }
         let (new, cap) = (new_share(&definition, &reached), self.new_arm_cap(record));
         if new > cap {
-            return refuse(
-                ErrorCode::OverCap,
-                field,
-                shown,
-                format!("arms that are not established would have {new}, the cap is {cap}"),
-            );
+            let message = format!("arms that are not established would have {new}, the cap is {cap}");
+            return refuse(ErrorCode::OverCap, field, format!("{reached:?}"), message);
         }
-        Ok(runs)
+        Ok(())
     }
 
     /// Serves another map inside the generation.
@@ -580,6 +614,7 @@ impl State {
                 GenerationRecord { opened_position: ctx.position, opened_ms: ctx.now_ms, closed_ms: 0 };
             record.generations.push(opened);
             record.allocation_version = 1;
+            record.human_allocation_version = 1;
         }
         if let Some(ledger) = self.ledgers.get_mut(&number) {
             ledger.dirty = true;
@@ -606,6 +641,20 @@ impl State {
         let until = self.flags.get(flag)?.cool_down_until_ms;
         (until > now).then_some((ErrorCode::CoolDown, until))
     }
+}
+
+/// What in a definition loosens a bound, and so takes a person.
+fn loosened(given: &Experiment) -> Option<&'static str> {
+    if given.arms.iter().skip(1).any(|arm| arm.established) {
+        return Some("calling an arm established");
+    }
+    if given.new_arm_cap_basis_points.is_some_and(|cap| cap > DEFAULT_NEW_ARM_CAP) {
+        return Some("a cap on new arms above 2,000 basis points");
+    }
+    given
+        .cool_down_seconds
+        .is_some_and(|s| s < DEFAULT_COOL_DOWN_SECONDS)
+        .then_some("a cool-down below 300 seconds")
 }
 
 fn role_field(role: Role) -> &'static str {

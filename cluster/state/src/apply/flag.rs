@@ -29,7 +29,7 @@ impl State {
         match self.flags.get(&key) {
             Some(record) => {
                 check_etag(&c.etag, &etag(record))?;
-                self.check_holds_experiment(&key, record, &definition)?;
+                self.check_holds_experiment(ctx, &key, record, &definition)?;
             }
             None if !c.etag.is_empty() => {
                 return refuse(
@@ -69,6 +69,9 @@ impl State {
         let key = self.live_flag(&c.name)?;
         if let Some(record) = self.flags.get(&key) {
             check_etag(&c.etag, &etag(record))?;
+            if record.trip.is_some() {
+                return refuse(ErrorCode::Tripped, "name", &c.name, "the flag is tripped; resume it first");
+            }
             if record.experiment != 0 {
                 let message = "an experiment holds the flag; stop it first";
                 return refuse(ErrorCode::WrongState, "name", &c.name, message);
@@ -101,7 +104,7 @@ impl State {
             let message = "not among the versions kept; list them with flag history";
             return refuse(ErrorCode::NotFound, "to_version", c.to_version, message);
         };
-        self.check_holds_experiment(&key, record, &definition)?;
+        self.check_holds_experiment(ctx, &key, record, &definition)?;
         if let Some(record) = self.flag_mut(&key) {
             record.definition = Some(definition);
             record.archived = false;
@@ -113,13 +116,22 @@ impl State {
     /// What an experiment on the flag or a trip rests on may not be taken away.
     fn check_holds_experiment(
         &self,
+        ctx: &Context,
         key: &Key,
         record: &FlagRecord,
         definition: &Flag,
     ) -> Result<(), Refusal> {
-        if record.trip.is_some() && definition.safe_variant.is_none() {
-            let message = "the flag is tripped and serves its safe variant; resume it first";
-            return refuse(ErrorCode::Tripped, "flag.safe_variant", "", message);
+        let served = |flag: &Flag| {
+            let safe = flag.safe_variant.clone()?;
+            let value = flag.variants.get(&safe).cloned();
+            Some((safe, value))
+        };
+        if record.trip.is_some() && record.definition.as_ref().and_then(served) != served(definition) {
+            ctx.require_human("changing what a tripped flag serves")?;
+            if definition.safe_variant.is_none() {
+                let message = "the flag is tripped and serves its safe variant; resume it first";
+                return refuse(ErrorCode::Tripped, "flag.safe_variant", "", message);
+            }
         }
         let live = self.experiments.values().filter(|e| {
             e.environment == key.0

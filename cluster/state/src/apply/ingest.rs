@@ -32,6 +32,12 @@ impl State {
         for batch in &ingest.batches {
             let (reply, list) = match self.admission(batch) {
                 Admission::New => {
+                    for lost in &batch.lost {
+                        if let Some(ledger) = self.ledgers.get_mut(&lost.experiment) {
+                            ledger.lost = ledger.lost.saturating_add(lost.count);
+                            ledger.dirty = true;
+                        }
+                    }
                     let mut list = Vec::with_capacity(batch.exposures.len() + batch.outcomes.len());
                     for fact in &batch.exposures {
                         list.push((fact.index, self.exposure(batch, fact)));

@@ -120,10 +120,16 @@ impl State {
 
     fn check_meaning(&self, record: &MetricRecord, next: &Metric) -> Result<(), Refusal> {
         let Some(now) = &record.definition else { return Ok(()) };
+        // A draft has taken over what the metric means; an ended experiment counts until its windows close.
         let used = self.experiments.values().any(|e| {
             e.environment == record.environment
-                && e.generations.last().is_some()
-                && e.end_ms == 0
+                && (e.end_ms == 0
+                    || self
+                        .routes
+                        .get(&record.number)
+                        .into_iter()
+                        .flatten()
+                        .any(|r| r.experiment == e.number))
                 && (e.slots.iter().any(|slot| slot.metric == record.number)
                     || e.metrics.iter().any(|m| m.metric == record.metric))
         });
@@ -131,10 +137,11 @@ impl State {
             && now.direction == next.direction
             && now.decimal_scale == next.decimal_scale
             && now.attribution_window_seconds == next.attribution_window_seconds
+            && now.late_rule == next.late_rule
             && now.numerator == next.numerator
             && now.denominator == next.denominator;
         if used && !same {
-            let message = "a started experiment counts it: kind, direction, scale, window and parts are fixed; define another metric";
+            let message = "an experiment counts it: kind, direction, scale, window, late rule and parts are fixed; define another metric";
             return refuse(ErrorCode::WrongState, "metric", &next.name, message);
         }
         Ok(())

@@ -69,7 +69,8 @@ impl State {
     /// producer sequence gets its first reply.
     ///
     /// # Errors
-    /// [`Violation`] when an invariant would break: nothing is changed, and the fold must stop.
+    /// [`Violation`] when an entry cannot be read (nothing is changed) or an invariant would break (the flag and experiment
+    /// it touched are put back, so that what is served stays good). The fold must stop either way.
     pub fn apply(
         &mut self,
         position: u64,
@@ -113,17 +114,6 @@ impl State {
         };
         self.before.clear();
         Ok(reply)
-    }
-
-    /// What a command would be answered, without doing it.
-    #[must_use]
-    pub fn dry_run(&self, entry: &[u8]) -> Reply {
-        let mut copy = self.clone();
-        let position = copy.position + 1;
-        match copy.apply(position, entry, &mut Vec::new()) {
-            Ok(reply) => reply,
-            Err(violation) => refused(Refusal::new(ErrorCode::InvalidArgument, "command", "", violation)),
-        }
     }
 
     fn answered(&self, command: &Command, content_hash: u64) -> Option<Reply> {

@@ -35,6 +35,7 @@ impl State {
             return refuse(ErrorCode::InvalidArgument, "oversight.name", &oversight.name, message);
         };
         let version = self.oversight.get(environment).map_or(0, |o| o.version);
+        let before = self.oversight.get(environment).and_then(|o| o.definition.clone());
         check_etag(&c.etag, &format!("o{version}"))?;
         check_oversight(oversight)?;
         self.check_budget(environment, oversight)?;
@@ -45,14 +46,7 @@ impl State {
         };
         self.oversight.insert(environment.to_owned(), Arc::new(record));
         effects.push(Effect::OversightChanged { environment: environment.to_owned() });
-        let limits = oversight.limits.unwrap_or_default();
-        let detail = format!(
-            "growth {}, protection {}, {} action limits, {} freezes",
-            limits.growth().as_str_name(),
-            limits.protection().as_str_name(),
-            oversight.action_limits.len(),
-            oversight.freezes.len()
-        );
+        let detail = format!("{} -> {}", told(before.as_ref()), told(Some(oversight)));
         let etag = format!("o{}", version + 1);
         let done = Done {
             name: oversight.name.clone(),
@@ -127,6 +121,29 @@ impl State {
         let done = Done { name: flag_name(&key), version, etag, took_effect: true, ..Done::default() };
         Ok(Outcome { done, detail, touched: Vec::new() })
     }
+}
+
+/// Limits, budget and freezes in one line, for the audit.
+fn told(oversight: Option<&Oversight>) -> String {
+    let Some(oversight) = oversight else { return "none".to_owned() };
+    let level = |level: i32| AutonomyLevel::try_from(level).map_or("?", |level| level.as_str_name());
+    let limits = oversight.limits.unwrap_or_default();
+    let classes: Vec<String> =
+        oversight.action_limits.iter().map(|(class, limit)| format!("{class} {}", level(*limit))).collect();
+    let seconds = |time: Option<&prost_types::Timestamp>| time.map_or(0, |t| t.seconds);
+    let freezes: Vec<String> = oversight
+        .freezes
+        .iter()
+        .map(|w| format!("{}..{}", seconds(w.start.as_ref()), seconds(w.end.as_ref())))
+        .collect();
+    format!(
+        "growth {}, protection {}, actions [{}], budget {:?}, freezes [{}]",
+        level(limits.growth),
+        level(limits.protection),
+        classes.join(", "),
+        oversight.new_arm_budget_basis_points,
+        freezes.join(", ")
+    )
 }
 
 fn check_oversight(oversight: &Oversight) -> Result<(), Refusal> {

@@ -4,17 +4,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use featureops_proto::log::Tick;
+use featureops_proto::log::{ExperimentRecord, Tick};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Principal, Verdict, principal};
 
 use super::Context;
 use crate::State;
 use crate::effect::Effect;
-use crate::state::Frozen;
+use crate::state::{Frozen, key};
 
 /// Freezes kept for an experiment: a proposal in flight may rest on an earlier one.
 const FREEZES: usize = 4;
+/// An owner rests this long after a decision; it looks again a tick later.
+const PACE_MS: i64 = 1_500;
 /// Waiting outcomes that leave with one tick, at most.
 const EXPIRED_A_TICK: usize = 65_536;
 
@@ -49,7 +51,7 @@ impl State {
     }
 
     /// Ended experiments stop counting a metric's outcomes one window after their end.
-    fn close_windows(&mut self, now_ms: i64) {
+    pub(crate) fn close_windows(&mut self, now_ms: i64) {
         let ended = &self.ended;
         if ended.first_key_value().is_none_or(|((until_ms, _, _), ())| *until_ms > now_ms) {
             return;
@@ -64,14 +66,20 @@ impl State {
     }
 
     fn freeze(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
-        for (number, ledger) in &mut self.ledgers {
+        let running: Vec<(u32, bool)> = self
+            .experiments
+            .values()
+            .filter(|record| record.state() == Phase::Running)
+            .map(|record| (record.number, self.looks_again(record, now_ms)))
+            .collect();
+        for (number, again) in running {
+            let Some(ledger) = self.ledgers.get_mut(&number) else { continue };
             ledger.dirty |= ledger.marks.settle(now_ms);
-            let running = self.experiments.get(number).is_some_and(|r| r.state() == Phase::Running);
-            if !ledger.dirty || !running {
+            if !ledger.dirty {
                 continue;
             }
-            ledger.dirty = false;
-            let freezes: &mut VecDeque<Frozen> = self.frozen.entry(*number).or_default();
+            ledger.dirty = again;
+            let freezes: &mut VecDeque<Frozen> = self.frozen.entry(number).or_default();
             if freezes.len() >= FREEZES {
                 freezes.pop_front();
             }
@@ -84,7 +92,14 @@ impl State {
                 lost: ledger.lost,
                 rows: ledger.rows,
             });
-            effects.push(Effect::Frozen { number: *number });
+            effects.push(Effect::Frozen { number });
         }
+    }
+
+    /// Something holds the owner off that will pass without a new fact: its pace, a cool-down, a freeze window.
+    fn looks_again(&self, record: &ExperimentRecord, now_ms: i64) -> bool {
+        let paced = record.last_decision_ms.saturating_add(PACE_MS) > now_ms;
+        let flag = record.definition.as_ref().map(|d| key(&record.environment, &d.flag));
+        paced || flag.is_some_and(|flag| self.growth_held(&flag).is_some())
     }
 }

@@ -15,6 +15,8 @@ use crate::oversight::ActionClass;
 use crate::state::Key;
 
 const MAX_REASON_BYTES: usize = 4_096;
+/// Policy of the decisions that outside alarms make.
+const ALARM: &str = "alarm/1";
 
 impl State {
     pub(super) fn trip_command(
@@ -46,6 +48,10 @@ impl State {
                 AutonomyLevel::A2Recommend => Status::Proposed,
                 _ => Status::Applied,
             };
+            if let Some(same) = self.same_alarm(&key, c, ctx.now_ms) {
+                let done = Done { name: flag_name(&key), decision: same, ..Done::default() };
+                return Ok(Outcome { done, detail: "repeated".to_owned(), ..Outcome::default() });
+            }
             let number = self.file_decision(ctx, &key, self.alarm_decision(&key, c, status, level), effects);
             decision = Name::format(&key.0, Collection::Decisions, number);
             took_effect = status == Status::Applied;
@@ -63,7 +69,7 @@ impl State {
         Ok(Outcome { done, detail: c.reason.clone(), touched })
     }
 
-    fn can_trip(&self, key: &Key, name: &str) -> Result<(), Refusal> {
+    pub(super) fn can_trip(&self, key: &Key, name: &str) -> Result<(), Refusal> {
         let Some(record) = self.flags.get(key) else {
             return refuse(ErrorCode::NotFound, "name", name, "no such flag");
         };
@@ -81,6 +87,20 @@ impl State {
         Ok(())
     }
 
+    /// The record of the same alarm that waits for a person, or was noted within the minute: a monitor that repeats
+    /// itself must not push a flag's decisions out of its ledger.
+    fn same_alarm(&self, key: &Key, c: &TripFlag, now_ms: i64) -> Option<String> {
+        const NOTED_MS: i64 = 60_000;
+        let source = format!("{}: ", c.source);
+        let mut alarms =
+            self.decisions.of_flag(key).filter(|(_, d)| d.policy == ALARM && d.reason.starts_with(&source));
+        let (_, newest) = alarms.next()?;
+        let age_ms = now_ms - newest.time.as_ref().map_or(0, crate::clock::millis);
+        let same =
+            newest.status() == Status::Proposed || newest.status() == Status::Shadow && age_ms < NOTED_MS;
+        same.then(|| newest.name.clone())
+    }
+
     fn alarm_decision(&self, key: &Key, c: &TripFlag, status: Status, level: AutonomyLevel) -> Decision {
         let number = self.flags.get(key).map_or(0, |f| f.experiment);
         let experiment = self.experiments.get(&number);
@@ -91,7 +111,7 @@ impl State {
             generation: experiment.map_or(0, |e| e.generations.len() as u32),
             action: Action::Trip as i32,
             status: status as i32,
-            policy: "alarm/1".to_owned(),
+            policy: ALARM.to_owned(),
             statistics: vec![Number { name: "alarms".to_owned(), value: "1".to_owned() }],
             inverse: Some(Inverse {
                 runs: experiment.map(|e| e.runs.clone()).unwrap_or_default(),
@@ -129,6 +149,7 @@ impl State {
         if let Some(experiment) = self.experiment_mut(number)
             && matches!(experiment.state(), Phase::Running | Phase::Paused)
         {
+            experiment.paused_before_trip = experiment.state() == Phase::Paused;
             experiment.state = Phase::Tripped as i32;
             experiment.version += 1;
             if let Some(generation) = experiment.generations.last_mut() {
@@ -155,7 +176,7 @@ impl State {
         Ok(Outcome { done, detail: c.reason.clone(), touched })
     }
 
-    /// Targeting and allocation serve again, the experiment in a new generation with the weights it had.
+    /// Targeting and allocation serve again, the experiment in a new generation with the weights it had; paused if it was.
     pub(super) fn resume(
         &mut self,
         ctx: &Context,
@@ -171,7 +192,8 @@ impl State {
         if self.experiments.get(&number).is_some_and(|e| e.state() == Phase::Tripped) {
             self.open_generation(ctx, number)?;
             if let Some(experiment) = self.experiment_mut(number) {
-                experiment.state = Phase::Running as i32;
+                let paused = experiment.paused_before_trip;
+                experiment.state = if paused { Phase::Paused } else { Phase::Running } as i32;
                 experiment.version += 1;
             }
             effects.push(Effect::ExperimentChanged { number });

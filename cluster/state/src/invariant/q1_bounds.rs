@@ -5,7 +5,7 @@ use crate::ledger::MAX_CROSSED;
 use crate::producers::MAX_PRODUCERS;
 
 pub fn check(state: &State) -> Result<(), String> {
-    let rows: u64 = state.ledgers.values().map(|l| l.rows).sum();
+    let rows: u64 = state.ledgers.values().filter(|l| !l.released).map(|l| l.rows).sum();
     let most = |name: &str, value: u64, bound: u64| {
         if value <= bound { Ok(()) } else { Err(format!("{name}: {value}, bound {bound}")) }
     };

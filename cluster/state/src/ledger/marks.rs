@@ -36,10 +36,12 @@ impl Marks {
     /// Marks a unit in an arm.
     pub fn mark(&mut self, unit: u64, arm: u8, now_ms: i64) {
         add(&mut self.by_arm, arm, 1);
-        if self.fresh.since.len() >= MAX_FRESH {
-            self.settle_oldest();
-        }
+        while self.fresh.since.len() >= MAX_FRESH && !self.settle_oldest() {}
         let fresh = Arc::make_mut(&mut self.fresh);
+        if fresh.order.len() >= 2 * MAX_FRESH {
+            let since = &fresh.since;
+            fresh.order.retain(|key| since.contains_key(key));
+        }
         fresh.order.push_back((unit, arm));
         fresh.since.insert((unit, arm), now_ms);
         add(&mut self.fresh_by_arm, arm, 1);

@@ -84,6 +84,8 @@ pub struct Ledger {
     pub verdicts: BTreeMap<i32, u64>,
     /// Something changed since the moments were last frozen.
     pub dirty: bool,
+    /// Rows and sums were let go; moments and counters stay.
+    pub released: bool,
 }
 
 impl Ledger {
@@ -101,8 +103,22 @@ impl Ledger {
             lost: 0,
             verdicts: BTreeMap::new(),
             dirty: true,
+            released: false,
             shape: Arc::new(shape),
         }
+    }
+
+    /// Lets rows, sums and young marks go; what was counted stays. Returns how many rows that frees.
+    pub fn release(&mut self) -> u64 {
+        if self.released {
+            return 0;
+        }
+        self.released = true;
+        let empty =
+            Arc::new(Shard { entries: vec![Entries::default(); self.shape.tables()], ..Shard::default() });
+        self.shards = vec![empty; SHARDS];
+        self.marks = Marks::restore(self.marks.all().to_vec(), []);
+        self.rows
     }
 
     /// Minute since the base, at least 1.

@@ -1,0 +1,298 @@
+//! What takes a person: the same commands by a person, an agent and the system, side by side; and what a person's
+//! command may not break either.
+
+mod driver;
+
+use driver::{Driver, done, human, refusal};
+use featureops_proto::log::{self, entry, resolve_decision::Resolution};
+use featureops_proto::v1::decision::Status;
+use featureops_proto::v1::{self, AutonomyLevel, AutonomyLevels, Principal, principal};
+use featureops_state::State;
+
+const FLAG: &str = "environments/production/flags/checkout";
+const EXPERIMENT: &str = "environments/production/experiments/e";
+
+fn agent() -> Principal {
+    Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false }
+}
+
+fn system() -> Principal {
+    Principal { kind: principal::Kind::System as i32, id: "owner".to_owned(), verified: true }
+}
+
+fn budget(basis_points: u32) -> entry::Command {
+    entry::Command::SetOversight(log::SetOversight {
+        oversight: Some(v1::Oversight {
+            name: "environments/production/oversight".to_owned(),
+            new_arm_budget_basis_points: Some(basis_points),
+            ..v1::Oversight::default()
+        }),
+        etag: String::new(),
+    })
+}
+
+fn new_experiment(change: impl Fn(&mut v1::Experiment)) -> entry::Command {
+    let arm = |variant: &str| v1::Arm { variant: variant.to_owned(), established: false };
+    let mut experiment = v1::Experiment {
+        name: "environments/production/experiments/n".to_owned(),
+        flag: "checkout".to_owned(),
+        arms: vec![arm("off"), arm("on")],
+        primary_metric: "conversion".to_owned(),
+        ..v1::Experiment::default()
+    };
+    change(&mut experiment);
+    entry::Command::CreateExperiment(log::CreateExperiment { experiment: Some(experiment) })
+}
+
+#[test]
+fn what_loosens_a_bound_takes_a_person() {
+    let levels = |growth: AutonomyLevel, protection: AutonomyLevel| {
+        let autonomy = Some(AutonomyLevels { growth: growth as i32, protection: protection as i32 });
+        entry::Command::SetFlagAutonomy(log::SetFlagAutonomy { name: FLAG.to_owned(), autonomy })
+    };
+    let commands: Vec<(&str, entry::Command)> = vec![
+        (
+            "set allocation",
+            entry::Command::SetAllocation(log::SetAllocation {
+                name: EXPERIMENT.to_owned(),
+                weights_basis_points: vec![6_000, 4_000],
+                etag: String::new(),
+            }),
+        ),
+        (
+            "promote by stopping",
+            entry::Command::StopExperiment(log::StopExperiment {
+                name: EXPERIMENT.to_owned(),
+                serve: Some("on".to_owned()),
+                etag: String::new(),
+            }),
+        ),
+        ("establish", new_experiment(|e| e.arms[1].established = true)),
+        ("raise the cap", new_experiment(|e| e.new_arm_cap_basis_points = Some(10_000))),
+        ("shorten the cool-down", new_experiment(|e| e.cool_down_seconds = Some(0))),
+        ("raise growth", levels(AutonomyLevel::A5Autopilot, AutonomyLevel::A3Guarded)),
+        ("lower protection", levels(AutonomyLevel::A2Recommend, AutonomyLevel::A0Off)),
+        ("oversight", budget(5_000)),
+        ("trip", entry::Command::TripFlag(log::TripFlag { name: FLAG.to_owned(), ..Default::default() })),
+    ];
+    for (what, command) in commands {
+        for (who, allowed) in [(agent(), false), (system(), false), (human("ada"), true)] {
+            let mut d = Driver::new();
+            d.running();
+            let reply = d.command_as(who, command.clone());
+            if allowed {
+                done(reply);
+            } else {
+                assert_eq!(refusal(reply).code, "NOT_PERMITTED", "{what}");
+            }
+            d.state.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_agent_may_not_start_what_was_paused_nor_inherit_a_grant() {
+    let start = |autonomy: AutonomyLevel| {
+        entry::Command::StartExperiment(log::StartExperiment {
+            name: EXPERIMENT.to_owned(),
+            autonomy: autonomy as i32,
+            etag: String::new(),
+        })
+    };
+    let mut d = Driver::new();
+    d.running();
+    d.done(entry::Command::PauseExperiment(log::PauseExperiment {
+        name: EXPERIMENT.to_owned(),
+        etag: String::new(),
+    }));
+    assert_eq!(refusal(d.command_as(agent(), start(AutonomyLevel::Unspecified))).code, "NOT_PERMITTED");
+
+    let mut d = Driver::new();
+    d.furnish();
+    d.experiment("e", &[("off", true), ("on", true)]);
+    let autonomy = Some(AutonomyLevels { growth: AutonomyLevel::A4Bounded as i32, protection: 0 });
+    d.done(entry::Command::SetFlagAutonomy(log::SetFlagAutonomy { name: FLAG.to_owned(), autonomy }));
+    assert_eq!(refusal(d.command_as(agent(), start(AutonomyLevel::Unspecified))).code, "NOT_PERMITTED");
+    done(d.command_as(agent(), start(AutonomyLevel::A2Recommend)));
+}
+
+#[test]
+fn a_tripped_flag_keeps_what_it_serves() {
+    let mut d = Driver::new();
+    d.running();
+    d.done(entry::Command::TripFlag(log::TripFlag { name: FLAG.to_owned(), ..Default::default() }));
+    let flag = d.state.flag("production", "checkout").unwrap();
+    let other = v1::Flag { safe_variant: Some("on".to_owned()), ..flag.clone() };
+    let mut revalued = flag.clone();
+    let on = revalued.variants["on"].clone();
+    revalued.variants.insert("off".to_owned(), on);
+    for changed in [other, revalued] {
+        let set = entry::Command::SetFlag(log::SetFlag { flag: Some(changed), etag: String::new() });
+        assert_eq!(refusal(d.command_as(agent(), set)).code, "NOT_PERMITTED");
+    }
+    let described = v1::Flag { description: "more words".to_owned(), ..flag };
+    done(d.command_as(
+        agent(),
+        entry::Command::SetFlag(log::SetFlag { flag: Some(described), etag: String::new() }),
+    ));
+    let archive =
+        entry::Command::ArchiveFlag(log::ArchiveFlag { name: FLAG.to_owned(), etag: String::new() });
+    assert_eq!(d.refused(archive), "TRIPPED");
+}
+
+#[test]
+fn a_revert_that_would_break_a_newer_bound_is_refused_and_stops_nothing() {
+    let mut d = Driver::new();
+    d.furnish();
+    let e = d.experiment("e", &[("off", true), ("on", false), ("on2", false)]);
+    d.start("e", AutonomyLevel::A4Bounded);
+    d.tick(500);
+    let (stamp, decision) = d.reallocation(e, &[9_000, 500, 500]);
+    done(d.submit(stamp, decision));
+    d.done(budget(1_000));
+    let name = d.state.decisions("production", "", 0, 1, Status::Unspecified).remove(0).name;
+    let revert = |name: &str| {
+        entry::Command::ResolveDecision(log::ResolveDecision {
+            name: name.to_owned(),
+            resolution: Resolution::Revert as i32,
+            note: String::new(),
+        })
+    };
+    assert_eq!(d.refused(revert(&name)), "OVER_CAP");
+    d.done(entry::Command::TripFlag(log::TripFlag { name: FLAG.to_owned(), ..Default::default() }));
+    d.done(entry::Command::ResumeFlag(log::ResumeFlag { name: FLAG.to_owned(), reason: String::new() }));
+    assert_eq!(d.refused(revert(&name)), "STALE_DECISION", "its generation is closed");
+    d.state.check().unwrap();
+}
+
+#[test]
+fn reverting_takes_back_what_followed_but_not_what_a_person_set() {
+    let mut d = Driver::new();
+    let e = d.running();
+    let mut names = Vec::new();
+    for weights in [[4_000, 6_000], [3_000, 7_000], [2_000, 8_000]] {
+        d.tick(2_000);
+        let (stamp, decision) = d.reallocation(e, &weights);
+        names.push(done(d.submit(stamp, decision)).decision);
+    }
+    let revert = |name: &str| {
+        entry::Command::ResolveDecision(log::ResolveDecision {
+            name: name.to_owned(),
+            resolution: Resolution::Revert as i32,
+            note: String::new(),
+        })
+    };
+    d.done(revert(&names[1]));
+    let status = |d: &Driver, at: usize| {
+        d.state.decisions("production", "checkout", 0, 9, Status::Unspecified)[at].status()
+    };
+    assert_eq!(
+        [status(&d, 0), status(&d, 1), status(&d, 2)],
+        [Status::Reverted, Status::Reverted, Status::Applied]
+    );
+    let weights = d.state.experiment("production", "e").unwrap().allocation.unwrap().weights_basis_points;
+    assert_eq!(weights, [4_000, 6_000]);
+    assert_eq!(d.refused(revert(&names[0])), "STALE_DECISION", "a person decided since");
+}
+
+#[test]
+fn resuming_keeps_a_pause_and_an_old_trip_cannot_lift_a_new_one() {
+    let mut d = Driver::new();
+    d.running();
+    d.done(entry::Command::PauseExperiment(log::PauseExperiment {
+        name: EXPERIMENT.to_owned(),
+        etag: String::new(),
+    }));
+    let alarm = |source: &str| {
+        entry::Command::TripFlag(log::TripFlag {
+            name: FLAG.to_owned(),
+            reason: "errors".to_owned(),
+            alarm: true,
+            source: source.to_owned(),
+        })
+    };
+    let first = done(d.command_as(system(), alarm("pager"))).decision;
+    d.done(entry::Command::ResumeFlag(log::ResumeFlag { name: FLAG.to_owned(), reason: String::new() }));
+    assert_eq!(d.state.experiment("production", "e").unwrap().state(), v1::experiment::State::Paused);
+    d.done(entry::Command::TripFlag(log::TripFlag { name: FLAG.to_owned(), ..Default::default() }));
+    let revert = entry::Command::ResolveDecision(log::ResolveDecision {
+        name: first,
+        resolution: Resolution::Revert as i32,
+        note: String::new(),
+    });
+    assert_eq!(d.refused(revert), "STALE_DECISION");
+}
+
+#[test]
+fn an_alarm_without_an_experiment_can_be_approved_and_does_not_flood_the_ledger() {
+    let mut d = Driver::new();
+    d.furnish();
+    let autonomy = Some(AutonomyLevels { growth: 0, protection: AutonomyLevel::A2Recommend as i32 });
+    d.done(entry::Command::SetFlagAutonomy(log::SetFlagAutonomy { name: FLAG.to_owned(), autonomy }));
+    let alarm = entry::Command::TripFlag(log::TripFlag {
+        name: FLAG.to_owned(),
+        reason: "errors".to_owned(),
+        alarm: true,
+        source: "pager".to_owned(),
+    });
+    let first = done(d.command_as(system(), alarm.clone())).decision;
+    for _ in 0..50 {
+        assert_eq!(done(d.command_as(system(), alarm.clone())).decision, first);
+    }
+    d.done(entry::Command::ResolveDecision(log::ResolveDecision {
+        name: first,
+        resolution: Resolution::Approve as i32,
+        note: String::new(),
+    }));
+    assert!(d.state.flag("production", "checkout").unwrap().trip.is_some());
+}
+
+#[test]
+fn an_ended_experiment_lets_its_rows_go_and_restores_alike() {
+    let mut d = Driver::new();
+    let e = d.running();
+    let minute = d.minute();
+    let mut facts = driver::batch("p", 1);
+    for unit in 0..100u64 {
+        let unit_hash = unit.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        facts.exposures.push(log::ExposureFact { experiment: e, unit_hash, minute, ..Default::default() });
+    }
+    d.ingest(vec![facts]);
+    let bytes = d.state.experiment_view("production", "e").unwrap().bytes;
+    d.done(entry::Command::StopExperiment(log::StopExperiment {
+        name: EXPERIMENT.to_owned(),
+        ..Default::default()
+    }));
+    let metric = d.state.metric("production", "revenue").unwrap();
+    let changed = v1::Metric { attribution_window_seconds: 60, ..metric };
+    let set = entry::Command::SetMetric(log::SetMetric { metric: Some(changed), etag: String::new() });
+    assert_eq!(d.refused(set.clone()), "WRONG_STATE", "its window is open");
+    for step in 0..5 {
+        d.tick(30 * 60_000);
+        let restored = State::from_sections(&d.state.sections()).unwrap();
+        assert_eq!(restored.digest(), d.state.digest(), "step {step}");
+        d.state = restored;
+    }
+    d.done(set);
+    let view = d.state.experiment_view("production", "e").unwrap();
+    assert_eq!((view.rows, view.arms[0].units), (100, 100));
+    assert!(view.bytes < bytes, "{} < {bytes}", view.bytes);
+    d.state.check().unwrap();
+}
+
+#[test]
+fn an_owner_is_called_again_after_its_pace_without_a_new_fact() {
+    use featureops_state::Effect;
+    let mut d = Driver::new();
+    let e = d.running();
+    let (stamp, decision) = d.reallocation(e, &[4_000, 6_000]);
+    done(d.submit(stamp, decision));
+    d.effects.clear();
+    d.tick(500);
+    d.tick(1_500);
+    assert!(d.effects.iter().filter(|effect| matches!(effect, Effect::Frozen { .. })).count() >= 2);
+    d.tick(2_000);
+    d.effects.clear();
+    d.tick(500);
+    assert!(!d.effects.iter().any(|effect| matches!(effect, Effect::Frozen { .. })), "then it rests");
+}
