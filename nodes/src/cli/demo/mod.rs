@@ -44,6 +44,11 @@ const REGRESSION_VISITORS: u64 = 30_000;
 const HELD: u32 = 8_000;
 /// How long act 2 waits for the trip after its last visitor.
 const TRIP_PATIENCE: Duration = Duration::from_secs(5);
+/// Visitors a second, to watch and to wait for.
+const RATE: u64 = 1_500;
+const HEADLESS_RATE: u64 = 3_000;
+/// What the exposures of the last visitors may take to be counted.
+const SETTLED: Duration = Duration::from_millis(1_600);
 /// Visitors between two looks at the experiment.
 const STRIDE: u64 = 250;
 
@@ -53,10 +58,10 @@ pub struct DemoArgs {
     /// Seed of the visitors' choices.
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// Visitors a second at most; 0: as fast as it goes.
-    #[arg(long, default_value_t = 1_500)]
-    rate: u64,
-    /// No redrawing, as fast as it goes: for pipelines.
+    /// Visitors a second at most; 0: as fast as it goes, which is faster than the experiment decides.
+    #[arg(long)]
+    rate: Option<u64>,
+    /// No redrawing, and a pace for pipelines.
     #[arg(long)]
     headless: bool,
     /// Fail unless the best button won, the regression tripped, and every visitor was counted once.
@@ -100,18 +105,18 @@ async fn tell(args: &DemoArgs, node: &Node) -> Result<(), Failure> {
     ));
     furnish(&channel).await?;
 
-    let rate = if args.headless { 0 } else { args.rate };
+    let rate = args.rate.unwrap_or(if args.headless { HEADLESS_RATE } else { RATE });
     let mut story = Story { channel: channel.clone(), began: Instant::now(), screen };
     let mut traffic = Traffic::open(channel.clone(), Shop::new(args.seed), rate).await?;
     let won = story.learn(&mut traffic).await?;
+    let counted = Counted { exposed: traffic.exposed(), bought: traffic.bought() };
     let tripped = story.regress(&mut traffic).await?;
     story.screen.say(&format!(
-        "\n{} visitors in {:.0} s, {} of them counted as exposed.",
+        "\n{} visitors in {:.0} s.",
         traffic.visitors(),
-        story.began.elapsed().as_secs_f64(),
-        tripped.exposed_units
+        story.began.elapsed().as_secs_f64()
     ));
-    let untrue = story.check(&traffic, &won, &tripped).await?;
+    let untrue = story.check(&traffic, &won, &counted, &tripped).await?;
     story.screen.say(
         "\nTry next:\n  featureops serve                                   a node that stays\n  \
          featureops flag set my-flag --type boolean --variant on=true --variant off=false --default off --safe off\n  \
@@ -122,6 +127,12 @@ async fn tell(args: &DemoArgs, node: &Node) -> Result<(), Failure> {
         return Err(Failure::internal(format!("the demo's story was not true: {}", untrue.join("; "))));
     }
     Ok(())
+}
+
+/// What the visitors themselves know after act 1.
+struct Counted {
+    exposed: u64,
+    bought: u64,
 }
 
 struct Story {
@@ -138,8 +149,11 @@ impl Story {
             self.look().await?;
         }
         // The last outcomes are frozen with the next tick and decided upon right after.
-        tokio::time::sleep(Duration::from_millis(1_600)).await;
+        tokio::time::sleep(SETTLED).await;
         let status = self.look().await?;
+        for reason in &status.blocked {
+            self.screen.say(&format!("Held back: {reason}"));
+        }
         let held = weight(&status, BEST);
         let button = BUTTONS.get(BEST).map_or("", |b| b.variant);
         self.screen
@@ -188,6 +202,7 @@ impl Story {
         &mut self,
         traffic: &Traffic,
         won: &ExperimentStatus,
+        counted: &Counted,
         tripped: &ExperimentStatus,
     ) -> Result<Vec<String>, Failure> {
         let mut untrue = Vec::new();
@@ -208,13 +223,13 @@ impl Story {
         if traffic.serves().await? != "control" && is_tripped(tripped) {
             untrue.push("the tripped flag does not serve control".to_owned());
         }
-        let exposed = traffic.exposed();
-        if tripped.exposed_units != exposed {
-            untrue.push(format!("{exposed} visitors saw an arm, {} were counted", tripped.exposed_units));
+        // Before the trip: what arrives after it belongs to a closed generation.
+        if won.exposed_units != counted.exposed {
+            untrue.push(format!("{} visitors saw an arm, {} were counted", counted.exposed, won.exposed_units));
         }
-        let bought: f64 = tripped.arms.iter().filter_map(|arm| arm.metrics.first()).map(|m| m.total).sum();
-        if bought as u64 != traffic.bought() {
-            untrue.push(format!("{} bought, {bought} were counted", traffic.bought()));
+        let bought: f64 = won.arms.iter().filter_map(|arm| arm.metrics.first()).map(|m| m.total).sum();
+        if bought as u64 != counted.bought {
+            untrue.push(format!("{} bought, {bought} were counted", counted.bought));
         }
         let mut administration = AdministrationServiceClient::new(self.channel.clone());
         let audit = administration
