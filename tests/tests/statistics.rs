@@ -45,7 +45,7 @@ impl Line {
             primary: 0,
             guardrail: 0,
             owner: Owner::new(Config::default()),
-            chance: Chance::new(seed),
+            chance: Chance::from_seed(seed),
             dice: seed,
             next_unit: 0,
         };

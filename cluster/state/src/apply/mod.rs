@@ -95,7 +95,7 @@ impl State {
                 Reply { result: Some(reply::Result::Ingested(self.ingest(&ingest))) }
             }
             _ => {
-                let content_hash = xxhash_rust::xxh3::xxh3_64(entry);
+                let content_hash = meant(&command);
                 if let Some(answered) = self.answered(&command, content_hash) {
                     self.position = position;
                     return Ok(answered);
@@ -230,6 +230,14 @@ fn done(done: Done) -> Reply {
 
 fn refused(refusal: Refusal) -> Reply {
     Reply { result: Some(reply::Result::Refusal(refusal)) }
+}
+
+/// What a request id stands for: who does what to which resource. Not the content: the door completes a command (a mask
+/// is merged, a seed drawn), and an honest repeat may be completed differently.
+fn meant(command: &Command) -> u64 {
+    let (action, resource) = described(&command.kind);
+    let caller = &command.principal;
+    xxhash_rust::xxh3::xxh3_64(format!("{}\0{}\0{action}\0{resource}", caller.kind, caller.id).as_bytes())
 }
 
 /// A refusal about a field.
