@@ -31,30 +31,51 @@ pub fn is_tripped(changes: &Changes<'_>, version: u64) -> Option<bool> {
 }
 
 /// H1 for commands.
+///
+/// An answer shows the flag as it is when the answer is made: an owner's reallocation may have passed the command by, and
+/// reallocations are not in the kept history. So an acknowledged version lies at or below the flag's, every acknowledged
+/// definition is one record of the history, and a trip or resume holds at the version it was acknowledged with.
 pub fn commands(_: &Plan, seen: &Seen) -> Finding {
     let mut finding = Finding::default();
+    let mut definitions: BTreeMap<&str, usize> = BTreeMap::new();
     for command in &seen.commands {
         let CommandOutcome::Done(Some(version)) = &command.outcome else { continue };
         let changes = changes(seen, &command.flag);
         let Some((oldest, _)) = changes.first_key_value() else { continue };
+        if command.verb == "set" {
+            let acknowledged = definitions.entry(&command.flag).or_default();
+            *acknowledged = acknowledged.saturating_add(1);
+        }
         if version < oldest {
             continue;
         }
-        // A trip of a tripped flag, or a resume of one that is not, is acknowledged and changes nothing.
-        let expected = match command.verb {
-            "set" => changes.get(version).copied() == Some("set"),
+        let holds = match command.verb {
             "trip" => is_tripped(&changes, *version) == Some(true),
             "resume" => is_tripped(&changes, *version) == Some(false),
             _ => true,
         };
-        finding.case(expected && changes.contains_key(version), || {
+        let reached = current(seen, &command.flag).is_some_and(|current| *version <= current);
+        finding.case(holds && reached, || {
             format!(
-                "{} {} was acknowledged as version {version}, which is {:?} in its history",
-                command.verb,
-                command.flag,
-                changes.get(version)
+                "{} {} was acknowledged as version {version}, which it never was",
+                command.verb, command.flag
             )
         });
     }
+    for (flag, acknowledged) in definitions {
+        let changes = changes(seen, flag);
+        if changes.first_key_value().is_some_and(|(oldest, _)| *oldest == 1) {
+            let kept = changes.values().filter(|change| **change == "set").count();
+            finding.case(acknowledged <= kept, || {
+                format!("{flag}: {acknowledged} definitions were acknowledged, {kept} are in its history")
+            });
+        }
+    }
     finding
+}
+
+fn current(seen: &Seen, flag: &str) -> Option<u64> {
+    let name = flag_name(flag);
+    let (_, settled) = seen.settled.first()?;
+    settled.flags.iter().find(|(found, _)| found.name == name).map(|(found, _)| found.flag_version)
 }
