@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::Plan;
 use super::echo::Echo;
 use super::report::{Bar, Figure, median};
 use super::world::{
     ENVIRONMENT, World, connect, context_of, define_metrics, failed, one_of, settled_units, start_experiment,
 };
+use super::{Plan, processor_seconds};
 use crate::cli::failure::Failure;
 use crate::rpc::evaluation_service_client::EvaluationServiceClient;
 
@@ -73,10 +73,10 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let shown = next_unit - KNOWN_UNITS;
 
     let slice = plan.slice(2 * ROUNDS as u32);
-    let (mut ours_streamed, mut echoes_streamed) = (Vec::new(), Vec::new());
+    let (mut ours_streamed, mut echoes_streamed) = (Slices::default(), Slices::default());
     for _ in 0..ROUNDS {
-        ours_streamed.push(streamed(&node, slice).await?);
-        echoes_streamed.push(streamed(&bare, slice).await?);
+        ours_streamed.add(streamed(&node, slice).await?);
+        echoes_streamed.add(streamed(&bare, slice).await?);
     }
     drop(echo);
     world.stop().await;
@@ -85,18 +85,33 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let latency = |slices: &Slices| {
         format!("p50 {:.2} ms, p99 {:.2} ms", median(&slices.p50_ms), median(&slices.p99_ms))
     };
+    // What the ratio would be on a machine that does nothing else.
+    let cost = |ours: &Slices, echo: &Slices| {
+        let (ours, echo) = (ours.processor_us(), echo.processor_us());
+        format!("processor time of a call, client included: {ours:.1} us, echo {echo:.1} us")
+    };
     Ok(vec![
         Figure::beside("evaluate", "/s", &ours.rates, "bare gRPC echo", &echoes.rates)
             .bar(Bar::Share(0.85))
             .note(format!(
-                "{CONNECTIONS} connections, {IN_FLIGHT} in flight, answers of {bytes} bytes; {}; echo {}",
+                "{CONNECTIONS} connections, {IN_FLIGHT} in flight, answers of {bytes} bytes; {}; echo {}; {}",
                 latency(&ours),
-                latency(&echoes)
+                latency(&echoes),
+                cost(&ours, &echoes)
             )),
         Figure::beside("evaluate, every unit new", "/s", &new.rates, "bare gRPC echo", &echoes.rates)
             .note(format!("{written} of {shown} implied exposures are in the log; {}", latency(&new))),
-        Figure::beside("evaluate stream", "/s", &ours_streamed, "bare gRPC echo stream", &echoes_streamed)
-            .note(format!("{STREAMS} streams, a window of {WINDOW} each")),
+        Figure::beside(
+            "evaluate stream",
+            "/s",
+            &ours_streamed.rates,
+            "bare gRPC echo stream",
+            &echoes_streamed.rates,
+        )
+        .note(format!(
+            "{STREAMS} streams, a window of {WINDOW} each; {}",
+            cost(&ours_streamed, &echoes_streamed)
+        )),
     ])
 }
 
@@ -147,10 +162,13 @@ struct Run {
     rate: f64,
     p50_ms: f64,
     p99_ms: f64,
+    processor_seconds: f64,
 }
 
 #[derive(Default)]
 struct Slices {
+    calls: u64,
+    processor_seconds: f64,
     rates: Vec<f64>,
     p50_ms: Vec<f64>,
     p99_ms: Vec<f64>,
@@ -158,14 +176,20 @@ struct Slices {
 
 impl Slices {
     fn add(&mut self, run: Run) {
+        self.calls += run.calls;
+        self.processor_seconds += run.processor_seconds;
         self.rates.push(run.rate);
         self.p50_ms.push(run.p50_ms);
         self.p99_ms.push(run.p99_ms);
     }
+
+    fn processor_us(&self) -> f64 {
+        self.processor_seconds * 1e6 / self.calls.max(1) as f64
+    }
 }
 
 async fn unary(channels: &[Channel], units: Units, slice: Duration) -> Result<Run, Failure> {
-    let began = Instant::now();
+    let (began, processor_before) = (Instant::now(), processor_seconds());
     let until = began + slice;
     let turns = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let mut tasks = JoinSet::new();
@@ -201,12 +225,13 @@ async fn unary(channels: &[Channel], units: Units, slice: Duration) -> Result<Ru
         rate: latencies_us.len() as f64 / seconds,
         p50_ms: at_ms(50),
         p99_ms: at_ms(99),
+        processor_seconds: processor_seconds() - processor_before,
     })
 }
 
 /// Answers a second over streams that keep a window full.
-async fn streamed(channels: &[Channel], slice: Duration) -> Result<f64, Failure> {
-    let began = Instant::now();
+async fn streamed(channels: &[Channel], slice: Duration) -> Result<Run, Failure> {
+    let (began, processor_before) = (Instant::now(), processor_seconds());
     let until = began + slice;
     let mut tasks = JoinSet::new();
     for stream in 0..STREAMS {
@@ -237,5 +262,11 @@ async fn streamed(channels: &[Channel], slice: Duration) -> Result<f64, Failure>
             joined.map_err(|error| Failure::internal(format!("a stream ended early: {error}")))?;
         count += task.map_err(failed)?;
     }
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+    Ok(Run {
+        calls: count,
+        rate: count as f64 / began.elapsed().as_secs_f64(),
+        p50_ms: 0.0,
+        p99_ms: 0.0,
+        processor_seconds: processor_seconds() - processor_before,
+    })
 }
