@@ -1,4 +1,6 @@
 //! The product's fold at the seam: `featureops-state`, with its snapshot sections laid end to end.
+//!
+//! The snapshot store checks sums; here lengths are checked, so that damaged bytes are an error and never a panic.
 
 use featureops_proto::log::Reply;
 use featureops_state::{Effect, Section, State};
@@ -16,6 +18,7 @@ impl Fold for State {
     type Effect = Effect;
 
     fn apply(&mut self, position: u64, entry: &[u8], effects: &mut Vec<Effect>) -> Result<Reply, Violation> {
+        let _span = tracing::debug_span!("apply", position).entered();
         State::apply(self, position, entry, effects).map_err(|violation| Violation {
             invariant: violation.invariant.name().to_owned(),
             detail: violation.detail,

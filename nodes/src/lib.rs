@@ -17,7 +17,6 @@ pub mod doctor;
 pub mod door;
 pub mod exposures;
 pub mod fixed_point;
-pub mod fold;
 pub mod host;
 pub mod http;
 pub mod node;

@@ -25,7 +25,6 @@ use tonic_health::server::HealthReporter;
 use crate::caller;
 use crate::config::NodeConfig;
 use crate::exposures::Exposures;
-use crate::fold::Folded;
 use crate::host::{Host, ReplicaFacts};
 use crate::http;
 use crate::observation::Observation;
@@ -85,15 +84,15 @@ struct Sink {
     owners: OnceLock<Owners>,
 }
 
-impl EffectSink<Folded> for Sink {
-    fn applied(&self, _state: &Folded, _position: u64, effects: &[Effect]) {
+impl EffectSink<State> for Sink {
+    fn applied(&self, _state: &State, _position: u64, effects: &[Effect]) {
         self.publisher.note(effects);
         if let Some(owners) = self.owners.get() {
             owners.note(effects);
         }
     }
 
-    fn installed(&self, _state: &Folded, _position: u64) {
+    fn installed(&self, _state: &State, _position: u64) {
         self.publisher.republish();
         self.bell.ring();
     }
@@ -145,8 +144,8 @@ impl Node {
             snapshot_after_entries: config.snapshot_every_entries,
             ..Options::new(NODE, address.to_string())
         };
-        let heard: Arc<dyn EffectSink<Folded>> = Arc::<Sink>::clone(&sink);
-        let cluster = Cluster::start(environment.clone(), options, Folded::default(), heard)
+        let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
+        let cluster = Cluster::start(environment.clone(), options, State::new(), heard)
             .await
             .map_err(StartError::new)?;
         let replica = Replica::new(cluster.clone());

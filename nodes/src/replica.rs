@@ -4,18 +4,17 @@ use featureops_cluster::{Cluster, Health, ProposeError};
 use featureops_proto::log::{Batch, BatchReply, Reply};
 use featureops_state::State;
 
-use crate::fold::Folded;
 use crate::publisher::Source;
 use crate::refusal::Failure;
 
 /// A handle to the replica; clones are the same replica.
 #[derive(Clone)]
-pub struct Replica(Cluster<Folded>);
+pub struct Replica(Cluster<State>);
 
 impl Replica {
     /// The replica of a started cluster node.
     #[must_use]
-    pub fn new(cluster: Cluster<Folded>) -> Self {
+    pub fn new(cluster: Cluster<State>) -> Self {
         Self(cluster)
     }
 
@@ -37,13 +36,13 @@ impl Replica {
 
     /// Looks at the state. Applying waits meanwhile, so be short.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        self.0.read(|folded| look(&folded.0))
+        self.0.read(look)
     }
 
     /// A copy of the state as it is now, for a look that takes its time.
     #[must_use]
     pub fn copy(&self) -> State {
-        self.0.frozen().0.clone()
+        State::clone(&self.0.frozen())
     }
 
     /// Waits until this node holds everything that was acknowledged before the call.
@@ -68,7 +67,7 @@ impl Replica {
 
 impl Source for Replica {
     fn with(&self, read: &mut dyn FnMut(&State)) {
-        self.0.read(|folded| read(&folded.0));
+        self.0.read(read);
     }
 }
 
