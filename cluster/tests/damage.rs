@@ -11,7 +11,7 @@ use featureops_cluster::environment::Environment;
 use featureops_cluster::storage::folder::Folder;
 use featureops_cluster::storage::marks;
 use featureops_cluster::storage::{LogEntry, LogLane, LogPosition, OpenError, Storage, Vote};
-use featureops_cluster::{Cluster, NoSink, Options};
+use featureops_cluster::{Cluster, NoSink, Options, StartError};
 use toy::Toy;
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -195,14 +195,49 @@ fn a_missing_file_is_disk_loss() {
     for name in ["marks", "log"] {
         let home = tempfile::tempdir().unwrap();
         make_log(home.path());
-        let path = home.path().join(name);
-        if path.is_dir() {
-            std::fs::remove_dir_all(path).unwrap()
-        } else {
-            std::fs::remove_file(path).unwrap()
-        }
+        remove(home.path(), name);
         assert!(matches!(complete(home.path()), Err(OpenError::DiskLoss { .. })), "{name}");
     }
+}
+
+fn remove(home: &Path, name: &str) {
+    let path = home.join(name);
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).unwrap();
+    } else {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+fn assert_lost(home: &Path, what: &str) {
+    // Also the second time: the first look must not make a new node of what is left.
+    for look in 0..2 {
+        let found = start(home);
+        let lost = matches!(found, Err(StartError::Open(OpenError::DiskLoss { .. })));
+        assert!(lost, "look {look} without {what}: {found:?}");
+    }
+}
+
+#[test]
+fn a_node_with_a_snapshot_that_misses_files_is_disk_loss() {
+    let home = tempfile::tempdir().unwrap();
+    let base = home.path().join("base");
+    start(&base).unwrap();
+    for names in
+        [&["marks"][..], &["log"], &["values"], &["marks", "log"], &["marks", "values"], &["log", "values"]]
+    {
+        let work = home.path().join(names.join("-"));
+        copy(&base, &work);
+        names.iter().for_each(|name| remove(&work, name));
+        assert_lost(&work, &names.join(" and "));
+    }
+    // Marks of a new node of the same name, in the place of the lost ones.
+    let (work, new) = (home.path().join("strange"), home.path().join("new"));
+    copy(&base, &work);
+    remove(&work, "log");
+    drop(Folder::new(&new).open(1, 9).unwrap());
+    std::fs::copy(new.join("marks"), work.join("marks")).unwrap();
+    assert_lost(&work, "its own marks");
 }
 
 #[test]
@@ -219,7 +254,7 @@ fn a_folder_has_one_user_and_one_node() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-fn start(folder: &Path) -> Option<Vec<Vec<u8>>> {
+fn start(folder: &Path) -> Result<Vec<Vec<u8>>, StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut options = Options::new(1, "127.0.0.1:7400");
@@ -227,7 +262,7 @@ fn start(folder: &Path) -> Option<Vec<Vec<u8>>> {
         options.keep_entries = 10;
         options.tick_ms = 3_600_000;
         let environment = Environment::production(folder);
-        let cluster = Cluster::start(environment, options, Toy::default(), Arc::new(NoSink)).await.ok()?;
+        let cluster = Cluster::start(environment, options, Toy::default(), Arc::new(NoSink)).await?;
         cluster.ready(5_000).await.unwrap();
         cluster.linearizable().await.unwrap();
         if cluster.read(|toy| toy.entries.is_empty()) {
@@ -244,7 +279,7 @@ fn start(folder: &Path) -> Option<Vec<Vec<u8>>> {
         }
         let entries = cluster.read(|toy| toy.entries.iter().map(|(_, entry)| entry.clone()).collect());
         cluster.shutdown().await;
-        Some(entries)
+        Ok(entries)
     })
 }
 
@@ -269,8 +304,8 @@ fn a_whole_node_with_snapshots_is_refused_or_complete() {
         bytes[position] ^= 1 << chance.below(8);
         std::fs::write(work.join(file), bytes).unwrap();
         match start(&work) {
-            None => refused += 1,
-            Some(found) => assert_eq!(found, entries, "round {round}: {} at {position}", file.display()),
+            Err(_) => refused += 1,
+            Ok(found) => assert_eq!(found, entries, "round {round}: {} at {position}", file.display()),
         }
         std::fs::remove_dir_all(&work).unwrap();
     }

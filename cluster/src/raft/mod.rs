@@ -39,7 +39,8 @@ pub struct Stores<F: Fold> {
 /// Opens the disk of `node` and puts openraft's ports over it.
 ///
 /// # Errors
-/// See [`OpenError`]; also when the log was purged further than the stored snapshot reaches.
+/// See [`OpenError`]; also when the log was purged further than the stored snapshot reaches, or a snapshot is stored and
+/// nothing was ever marked as acknowledged.
 pub fn open_stores<F: Fold>(
     environment: &Environment,
     node: u64,
@@ -63,6 +64,17 @@ pub fn open_stores<F: Fold>(
             text(reached)
         );
         return Err(OpenError::loss("values", "snapshot", why));
+    }
+    // A snapshot is of acknowledged entries, and whatever was acknowledged is marked. Before this node takes snapshots
+    // from peers, installing one has to raise the mark first.
+    if let Some(reached) = reached
+        && marks.current().durable.is_none()
+    {
+        let why = format!(
+            "the stored snapshot reaches {reached}, and no position was ever marked as acknowledged: log and marks are \
+             not the ones it was taken beside"
+        );
+        return Err(OpenError::loss("log", "start", why));
     }
     let spawn = |name, lane: LaneFuture| {
         let (ended, end) = watch::channel(false);

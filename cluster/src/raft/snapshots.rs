@@ -76,7 +76,8 @@ impl Snapshots {
             .map_err(|error| invalid(format!("snapshot manifest: {error}")))
     }
 
-    /// Stores a snapshot durably and removes the one before. An older one than the stored is left out.
+    /// Stores a snapshot durably and removes the one before. One that does not reach further than the stored one is left
+    /// out: at each start openraft installs the stored snapshot, and a full disk must not stand in a restart's way.
     ///
     /// # Errors
     /// The values', or a state over [`SNAPSHOT_BYTES_MAX`].
@@ -90,7 +91,7 @@ impl Snapshots {
         }
         let stored = self.manifest()?;
         if let Some(position) = stored.as_ref().and_then(|manifest| manifest.position.as_ref())
-            && Some(position.read()) > meta.last_log_id
+            && Some(position.read()) >= meta.last_log_id
         {
             return Ok(());
         }

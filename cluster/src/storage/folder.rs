@@ -7,7 +7,8 @@
 //!   <data>/values/  state snapshots and metadata (storage::sled)
 //! ```
 //!
-//! Order of opening: lock, read the marks, inspect the log, judge, and only then open anything for writing.
+//! Order of opening: lock, read the marks, inspect the log, judge, and only then open anything for writing; the values
+//! first, because a log and marks that are gone are noticed by what lies beside them.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -20,7 +21,7 @@ use super::lane::LaneFuture;
 use super::log::{Log, LogPosition};
 use super::marks::{Mark, MarkFile, Marks, Reading, read};
 use super::sled::SledValues;
-use super::{Disk, OpenError, Storage, Verdict, verify};
+use super::{Disk, OpenError, Storage, Verdict, verify, verify_new};
 
 /// Longest mark file that is read; a longer one is not ours.
 const MARK_FILE_BYTES_MAX: u64 = 1 << 16;
@@ -153,6 +154,8 @@ impl Storage for Folder {
             tracing::info!(file, record, why, "cutting an unacknowledged tail off the log");
         }
 
+        let values = SledValues::open(&values_path).map_err(|error| fault(&values_path, "open", error))?;
+        verify_new(verdict, &values)?;
         let log = ChunkLog::open(&log_path).map_err(|error| fault(&log_path, "open", error))?;
         if log.extent() != found.extent {
             let why = format!("it was inspected as {:?} and opened as {:?}", found.extent, log.extent());
@@ -160,8 +163,6 @@ impl Storage for Folder {
         }
         let durable = reading.as_ref().and_then(|reading| reading.mark.durable);
         check_opened(&log, durable).map_err(|error| fault(&log_path, "entries", error))?;
-        let values = SledValues::open(&values_path).map_err(|error| fault(&values_path, "open", error))?;
-
         let marks = match reading {
             None => {
                 let mark = Mark { node, incarnation, vote: None, durable: None };

@@ -15,7 +15,7 @@ use super::lane::LaneFuture;
 use super::log::{Log, LogEntry, LogExtent, LogPosition, SyncFuture};
 use super::marks::{Mark, Marks, Reading};
 use super::values::{Change, Named, Values, check_sizes};
-use super::{Disk, Inspection, OpenError, Storage, verify};
+use super::{Disk, Inspection, OpenError, Storage, Verdict, values_alone, verify};
 
 #[derive(Clone, Default)]
 struct Contents {
@@ -326,7 +326,10 @@ impl Storage for MemoryDisk {
             let found = Inspection { extent: platter.live.extent(), fault: None };
             let reading =
                 platter.live.mark.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
-            verify(reading.as_ref(), &found)?;
+            let verdict = verify(reading.as_ref(), &found)?;
+            if verdict == Verdict::Empty && !platter.live.values.is_empty() {
+                return Err(values_alone());
+            }
             match reading {
                 Some(reading) if reading.mark.node != node => {
                     return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });

@@ -165,3 +165,22 @@ pub fn verify(mark: Option<&Reading>, found: &Inspection) -> Result<Verdict, Ope
     }
     Ok(Verdict::Whole)
 }
+
+/// Judges a folder that looks new by its log and its marks: these two are made before the first value, and outlive it.
+///
+/// # Errors
+/// [`OpenError::DiskLoss`]: values lie beside a log and marks that are gone.
+pub(crate) fn verify_new(verdict: Verdict, values: &dyn Values) -> Result<(), OpenError> {
+    if verdict == Verdict::Whole {
+        return Ok(());
+    }
+    let held = values.range(Vec::new()..vec![u8::MAX], 1);
+    if held.map_err(|error| OpenError::loss("values", "start", error))?.is_empty() {
+        return Ok(());
+    }
+    Err(values_alone())
+}
+
+pub(crate) fn values_alone() -> OpenError {
+    OpenError::loss("log", "start", "`log` and `marks` are missing beside values that are not")
+}
