@@ -64,12 +64,20 @@ pub trait Fold: Clone + Send + Sync + 'static {
     fn decode(bytes: &[u8]) -> Result<Self, String>;
 }
 
-/// Hears of applied entries, on the path that applies them: it must not block, and must not call back into the cluster.
+/// Hears of applied entries, on the path that applies them.
+///
+/// Both calls come while the state is locked for writing, in the order of positions. So whoever reads the state at some
+/// position finds that this sink was told of every entry up to it, and whoever wants to publish a position without
+/// missing a change takes what the sink was told, position and effects together, and then reads the state.
+///
+/// In return a sink must not block, must not read the state other than by its argument, must not call back into the
+/// cluster, and must not wait for a lock whose holder reads the state: each of these is a deadlock.
 pub trait EffectSink<F: Fold>: Send + Sync + 'static {
-    /// The entry at `position` was applied, with at least one effect; called before its proposer is answered.
+    /// The entry at `position` was applied to the fold; called for each one, also without effects, before its proposer is
+    /// answered and before anybody can read `state`. Entries of raft's own never reach the fold and are not told.
     fn applied(&self, state: &F, position: u64, effects: &[F::Effect]);
 
-    /// The whole state was replaced by a snapshot taken at `position`.
+    /// The whole state was replaced by a snapshot taken at `position`; called before anybody can read `state`.
     fn installed(&self, state: &F, position: u64);
 }
 

@@ -103,10 +103,8 @@ impl<F: Fold> Machine<F> {
             std::panic::catch_unwind(AssertUnwindSafe(|| next.apply(position, entry, &mut effects)));
         let violation = match applied {
             Ok(Ok(reply)) => {
-                drop(state);
-                if !effects.is_empty() {
-                    self.shared.read(|state| self.sink.applied(state, position, &effects));
-                }
+                // Still under the state's lock: whoever reads this state finds the sink told of it.
+                self.sink.applied(next, position, &effects);
                 return Answer::Reply(reply);
             }
             Ok(Err(violation)) => violation,
@@ -207,15 +205,18 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
             io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the state: {why}"))
         })?;
         self.snapshots.save(meta, snapshot).await?;
-        *self.shared.state.write() = Arc::new(state);
         self.seen = meta.last_log_id;
         self.folded = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.folded_membership = meta.last_membership.clone();
         *self.shared.halted.lock() = None;
         let position = meta.last_log_id.map_or(0, |id| id.index());
+        {
+            let mut current = self.shared.state.write();
+            *current = Arc::new(state);
+            self.sink.installed(&current, position);
+        }
         self.shared.applied.send_replace(position);
-        self.shared.read(|state| self.sink.installed(state, position));
         Ok(())
     }
 

@@ -32,7 +32,7 @@ impl fmt::Display for Proposal {
 pub enum Answer {
     /// The fold's reply.
     Reply(Reply),
-    /// The fold had stopped, at this entry or before it.
+    /// The fold stopped, at this entry or before it: the entry is in the log and was not applied.
     Halted(Halted),
     /// The entry was raft's own.
     Nothing,
