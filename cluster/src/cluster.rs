@@ -23,7 +23,7 @@ use crate::raft::network::AbsentPeers;
 use crate::raft::types::Runtime;
 use crate::raft::{Stores, open_stores};
 use crate::storage::OpenError;
-use crate::ticker::{ClockWatch, tick};
+use crate::ticker::{ClockWatch, LogTime, tick};
 
 /// Longest wait for the lanes' end at shutdown, in milliseconds.
 const LANE_END_MS_MAX: u64 = 5_000;
@@ -129,9 +129,10 @@ impl<F: Fold> Cluster<F> {
         stand_alone(&proposer).await?;
         let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_lead_ms_max);
         let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
+        let (ticked, time) = watch::channel(LogTime::Behind);
         let tasks = vec![
-            tokio::spawn(coalesce(proposer.clone(), queue)),
-            tokio::spawn(tick(proposer.clone(), clock.clone())),
+            tokio::spawn(coalesce(proposer.clone(), queue, time)),
+            tokio::spawn(tick(proposer.clone(), clock.clone(), ticked)),
         ];
         let running = Running { tasks, lanes, hold };
         Ok(Self { proposer, facts, clock, running: Arc::new(Mutex::new(Some(running))) })
@@ -154,7 +155,7 @@ impl<F: Fold> Cluster<F> {
     /// Proposes an encoded entry; answers with its position and the fold's reply once it is durable and applied.
     ///
     /// # Errors
-    /// See [`ProposeError`]; only `Unknown` leaves open whether the entry was written.
+    /// See [`ProposeError`]; with all but `Unknown` and `Violated` nothing was written.
     pub async fn propose(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
         self.proposer.propose(entry).await
     }
@@ -162,7 +163,8 @@ impl<F: Fold> Cluster<F> {
     /// Writes one producer's batch of facts, together with those of others.
     ///
     /// # Errors
-    /// As [`Cluster::propose`]; also when the batch is over [`crate::facts::BATCH_BYTES_MAX`].
+    /// As [`Cluster::propose`]; also when the batch is over [`crate::facts::BATCH_BYTES_MAX`], and `NotReady` while the log's
+    /// time has not caught up since the start.
     pub async fn ingest(&self, batch: Batch) -> Result<BatchReply, ProposeError> {
         self.facts.ingest(batch).await
     }

@@ -6,6 +6,9 @@
 //!
 //! The wait happens only while other commands are in flight: a lone batch is written at once. Commands are handed to raft
 //! in the order in which they were gathered, so that a producer's batches keep their order.
+//!
+//! After a start nothing is gathered until the log's time has caught up: facts of an outage, judged by the time before
+//! it, would be turned off as far too early.
 
 use std::time::Duration;
 
@@ -14,11 +17,12 @@ use featureops_proto::log::{Batch, BatchReply, Entry, Ingest, Reply, entry::Comm
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::fold::Fold;
 use crate::proposer::{ProposeError, Proposer};
 use crate::storage::ENTRY_BYTES_MAX;
+use crate::ticker::LogTime;
 
 /// Longest batch, in encoded bytes; also what one command gathers, so that a command never breaks the entry's bound.
 pub const BATCH_BYTES_MAX: usize = ENTRY_BYTES_MAX / 4;
@@ -119,8 +123,40 @@ fn split(position: u64, reply: Reply, count: usize) -> Result<Vec<BatchReply>, P
     }
 }
 
+/// Waits until facts can be judged by the log's time, a bounded time.
+async fn caught_up<F: Fold>(
+    proposer: &Proposer<F>,
+    log_time: &mut watch::Receiver<LogTime>,
+    closing: &mut watch::Receiver<bool>,
+) -> Result<(), ProposeError> {
+    if *log_time.borrow() == LogTime::Current {
+        return Ok(());
+    }
+    proposer.check()?;
+    let known = log_time.wait_for(|now| *now != LogTime::Behind);
+    let known = tokio::select! {
+        biased;
+        _ = closing.wait_for(|closing| *closing) => return Err(ProposeError::ShuttingDown),
+        known = known => known.map(|now| *now).map_err(|_| ProposeError::ShuttingDown)?,
+        () = tokio::time::sleep(Duration::from_millis(proposer.options().fact_hold_ms_max)) => LogTime::Behind,
+    };
+    let why = match known {
+        LogTime::Current => return Ok(()),
+        LogTime::Behind => "facts wait for the first tick since this node started".to_owned(),
+        LogTime::ClockRefused { lead_ms } => format!(
+            "facts wait for the first tick since this node started, and its wall clock runs {lead_ms} ms ahead of the time \
+             that passed: correct the clock or restart the node"
+        ),
+    };
+    Err(ProposeError::NotReady { why })
+}
+
 /// Coalesces until the queue or the node ends, then finishes what is in flight.
-pub(crate) async fn coalesce<F: Fold>(proposer: Proposer<F>, mut queue: mpsc::Receiver<Waiting>) {
+pub(crate) async fn coalesce<F: Fold>(
+    proposer: Proposer<F>,
+    mut queue: mpsc::Receiver<Waiting>,
+    mut log_time: watch::Receiver<LogTime>,
+) {
     let options = proposer.options().clone();
     let mut closing = proposer.closing();
     let mut writing = FuturesUnordered::new();
@@ -132,6 +168,14 @@ pub(crate) async fn coalesce<F: Fold>(proposer: Proposer<F>, mut queue: mpsc::Re
             next = queue.recv(), if writing.len() < options.fact_commands_max => next,
         };
         let Some(first) = next else { break };
+        if let Err(error) = caught_up(&proposer, &mut log_time, &mut closing).await {
+            let mut refused = Some(first);
+            while let Some(waiting) = refused {
+                drop(waiting.answer.send(Err(error.clone())));
+                refused = queue.try_recv().ok();
+            }
+            continue;
+        }
         let mut gathered = Gathered::default();
         gathered.add(first);
         let enough = tokio::time::sleep(Duration::from_millis(options.fact_linger_ms));

@@ -31,6 +31,8 @@ pub struct Options {
     pub clock_lead_ms_max: u64,
     /// Fact batches that may wait to be coalesced.
     pub fact_batches_max: usize,
+    /// Longest wait of facts for the first tick after a start, in milliseconds; then they are refused, to be sent again.
+    pub fact_hold_ms_max: u64,
     /// Longest wait for more facts, in milliseconds; only while other facts are being written.
     pub fact_linger_ms: u64,
     /// Events at which a fact command is proposed without waiting for more.
@@ -57,6 +59,7 @@ impl Options {
             tick_ms: 500,
             clock_lead_ms_max: 5_000,
             fact_batches_max: 4_096,
+            fact_hold_ms_max: 2_000,
             fact_linger_ms: 5,
             fact_events_max: 512,
             fact_commands_max: 8,

@@ -2,6 +2,14 @@
 //!
 //! Everything is bounded: entries in flight, their bytes, the time one call may take. After an election openraft refuses
 //! writes until its lease stands; that is retried here, within the call's time, since nothing was written yet.
+//!
+//! ```text
+//!   caller --entry--> write, a task of its own: [attempt -> refused -> wait]* -> attempt -> raft's answer -> permits freed
+//!     ^                  |
+//!     +---- outcome -----+   at the latest when the call's time is over, then Unknown
+//! ```
+//!
+//! The task outlives its caller: what is in raft counts as in flight until raft answers, whoever still listens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +17,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use featureops_proto::log::Reply;
+use futures_util::future::poll_immediate;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
-use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::fold::{Fold, Halted};
 use crate::options::Options;
@@ -47,9 +55,21 @@ pub enum ProposeError {
         /// The bound.
         bound: usize,
     },
-    /// The fold has stopped. If its position is this entry's, the entry is in the log and was not applied.
+    /// The fold stopped before this entry was proposed. Nothing was written.
     #[error("{0}; run `featureops doctor`")]
     Halted(Halted),
+    /// The fold stopped at this very entry: it is in the log and was not applied.
+    #[error(
+        "the entry is in the log at position {} and was not applied: it stopped the fold, {}; run `featureops doctor`",
+        .0.position, .0.violation
+    )]
+    Violated(Halted),
+    /// What the entry needs is not there yet. Nothing was written.
+    #[error("{why}; try again")]
+    NotReady {
+        /// What is awaited.
+        why: String,
+    },
     /// The node is ending. Nothing was written.
     #[error("this node is shutting down; ask another one")]
     ShuttingDown,
@@ -69,6 +89,9 @@ pub enum ProposeError {
     },
 }
 
+/// Where an entry stands and what the fold said.
+pub(crate) type Outcome = Result<(u64, Reply), ProposeError>;
+
 pub(crate) type Raft<F> = openraft::Raft<Types, Machine<F>>;
 
 struct Inner<F: Fold> {
@@ -76,8 +99,8 @@ struct Inner<F: Fold> {
     shared: Arc<Shared<F>>,
     options: Options,
     faults: [Fault; 2],
-    entries: Semaphore,
-    kibibytes: Semaphore,
+    entries: Arc<Semaphore>,
+    kibibytes: Arc<Semaphore>,
     seed: AtomicU64,
     closing: watch::Sender<bool>,
 }
@@ -113,8 +136,8 @@ impl<F: Fold> Proposer<F> {
         Self(Arc::new(Inner {
             raft,
             shared,
-            entries: Semaphore::new(options.proposals_max),
-            kibibytes: Semaphore::new(options.proposal_bytes_max >> 10),
+            entries: Arc::new(Semaphore::new(options.proposals_max)),
+            kibibytes: Arc::new(Semaphore::new(options.proposal_bytes_max >> 10)),
             options,
             faults,
             seed: AtomicU64::new(seed),
@@ -152,7 +175,8 @@ impl<F: Fold> Proposer<F> {
         Runtime::scope(seed, call).await
     }
 
-    fn check(&self) -> Result<(), ProposeError> {
+    /// Refuses what cannot be written now, whatever it is.
+    pub(crate) fn check(&self) -> Result<(), ProposeError> {
         if *self.0.closing.borrow() {
             return Err(ProposeError::ShuttingDown);
         }
@@ -165,57 +189,85 @@ impl<F: Fold> Proposer<F> {
         }
     }
 
-    pub(crate) async fn propose(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
+    pub(crate) async fn propose(&self, entry: Bytes) -> Outcome {
         self.check()?;
         let bytes = entry.len();
         if bytes > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, bytes_max: ENTRY_BYTES_MAX });
         }
         let options = &self.0.options;
-        let _entry =
-            self.0.entries.try_acquire().map_err(|_| overloaded("entries", options.proposals_max))?;
+        let entries = Arc::clone(&self.0.entries).try_acquire_owned();
+        let entries = entries.map_err(|_| overloaded("entries", options.proposals_max))?;
         let kibibytes = u32::try_from((bytes >> 10).saturating_add(1)).unwrap_or(u32::MAX);
-        let _bytes = self
-            .0
-            .kibibytes
-            .try_acquire_many(kibibytes)
-            .map_err(|_| overloaded("bytes", options.proposal_bytes_max))?;
+        let kibibytes = Arc::clone(&self.0.kibibytes).try_acquire_many_owned(kibibytes);
+        let kibibytes = kibibytes.map_err(|_| overloaded("bytes", options.proposal_bytes_max))?;
 
-        self.write(entry).await
+        self.write_holding(entry, (entries, kibibytes)).await
     }
 
     /// As [`Proposer::propose`], outside the bounds: for the tick, which is one at a time and must not starve.
-    pub(crate) async fn write(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
+    pub(crate) async fn write(&self, entry: Bytes) -> Outcome {
         self.check()?;
-        let refused = Mutex::new(None);
-        let attempts = async {
-            let mut wait_ms = RETRY_MS_MIN;
-            loop {
-                *refused.lock() = None;
-                let answer = self.scoped(self.0.raft.client_write(Proposal(entry.clone()))).await;
-                match answer {
-                    Ok(response) => {
-                        return match response.data {
-                            Answer::Reply(reply) => Ok((response.log_id.index(), reply)),
-                            Answer::Halted(halted) => Err(ProposeError::Halted(halted)),
-                            Answer::Nothing => Err(unknown("the entry was answered as raft's own")),
-                        };
-                    }
-                    Err(error) => match self.refused_write(error) {
-                        Refused::Final(error) => return Err(error),
-                        Refused::Retry(leader) => *refused.lock() = Some(ProposeError::NotLeader { leader }),
-                    },
+        self.write_holding(entry, ()).await
+    }
+
+    /// Writes, and lets go of `permits` only when nothing of the entry is in raft's hands any more.
+    async fn write_holding(&self, entry: Bytes, permits: impl Send + 'static) -> Outcome {
+        let (answer, outcome) = oneshot::channel();
+        let this = self.clone();
+        let mut writing = Box::pin(async move {
+            this.attempts(entry, answer).await;
+            drop(permits);
+        });
+        // The first poll hands the entry to raft, here, so that callers' entries keep the order of their calls.
+        if poll_immediate(&mut writing).await.is_none() {
+            tokio::spawn(writing);
+        }
+        outcome.await.unwrap_or_else(|_| Err(unknown("the write ended without an answer")))
+    }
+
+    async fn attempts(&self, entry: Bytes, mut answer: oneshot::Sender<Outcome>) {
+        let over = tokio::time::sleep(Duration::from_millis(self.0.options.propose_timeout_ms));
+        tokio::pin!(over);
+        let mut wait_ms = RETRY_MS_MIN;
+        loop {
+            let attempt = self.scoped(self.0.raft.client_write(Proposal(entry.clone())));
+            tokio::pin!(attempt);
+            let answered = tokio::select! {
+                biased;
+                answered = &mut attempt => answered,
+                () = &mut over => {
+                    drop(answer.send(Err(unknown("no answer within the time of one call"))));
+                    drop(attempt.await);
+                    return;
                 }
-                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-                // Between two attempts nothing of this call is in raft.
-                self.check()?;
-                wait_ms = wait_ms.saturating_mul(2).min(RETRY_MS_MAX);
+            };
+            let refused = match answered {
+                Ok(response) => {
+                    drop(answer.send(replied(response.log_id.index(), response.data)));
+                    return;
+                }
+                Err(error) => match self.refused_write(error) {
+                    Refused::Final(error) => {
+                        drop(answer.send(Err(error)));
+                        return;
+                    }
+                    Refused::Retry(leader) => ProposeError::NotLeader { leader },
+                },
+            };
+            // Between two attempts nothing of this call is in raft: it may end here, and does when nobody listens.
+            let stop = tokio::select! {
+                biased;
+                () = answer.closed() => return,
+                () = &mut over => Err(refused),
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => self.check(),
+            };
+            if let Err(error) = stop {
+                drop(answer.send(Err(error)));
+                return;
             }
-        };
-        // Out of time between two attempts: nothing is in raft. During one: nobody knows.
-        self.bounded(attempts).await.unwrap_or_else(|| {
-            Err(refused.lock().take().unwrap_or_else(|| unknown("no answer within the time of one call")))
-        })
+            wait_ms = wait_ms.saturating_mul(2).min(RETRY_MS_MAX);
+        }
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = T>) -> Option<T> {
@@ -268,6 +320,17 @@ impl<F: Fold> Proposer<F> {
             }
         };
         self.bounded(attempts).await.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
+    }
+}
+
+/// What the fold's answer to the entry at `position` means to whoever proposed it.
+fn replied(position: u64, answer: Answer) -> Outcome {
+    match answer {
+        Answer::Reply(reply) => Ok((position, reply)),
+        Answer::Halted(halted) if halted.position == position => Err(ProposeError::Violated(halted)),
+        // In the log, behind the entry that stopped the fold: applied as soon as somebody gets it going again.
+        Answer::Halted(halted) => Err(unknown(&format!("the entry is in the log, not applied: {halted}"))),
+        Answer::Nothing => Err(unknown("the entry was answered as raft's own")),
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A wall clock that ran ahead would push log time ahead for good, since log time never goes back. So the leader does not
 //! tick while its wall clock is more than a bound ahead of the time that passed since the node started; health says so.
+//!
+//! The first tick after a start catches up an outage in one step. Facts wait for it ([`LogTime`]): judged by the time
+//! before the outage, each would look far ahead of the log. So it is tried again soon until there is a leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +13,29 @@ use bytes::Bytes;
 use featureops_proto::log::{Entry, Tick, entry::Command};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::environment::Clock;
 use crate::fold::Fold;
 use crate::proposer::Proposer;
+
+/// Wait before the first tick is tried again, in milliseconds.
+const FIRST_RETRY_MS: u64 = 50;
+
+/// Whether the log's time has caught up since this node started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogTime {
+    /// No tick was written yet.
+    Behind,
+    /// No tick was written yet, because the wall clock runs this far ahead.
+    ClockRefused {
+        /// How far, in milliseconds.
+        lead_ms: u64,
+    },
+    /// A tick was written.
+    Current,
+}
 
 /// Compares the wall clock with the monotonic one since start.
 #[derive(Clone)]
@@ -58,26 +79,48 @@ impl ClockWatch {
 }
 
 /// Ticks while this node leads, until it ends.
-pub(crate) async fn tick<F: Fold>(proposer: Proposer<F>, clock: ClockWatch) {
+pub(crate) async fn tick<F: Fold>(
+    proposer: Proposer<F>,
+    clock: ClockWatch,
+    log_time: watch::Sender<LogTime>,
+) {
     let mut closing = proposer.closing();
-    let mut interval = tokio::time::interval(Duration::from_millis(proposer.options().tick_ms.max(1)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let every_ms = proposer.options().tick_ms.max(1);
     // The first tick that arrives after a start may step the log's time: the fold takes it whole and audits it.
     let mut after_restart = true;
+    let mut interval = ticks(every_ms.min(FIRST_RETRY_MS));
     loop {
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
             _ = interval.tick() => {}
         }
-        let Some(now_ms) = clock.now_ms() else { continue };
+        let now_ms = clock.now_ms();
+        if after_restart {
+            let refused = clock.refused_lead_ms();
+            let now = refused.map_or(LogTime::Behind, |lead_ms| LogTime::ClockRefused { lead_ms });
+            log_time.send_replace(now);
+        }
+        let Some(now_ms) = now_ms else { continue };
         if !proposer.raft().is_leader() {
             continue;
         }
         let tick = Entry { command: Some(Command::Tick(Tick { now_ms, after_restart })), ..Entry::default() };
         match proposer.write(Bytes::from(tick.encode_to_vec())).await {
-            Ok(_) => after_restart = false,
+            Ok(_) if after_restart => {
+                after_restart = false;
+                log_time.send_replace(LogTime::Current);
+                interval = ticks(every_ms);
+                interval.tick().await;
+            }
+            Ok(_) => {}
             Err(error) => tracing::debug!(error = %error, "tick not written"),
         }
     }
+}
+
+fn ticks(every_ms: u64) -> Interval {
+    let mut interval = tokio::time::interval(Duration::from_millis(every_ms));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }

@@ -143,17 +143,25 @@ async fn a_violation_stops_the_fold_and_not_the_node_also_after_a_restart() {
         let disk = MemoryDisk::default();
         let (environment, _) = world(&disk);
         let cluster = start(&environment, options()).await;
+        eventually("the first tick", || cluster.read(|toy| !toy.ticks.is_empty())).await;
         let (position, _) = cluster.propose(entry("good")).await.unwrap();
-        let Err(ProposeError::Halted(halted)) = cluster.propose(entry(poison)).await else {
-            panic!("{poison} was applied");
-        };
+        // Both are in raft before the first is applied: the second is in the log too.
+        let (stopped, behind) =
+            tokio::join!(cluster.propose(entry(poison)), cluster.propose(entry("behind")));
+        let Err(ProposeError::Violated(halted)) = stopped else { panic!("{poison}: {stopped:?}") };
         assert_eq!(halted.position, position + 1);
+        assert!(
+            matches!(&behind, Err(ProposeError::Unknown { why }) if why.contains("in the log")),
+            "{behind:?}"
+        );
+        assert_eq!(cluster.health().last_log, Some(position + 2));
         let refused = ProposeError::Halted(halted.clone());
         assert_eq!(cluster.propose(entry("more")).await, Err(refused.clone()));
         assert!(refused.to_string().contains(&format!("position {}", position + 1)));
         assert_eq!(cluster.read(|toy| toy.entries.len()), 1);
         let health = cluster.health();
         assert_eq!((health.applied, health.halted.as_ref()), (position, Some(&halted)));
+        assert_eq!(health.last_log, Some(position + 2), "nothing was written for `more`");
         assert!(health.stopped.is_none());
         cluster.shutdown().await;
 
@@ -190,6 +198,83 @@ async fn bounds_are_kept() {
 }
 
 #[tokio::test]
+async fn what_is_in_raft_stays_in_flight_when_its_caller_is_gone() {
+    let (environment, _) = world(&MemoryDisk::new(Arc::new(|| Duration::from_millis(150))));
+    let mut options = options();
+    options.proposals_max = 1;
+    options.propose_timeout_ms = 1_000;
+    let cluster = start(&environment, options).await;
+    eventually("the first tick", || cluster.read(|toy| !toy.ticks.is_empty())).await;
+    let dropped = tokio::time::timeout(Duration::from_millis(10), cluster.propose(entry("dropped"))).await;
+    assert!(dropped.is_err());
+    let refused = cluster.propose(entry("more")).await;
+    assert!(matches!(refused, Err(ProposeError::Overloaded { bound: 1, .. })), "{refused:?}");
+    eventually("the entry", || cluster.read(|toy| toy.entries.len() == 1)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    cluster.propose(entry("more")).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_out_of_time_keeps_its_place_until_raft_answers() {
+    let (environment, _) = world(&MemoryDisk::new(Arc::new(|| Duration::from_millis(200))));
+    let mut options = options();
+    options.proposals_max = 1;
+    let first = start(&environment, options.clone()).await;
+    eventually("the first tick", || first.read(|toy| !toy.ticks.is_empty())).await;
+    first.shutdown().await;
+    options.propose_timeout_ms = 50;
+    let cluster = start(&environment, options).await;
+    eventually("its leadership", || cluster.health().leads && cluster.health().last_log > Some(3)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let late = cluster.propose(entry("late")).await;
+    assert!(matches!(late, Err(ProposeError::Unknown { .. })), "{late:?}");
+    let refused = cluster.propose(entry("more")).await;
+    assert!(matches!(refused, Err(ProposeError::Overloaded { bound: 1, .. })), "{refused:?}");
+    eventually("the entry", || cluster.read(|toy| toy.entries.len() == 1)).await;
+    cluster.shutdown().await;
+}
+
+fn facts(sequence: u64) -> Batch {
+    let exposures = vec![ExposureFact::default(); 2];
+    Batch { producer: "p".to_owned(), sequence, exposures, ..Batch::default() }
+}
+
+#[tokio::test]
+async fn facts_wait_for_the_first_tick_after_a_start() {
+    let disk = MemoryDisk::new(Arc::new(|| Duration::from_millis(5)));
+    for _ in 0..3 {
+        let (environment, _) = world(&disk);
+        let sink = Arc::new(NoSink);
+        let cluster = Cluster::start(environment, options(), Toy::default(), sink).await.unwrap();
+        cluster.ingest(facts(1)).await.unwrap();
+        assert!(cluster.read(|toy| toy.ticks_before_facts >= Some(1)), "{:?}", cluster.read(Toy::clone));
+        cluster.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn facts_that_would_wait_too_long_are_refused_and_the_reason_is_said() {
+    let (environment, hands) = world(&MemoryDisk::default());
+    let mut options = options();
+    // Nobody ever leads.
+    options.initialize = false;
+    options.fact_hold_ms_max = 100;
+    let cluster = Cluster::start(environment, options, Toy::default(), Arc::new(NoSink)).await.unwrap();
+    let held = cluster.ingest(facts(1)).await;
+    assert!(matches!(&held, Err(ProposeError::NotReady { why }) if why.contains("first tick")), "{held:?}");
+    hands.unix_ms.fetch_add(6_000, Ordering::SeqCst);
+    eventually("the refusal", || cluster.health().clock_refused_lead_ms == Some(6_000)).await;
+    let held = cluster.ingest(facts(2)).await;
+    assert!(
+        matches!(&held, Err(ProposeError::NotReady { why }) if why.contains("6000 ms ahead")),
+        "{held:?}"
+    );
+    cluster.shutdown().await;
+    assert_eq!(cluster.ingest(facts(3)).await, Err(ProposeError::ShuttingDown));
+}
+
+#[tokio::test]
 async fn facts_of_many_become_few_commands_and_each_gets_its_own_reply() {
     let (environment, _) = world(&MemoryDisk::new(Arc::new(|| Duration::from_millis(2))));
     let cluster = start(&environment, options()).await;
@@ -197,9 +282,7 @@ async fn facts_of_many_become_few_commands_and_each_gets_its_own_reply() {
     let calls: Vec<_> = (0..300u64)
         .map(|sequence| {
             let cluster = cluster.clone();
-            let exposures = vec![ExposureFact::default(); 2];
-            let batch = Batch { producer: "p".to_owned(), sequence, exposures, ..Batch::default() };
-            tokio::spawn(async move { cluster.ingest(batch).await })
+            tokio::spawn(async move { cluster.ingest(facts(sequence)).await })
         })
         .collect();
     for (sequence, call) in calls.into_iter().enumerate() {
@@ -268,6 +351,26 @@ async fn a_full_disk_is_said_and_nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test]
+async fn a_node_with_a_snapshot_starts_on_a_full_disk_and_reads() {
+    let disk = MemoryDisk::default();
+    let (environment, _) = world(&disk);
+    let cluster = start(&environment, options()).await;
+    for number in 0..20 {
+        cluster.propose(entry(&format!("{number}"))).await.unwrap();
+    }
+    cluster.snapshot().await.unwrap();
+    eventually("a snapshot", || cluster.health().snapshot.is_some()).await;
+    cluster.shutdown().await;
+
+    disk.set_full(true);
+    let syncs = disk.syncs();
+    let cluster = Cluster::start(environment, options(), Toy::default(), Arc::new(NoSink)).await.unwrap();
+    assert_eq!(cluster.read(|toy| toy.entries.len()), 20);
+    assert_eq!(disk.syncs(), syncs);
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_crash_keeps_what_was_acknowledged_and_a_lying_disk_is_refused() {
     let disk = MemoryDisk::new(Arc::new(|| Duration::from_millis(1)));
     let (environment, _) = world(&disk);
@@ -306,16 +409,63 @@ async fn a_crash_keeps_what_was_acknowledged_and_a_lying_disk_is_refused() {
 }
 
 #[derive(Default)]
-struct Ears(Mutex<Vec<(u64, usize)>>, Mutex<Vec<u64>>);
+struct Ears(Mutex<Vec<(u64, usize)>>, Mutex<Vec<u64>>, Mutex<Vec<u64>>);
 
 impl EffectSink<Toy> for Ears {
     fn applied(&self, state: &Toy, position: u64, effects: &[u64]) {
+        if effects.is_empty() {
+            self.2.lock().push(position);
+            return;
+        }
         assert_eq!(effects, [position]);
         self.0.lock().push((position, state.entries.len()));
     }
     fn installed(&self, _state: &Toy, position: u64) {
         self.1.lock().push(position);
     }
+}
+
+/// Publishes as a node does: takes what it was told, then reads the state.
+#[derive(Default)]
+struct Told(Mutex<(u64, usize)>);
+
+impl EffectSink<Toy> for Told {
+    fn applied(&self, _state: &Toy, position: u64, effects: &[u64]) {
+        let mut told = self.0.lock();
+        *told = (position, told.1 + effects.len());
+    }
+    fn installed(&self, _state: &Toy, _position: u64) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_the_state_finds_that_the_sink_was_told_of_all_of_it() {
+    let (environment, _) = world(&MemoryDisk::default());
+    let told = Arc::new(Told::default());
+    let cluster = Cluster::start(environment, options(), Toy::default(), told.clone()).await.unwrap();
+    cluster.ready(5_000).await.unwrap();
+    let reader = {
+        let cluster = cluster.clone();
+        std::thread::spawn(move || {
+            let mut looks = 0u64;
+            loop {
+                let seen = cluster.read(|toy| toy.entries.len());
+                let told = told.0.lock().1;
+                assert!(told >= seen, "the state held {seen} changes when {told} were told");
+                looks += 1;
+                if seen == 2_000 {
+                    return looks;
+                }
+            }
+        })
+    };
+    for _ in 0..20 {
+        let calls = (0..100).map(|_| cluster.propose(entry("e")));
+        for outcome in futures_util::future::join_all(calls).await {
+            outcome.unwrap();
+        }
+    }
+    assert!(reader.join().unwrap() > 100);
+    cluster.shutdown().await;
 }
 
 #[tokio::test]
@@ -329,6 +479,8 @@ async fn effects_are_heard_before_the_proposer_is_answered_and_a_snapshot_is_ann
         let (position, _) = cluster.propose(entry("e")).await.unwrap();
         assert_eq!(ears.0.lock().last(), Some(&(position, number)));
     }
+    // The tick has no effects here, and is heard all the same.
+    eventually("the tick", || ears.2.lock().len() == 1).await;
     cluster.snapshot().await.unwrap();
     eventually("a snapshot", || cluster.health().snapshot.is_some()).await;
     let taken = cluster.health().snapshot.unwrap();

@@ -46,6 +46,8 @@ pub fn status_code(code: ErrorCode) -> Code {
 pub enum Failure {
     /// Another node leads, or none; nothing was proposed.
     NotLeader(String),
+    /// What is asked for cannot be done yet; nothing was proposed.
+    NotReady(String),
     /// The proposer's queue is full; nothing was proposed.
     Overloaded(String),
     /// The fold stopped or the node drains; nothing was proposed.
@@ -64,6 +66,9 @@ impl From<Failure> for Status {
                 "NOT_LEADER",
                 format!("this node cannot write now: {detail}; try again, or ask another node"),
             ),
+            Failure::NotReady(detail) => {
+                (Code::Unavailable, "NOT_READY", format!("{detail}; nothing was written: try again"))
+            }
             Failure::Overloaded(detail) => (
                 Code::ResourceExhausted,
                 "OVERLOADED",

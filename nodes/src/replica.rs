@@ -77,7 +77,10 @@ fn failure(error: ProposeError) -> Failure {
             Failure::NotLeader(format!("node {leader} leads"))
         }
         ProposeError::NotLeader { leader: None } => Failure::NotLeader("no leader is known".to_owned()),
+        ProposeError::NotReady { why } => Failure::NotReady(why),
         ProposeError::Unknown { why } => Failure::Unknown(why),
+        // The entry is in the log: never "nothing was written".
+        ProposeError::Violated(_) => Failure::Unknown(error.to_string()),
         ProposeError::Overloaded { what, bound } => {
             Failure::Overloaded(format!("{what} in flight are at their bound of {bound}"))
         }

@@ -12,6 +12,8 @@ use prost::Message;
 pub struct Toy {
     pub entries: Arc<Vec<(u64, Vec<u8>)>>,
     pub ticks: Vec<(i64, bool)>,
+    /// Ticks that had been applied when the first facts came.
+    pub ticks_before_facts: Option<usize>,
 }
 
 impl Fold for Toy {
@@ -32,6 +34,7 @@ impl Fold for Toy {
                 counted: batch.sequence as u32,
                 ..BatchReply::default()
             };
+            self.ticks_before_facts.get_or_insert(self.ticks.len());
             let batches = ingest.batches.iter().map(reply).collect();
             return Ok(Reply { result: Some(reply::Result::Ingested(Ingested { batches })) });
         }
@@ -61,6 +64,6 @@ impl Fold for Toy {
             entries.push((position, entry.to_vec()));
             bytes = rest;
         }
-        Ok(Self { entries: Arc::new(entries), ticks: Vec::new() })
+        Ok(Self { entries: Arc::new(entries), ..Self::default() })
     }
 }
