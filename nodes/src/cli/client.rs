@@ -219,7 +219,10 @@ fn reason(status: &Status) -> String {
 
 /// Whether the server says that it proposed nothing.
 fn nothing_written(status: &Status) -> bool {
-    matches!(reason(status).as_str(), "NOT_LEADER" | "NOT_READY" | "HALTED" | "OVERLOADED" | "NOT_INITIALIZED")
+    matches!(
+        reason(status).as_str(),
+        "NOT_LEADER" | "NOT_READY" | "HALTED" | "OVERLOADED" | "NOT_INITIALIZED"
+    )
 }
 
 /// Whether the connection itself failed, so that nothing can have arrived.
