@@ -10,6 +10,7 @@
 //! crash therefore costs a pause. One that crashes again and again is a bug, not bad luck: past the intensity bound the owner is
 //! held and shown in health, and its flag keeps serving the last committed allocation.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,9 +166,8 @@ impl SupervisorState {
             self.stop(experiment).await;
         }
         for wanted in wanted {
-            if !self.children.contains_key(&wanted.experiment) {
-                let child = Child { wanted, actor: None, recent: VecDeque::new(), crashes: 0 };
-                self.children.insert(wanted.experiment, child);
+            if let Entry::Vacant(place) = self.children.entry(wanted.experiment) {
+                place.insert(Child { wanted, actor: None, recent: VecDeque::new(), crashes: 0 });
                 self.start(myself, wanted).await;
             }
         }

@@ -35,8 +35,19 @@ pub struct Refolded {
     pub decisions: Vec<v1::Decision>,
     /// Audit records at the end, oldest first.
     pub audit: Vec<v1::AuditRecord>,
-    /// (experiment, events by verdict, rows) at the end.
-    pub experiments: Vec<(String, Vec<(String, u64)>, u64)>,
+    /// Experiments at the end.
+    pub experiments: Vec<Counted>,
+}
+
+/// What the log says of one experiment's ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// Resource name.
+    pub name: String,
+    /// Events by verdict, sorted.
+    pub verdicts: Vec<(String, u64)>,
+    /// Units.
+    pub rows: u64,
 }
 
 /// Most records read back.
@@ -73,7 +84,8 @@ pub fn refold(disk: &SimulatedDisk, places: &[u64]) -> Refolded {
     for experiment in state.experiments(ENVIRONMENT, "", KEPT) {
         let key = experiment.name.rsplit('/').next().unwrap_or_default().to_owned();
         if let Some(view) = state.experiment_view(ENVIRONMENT, &key) {
-            refolded.experiments.push((experiment.name, view.verdicts.into_iter().collect(), view.rows));
+            let verdicts = view.verdicts.into_iter().collect();
+            refolded.experiments.push(Counted { name: experiment.name, verdicts, rows: view.rows });
         }
     }
     refolded

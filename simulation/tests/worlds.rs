@@ -1,5 +1,13 @@
 //! The simulator as a user runs it: one process per seed. Determinism first: nothing else here means anything without it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests say so by failing"
+)]
+
 use std::process::{Command, Output};
 
 /// Runs the simulator and returns what it printed.

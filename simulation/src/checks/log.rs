@@ -37,12 +37,11 @@ pub fn told(_: &Plan, seen: &Seen) -> Finding {
         }
         for status in &settled.experiments {
             let Some(experiment) = &status.experiment else { continue };
-            let said = refolded.experiments.iter().find(|(name, _, _)| *name == experiment.name);
+            let said = refolded.experiments.iter().find(|said| said.name == experiment.name);
             let told: Vec<(String, u64)> = status.verdicts.clone().into_iter().collect();
-            finding.case(
-                said.is_some_and(|(_, verdicts, rows)| *verdicts == told && *rows == status.rows),
-                || format!("machine {machine} {}: told {told:?}, the log says {said:?}", experiment.name),
-            );
+            finding.case(said.is_some_and(|said| said.verdicts == told && said.rows == status.rows), || {
+                format!("machine {machine} {}: told {told:?}, the log says {said:?}", experiment.name)
+            });
         }
     }
     finding
