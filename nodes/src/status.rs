@@ -32,7 +32,7 @@ pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentSt
     });
     Some(ExperimentStatus {
         arms: arms.collect(),
-        exposed_units: view.arms.iter().map(|arm| arm.units).sum(),
+        exposed_units: view.rows,
         blocked: blocked(&view),
         sample_ratio_p: sample_ratio::of_inputs(&view.inputs),
         contrasts: contrasts.iter().map(analysis::Line::status).collect(),
