@@ -288,6 +288,12 @@ impl Sender {
     }
 }
 
+/// Whether the log holds the unit in this arm now. Whatever else it answered (the experiment paused, the generation
+/// changed under a stale snapshot, no room), the exposure was lost and the next evaluation may imply it again.
+fn is_recorded(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Counted | Verdict::Repeated | Verdict::CrossedTwice)
+}
+
 /// Sends one batch until it has an answer. Always the same sequence: what was counted is not counted again.
 async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, exposed: Vec<Exposed>) {
     let mut pause = RETRY_FIRST;
@@ -305,7 +311,7 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
                     let verdict = reply.verdicts.iter().find(|verdict| verdict.index == index);
                     let verdict = verdict.map_or(Verdict::Counted, |verdict| verdict.verdict());
                     exposures.observation.judged(verdict.into(), 1);
-                    exposures.settle(exposed, reply.refusal.is_none() && verdict != Verdict::NoRoom);
+                    exposures.settle(exposed, reply.refusal.is_none() && is_recorded(verdict));
                 }
                 return;
             }
@@ -321,6 +327,7 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
 #[cfg(test)]
 mod tests {
     use super::*;
+    use featureops_proto::log::DoorVerdict;
     use std::collections::BTreeMap;
 
     /// Answers the n-th attempt as told, and keeps what was recorded by sequence.
@@ -328,6 +335,7 @@ mod tests {
     struct Recorder {
         failures: Mutex<Vec<Failure>>,
         batches: Mutex<BTreeMap<u64, Batch>>,
+        verdict: Mutex<Option<Verdict>>,
         attempts: AtomicUsize,
     }
 
@@ -337,8 +345,14 @@ mod tests {
             let outcome = match self.failures.lock().pop() {
                 Some(failure) => Err(failure),
                 None => {
+                    let of = |index| DoorVerdict {
+                        index,
+                        verdict: self.verdict.lock().unwrap_or_default().into(),
+                    };
+                    let judged = self.verdict.lock().is_some();
+                    let verdicts = (0..batch.exposures.len() as u32).filter(|_| judged).map(of).collect();
                     self.batches.lock().insert(batch.sequence, batch);
-                    Ok(BatchReply::default())
+                    Ok(BatchReply { verdicts, ..BatchReply::default() })
                 }
             };
             Box::pin(async move { outcome })
@@ -407,6 +421,31 @@ mod tests {
         assert!(exposures.flush(Duration::from_secs(1)).await);
         let recorded: usize = recorder.batches.lock().values().map(|batch| batch.exposures.len()).sum();
         assert_eq!((recorded, lost(&exposures)), (8, 6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_the_log_holds_is_known_and_the_rest_may_come_again() {
+        use Verdict::{Counted, CrossedTwice, ExpiredReceipt, Late, NoRoom, NotRunning, Repeated};
+        for (verdict, recorded) in [
+            (Counted, true),
+            (Repeated, true),
+            (CrossedTwice, true),
+            (NoRoom, false),
+            (NotRunning, false),
+            (ExpiredReceipt, false),
+            (Late, false),
+        ] {
+            let recorder = Arc::new(Recorder::default());
+            *recorder.verdict.lock() = Some(verdict);
+            let (exposures, sender) = open(&recorder, 1_000, 1_000);
+            tokio::spawn(sender.run());
+            for _ in 0..2 {
+                exposures.imply("p", exposed(1), 9);
+                assert!(exposures.flush(Duration::from_secs(1)).await);
+            }
+            let batches = recorder.batches.lock().len();
+            assert_eq!((batches, lost(&exposures)), if recorded { (1, 0) } else { (2, 2) }, "{verdict:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
