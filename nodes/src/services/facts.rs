@@ -41,12 +41,11 @@ impl Facts {
         };
         let events = batch.exposures.len() + batch.outcomes.len();
         drop(batch);
-        let door = admitted.door.clone();
         let reply = host.replica.record(admitted).await?;
         if let Some(refusal) = &reply.refusal {
             return Err(refusal::refused(refusal));
         }
-        let answered = answer(events, &door, reply);
+        let answered = answer(events, reply);
         if answered.duplicate {
             host.observation.judged(Verdict::Duplicate.into(), events as u64);
         } else {
