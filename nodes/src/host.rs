@@ -24,8 +24,8 @@ use crate::replica::Replica;
 use crate::services;
 use crate::unit_key::Standing;
 
-/// How long a write waits until evaluations see it. It is applied by then in any case.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a write waits until evaluations see it. It is applied by then in any case; after that the answer says so.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one node's services share.
 pub struct Host {
@@ -88,7 +88,9 @@ impl Host {
         }
         self.accepts_writes()?;
         let (position, done) = self.propose(&entry).await?;
-        self.publisher.reach(position, PUBLISH_PATIENCE).await;
+        if !self.publisher.reach(position, PUBLISH_PATIENCE).await {
+            return Err(Failure::Unseen(services::position(position)).into());
+        }
         self.replica.read(|state| read(state, &done)).ok_or_else(|| vanished(&done))
     }
 

@@ -84,9 +84,8 @@ struct Sink {
     owners: OnceLock<Owners>,
 }
 
-impl EffectSink<State> for Sink {
-    fn applied(&self, _state: &State, _position: u64, effects: &[Effect]) {
-        self.publisher.note(effects);
+    fn applied(&self, state: &State, position: u64, effects: &[Effect]) {
+        self.publisher.note(position, state.log_time_ms(), effects);
         if let Some(owners) = self.owners.get() {
             owners.note(effects);
         }

@@ -56,6 +56,8 @@ pub enum Failure {
     TooLarge(String),
     /// The log may hold the command, or not.
     Unknown(String),
+    /// The command took effect at this position, but this node's evaluations do not show it yet.
+    Unseen(String),
 }
 
 impl From<Failure> for Status {
@@ -92,6 +94,14 @@ impl From<Failure> for Status {
                 format!(
                     "{detail}; it is unknown whether it took effect: repeating it with the same request_id \
                      (facts: the same producer and sequence) is safe"
+                ),
+            ),
+            Failure::Unseen(position) => (
+                Code::Unknown,
+                "NOT_PUBLISHED",
+                format!(
+                    "it took effect at {position}, but evaluations of this node do not show it yet: repeating it with the \
+                     same request_id is safe; see 'publication' in 'featureops doctor'"
                 ),
             ),
         };
