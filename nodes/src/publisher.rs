@@ -344,7 +344,8 @@ mod tests {
 
     impl Held {
         fn apply(&self, position: u64, command: Command) -> Vec<Effect> {
-            let entry = Entry { command: Some(command), ..Entry::default() }.encode_to_vec();
+            let principal = Some(crate::caller::named("human:ada").unwrap());
+            let entry = Entry { principal, command: Some(command), ..Entry::default() }.encode_to_vec();
             let mut effects = Vec::new();
             self.0.lock().apply(position, &entry, &mut effects).unwrap();
             effects
