@@ -27,7 +27,7 @@ use crate::host::Host;
 use crate::publisher::Published;
 use crate::refusal::{self, clip};
 use crate::rpc::evaluation_service_server::EvaluationService;
-use crate::services::Streamed;
+use crate::services::{Streamed, until_drain};
 
 /// Longest key of a flag, in bytes.
 const KEY_BYTES_MAX: usize = 128;
@@ -227,7 +227,7 @@ impl EvaluationService for Evaluations {
                 ..EvaluateResponse::default()
             }))
         });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(until_drain(&self.0, answers, None)))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
