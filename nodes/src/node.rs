@@ -88,6 +88,7 @@ struct Sink {
     owners: OnceLock<Owners>,
 }
 
+impl EffectSink<State> for Sink {
     fn applied(&self, state: &State, position: u64, effects: &[Effect]) {
         self.publisher.note(position, state.log_time_ms(), effects);
         if let Some(owners) = self.owners.get() {

@@ -8,7 +8,7 @@
 //!
 //! Effects are hints to look again, so what is published is always State as it is then, never an effect's content: two
 //! changes of one flag cost one compilation. The position that is claimed is the one that came with the effects, not the
-//! one State has by now: State is at an entry a moment before the entry's effects are noted. Positions never go back. A start and a snapshot install mark everything
+//! one State has by now: State may be at an entry before the entry's effects are noted. Positions never go back. A start and a snapshot install mark everything
 //! dirty. The sink only fills a set and rings a bell: apply never waits for a compilation.
 
 use std::collections::BTreeSet;
@@ -336,7 +336,7 @@ fn id_of(name: &str, collection: Collection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use featureops_proto::log::{Entry, Initialize, SetFlag, Tick, entry::Command};
+    use featureops_proto::log::{Entry, Initialize, ReceiptKey, SetFlag, Tick, entry::Command};
     use featureops_proto::v1::ValueType;
     use prost::Message as _;
 
@@ -362,7 +362,8 @@ mod tests {
     fn a_position_is_claimed_only_with_its_changes() {
         let held = Held(Mutex::new(State::default()));
         let publisher = Publisher::default();
-        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key: None };
+        let receipt_key = Some(ReceiptKey { id: 1, key: vec![7; 16] });
+        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key };
         held.apply(1, Command::Initialize(initialize));
         held.apply(2, Command::Tick(Tick { now_ms: 1_800_000_000_000, after_restart: true }));
         publisher.publish(&held);
