@@ -8,6 +8,8 @@ use crate::refusal;
 
 /// The metadata entry by which a caller names itself.
 pub const HEADER: &str = "featureops-principal";
+/// Whom an alarm by webhook comes from when it does not say: a monitor, never a person.
+pub const WEBHOOK: &str = "agent:webhook";
 /// Longest id of a principal, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
 

@@ -37,6 +37,8 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Bytes of one request message.
     pub request_bytes: usize,
+    /// Bytes of all request messages in flight together; beyond it requests are refused.
+    pub request_bytes_in_flight: usize,
     /// Longest time a unary request may take, whatever its own deadline says.
     pub request_timeout: Duration,
     /// (experiment, generation, arm, unit) entries that are known to be committed.
@@ -48,10 +50,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4_096,
-            streams_per_connection: 1_024,
+            connections: 1_024,
+            streams_per_connection: 256,
             header_bytes: 16 << 10,
             request_bytes: 4 << 20,
+            request_bytes_in_flight: 256 << 20,
             request_timeout: Duration::from_secs(30),
             exposure_cache: 1 << 20,
             exposure_queue: 1 << 16,
@@ -94,7 +97,8 @@ impl Default for NodeConfig {
             drain_timeout: Duration::from_secs(10),
             otlp_endpoint: None,
             log_format: LogFormat::Text,
-            log_filter: "info".to_owned(),
+            // openraft's lines are long, and nobody's but a developer's.
+            log_filter: "info,openraft=warn".to_owned(),
             limits: Limits::default(),
             loopback_only: true,
             observe_process: true,
@@ -215,7 +219,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "log_filter",
-        meaning: "which log lines are written, as info,featureops=debug",
+        meaning: "which log lines are written, as info,featureops=debug,openraft=warn",
         parse: |config, text| {
             config.log_filter = text.to_owned();
             Ok(())
@@ -250,6 +254,14 @@ pub const KEYS: &[Key] = &[
         meaning: "bytes of one request message",
         parse: |config, text| {
             config.limits.request_bytes = whole!(text, 65_536..=6_291_456usize)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "limits.request_bytes_in_flight",
+        meaning: "bytes of all request messages in flight together",
+        parse: |config, text| {
+            config.limits.request_bytes_in_flight = whole!(text, 8_388_608..=1_099_511_627_776usize)?;
             Ok(())
         },
     },

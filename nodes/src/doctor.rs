@@ -15,6 +15,8 @@ use crate::unit_key::Standing;
 
 /// A state older than this by the node's clock says that ticks do not arrive.
 const LOG_TIME_LAG_MS_MAX: i64 = 5_000;
+/// Evaluations that rest on a state this much older than the one applied here are not current any more.
+const SNAPSHOT_LAG_MS_MAX: i64 = 2_000;
 /// A publication that took longer is worth a look.
 const PUBLISH_LAG_MS_MAX: u64 = 1_000;
 
@@ -54,12 +56,11 @@ impl Finding {
 pub fn examine(host: &Host) -> NodeHealth {
     let health = host.replica.health();
     let (initialized, log_time_ms) = host.replica.read(|state| (state.is_initialized(), state.log_time_ms()));
+    let findings = findings(host, &health, initialized, log_time_ms);
+    let ready = ready(&findings);
     let published = host.publisher.load();
     let snapshot = &published.snapshot;
     let flags = snapshot.environments().map(|environment| snapshot.flags(environment).count() as u64).sum();
-    let mut findings = log_findings(&health, initialized);
-    findings.extend(serving_findings(host, log_time_ms));
-    let ready = findings.iter().all(|finding| finding.fault.is_none() || !finding.needed);
     NodeHealth {
         checks: findings.into_iter().map(Finding::check).collect(),
         ready,
@@ -71,6 +72,47 @@ pub fn examine(host: &Host) -> NodeHealth {
         running_experiments: published.registry.running() as u64,
         resident_bytes: if host.observe_process { resident_bytes() } else { 0 },
     }
+}
+
+/// Whether the node may be sent new work.
+#[must_use]
+pub fn is_ready(host: &Host) -> bool {
+    let (initialized, log_time_ms) = host.replica.read(|state| (state.is_initialized(), state.log_time_ms()));
+    ready(&findings(host, &host.replica.health(), initialized, log_time_ms))
+}
+
+fn ready(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.fault.is_none() || !finding.needed)
+}
+
+fn findings(host: &Host, health: &Health, initialized: bool, log_time_ms: i64) -> Vec<Finding> {
+    let mut findings = log_findings(health, initialized);
+    findings.extend(vital_findings(host, log_time_ms));
+    findings.extend(serving_findings(host, log_time_ms));
+    findings
+}
+
+/// What must go on for answers to be current.
+fn vital_findings(host: &Host, log_time_ms: i64) -> Vec<Finding> {
+    let ended = host.vital.ended();
+    let behind_ms = log_time_ms.saturating_sub(host.publisher.load().snapshot.log_time_ms());
+    vec![
+        Finding::new(
+            "tasks",
+            true,
+            (!ended.is_empty()).then(|| format!("ended: {}", ended.join(", "))),
+            "running".to_owned(),
+            "answers rest on what this node knew then; the process log has the crash: report it, then restart the node",
+        ),
+        Finding::new(
+            "snapshot",
+            true,
+            (behind_ms > SNAPSHOT_LAG_MS_MAX)
+                .then(|| format!("evaluations rest on a state {behind_ms} ms behind the one applied here")),
+            format!("{} ms behind the state applied here", behind_ms.max(0)),
+            "see 'tasks' and 'publication'; give the node more processor time, or restart it",
+        ),
+    ]
 }
 
 /// What the replicated log needs.
@@ -93,7 +135,7 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
                 }
                 Some(_) => {
                     "evaluation goes on from the last good state; keep the data folder, upgrade to a release that names \
-                     this position in its notes, or restore a backup taken before it with 'featureops restore'"
+                     this position in its notes, or put back a copy of the data folder that was taken before it"
                 }
             },
         ),
@@ -141,7 +183,7 @@ fn serving_findings(host: &Host, log_time_ms: i64) -> Vec<Finding> {
         Finding::new(
             "drain",
             true,
-            host.draining.load(Ordering::Acquire).then(|| "this node is draining".to_owned()),
+            host.is_draining().then(|| "this node is draining".to_owned()),
             "taking requests".to_owned(),
             "send new work to another node",
         ),

@@ -158,16 +158,16 @@ impl Door<'_> {
     }
 }
 
-/// The client's answer to a batch of `events`: apply's reply, together with what the door turned off.
+/// The client's answer to a batch of `events`: apply's reply alone, which holds what the door turned off when the batch
+/// was taken first. What the door thinks of a repeated batch today (a metric known since then) is no part of its answer.
 #[must_use]
-pub fn answer(events: usize, batch_door: &[DoorVerdict], reply: BatchReply) -> ReportFactsResponse {
-    let mut verdicts: BTreeMap<u32, i32> = batch_door.iter().map(|door| (door.index, door.verdict)).collect();
+pub fn answer(events: usize, reply: BatchReply) -> ReportFactsResponse {
+    let mut verdicts = BTreeMap::new();
     // Answered so long ago that only the sequence is remembered: what each event got then is gone.
     if reply.duplicate && reply.position == 0 {
         verdicts =
             (0..events.min(EVENTS_MAX) as u32).map(|index| (index, Verdict::Duplicate.into())).collect();
     }
-    // apply's word is the later one: for a repeated batch it is the answer that was given first.
     verdicts.extend(reply.verdicts.iter().map(|verdict| (verdict.index, verdict.verdict)));
     ReportFactsResponse {
         position: crate::services::position(reply.position),
@@ -394,6 +394,24 @@ mod tests {
         assert_ne!(hash(&one), hash(&batch(vec![outcome("revenue", "ada", 2.0)])));
         let twice = batch(vec![outcome("revenue", "ada", 1.0), outcome("revenue", "ada", 1.0)]);
         assert_ne!(hash(&one), hash(&twice));
+    }
+
+    #[test]
+    fn a_repeated_batch_is_answered_by_what_was_recorded_and_by_nothing_else() {
+        let recorded = BatchReply {
+            position: 7,
+            counted: 1,
+            verdicts: vec![DoorVerdict { index: 2, verdict: Verdict::UnknownMetric.into() }],
+            duplicate: true,
+            refusal: None,
+        };
+        let answered = answer(3, recorded.clone());
+        let verdicts: Vec<_> = answered.verdicts.iter().map(|one| (one.index, one.verdict())).collect();
+        assert_eq!((answered.counted, verdicts), (1, vec![(2, Verdict::UnknownMetric)]));
+        // So old that only the sequence is remembered.
+        let forgotten = answer(3, BatchReply { position: 0, counted: 0, verdicts: vec![], ..recorded });
+        assert!(forgotten.verdicts.iter().all(|one| one.verdict() == Verdict::Duplicate));
+        assert_eq!(forgotten.verdicts.len(), 3);
     }
 
     #[test]

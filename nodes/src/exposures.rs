@@ -9,16 +9,17 @@
 //! The cache is exact: an entry says (experiment, generation, arm, unit) was committed, so a repeat may be dropped
 //! without a fact ever being missed. It is entered only then; what merely waits stands in `pending`, so that a burst of
 //! evaluations of one unit sends one fact. A batch without an answer is sent again under the same sequence, which the log
-//! answers once. Nothing here ever makes an evaluation wait: a full queue loses the exposure and says so.
+//! answers once. Nothing here ever makes an evaluation wait: a full queue loses the exposure and says so, to the doctor and,
+//! with the next batch, to the log, where the experiment's owner must know how much its denominators lack.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use featureops_cluster::environment::BoxFuture;
-use featureops_proto::log::{Batch, BatchReply, ExposureFact};
+use featureops_proto::log::{Batch, BatchReply, ExposureFact, LostExposures};
 use featureops_proto::v1::Verdict;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -131,7 +132,21 @@ pub struct Exposures {
     queue: mpsc::Sender<Waiting>,
     waiting: AtomicUsize,
     idle: watch::Sender<bool>,
+    /// Exposures that never reached the log, by experiment, and that no batch has told yet. As many entries as
+    /// experiments have run meanwhile.
+    untold: Mutex<BTreeMap<u32, u64>>,
     observation: Arc<Observation>,
+}
+
+/// How an exposure ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The log holds the unit in this arm.
+    Held,
+    /// The log gave another verdict, and counted that itself.
+    Judged,
+    /// It never reached the log.
+    Dropped,
 }
 
 /// What sends: to be run to its end.
@@ -161,6 +176,7 @@ impl Exposures {
             queue: sender,
             waiting: AtomicUsize::new(0),
             idle: watch::Sender::new(true),
+            untold: Mutex::default(),
             observation,
         });
         let sender =
@@ -183,7 +199,7 @@ impl Exposures {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let waiting = Waiting { environment: environment.into(), exposed, minute };
         if self.queue.try_send(waiting).is_err() {
-            self.settle(exposed, false);
+            self.settle(exposed, End::Dropped);
         }
     }
 
@@ -200,20 +216,29 @@ impl Exposures {
         tokio::time::timeout(patience, drained).await.is_ok()
     }
 
+    fn owe(&self, experiment: u32, count: u64) {
+        let mut untold = self.untold.lock();
+        let owed = untold.entry(experiment).or_default();
+        *owed = owed.saturating_add(count);
+    }
+
     fn shard(&self, unit_hash: u64) -> Option<&Mutex<Shard>> {
         // High bits: the sets use the low ones.
         self.shards.get((unit_hash >> 60) as usize % SHARDS)
     }
 
-    fn settle(&self, exposed: Exposed, committed: bool) {
+    fn settle(&self, exposed: Exposed, end: End) {
         if let Some(shard) = self.shard(exposed.unit_hash) {
             let mut shard = shard.lock();
             shard.pending.remove(&exposed.packed());
-            if committed {
+            if end == End::Held {
                 shard.enter(exposed.packed(), self.half);
             }
         }
-        if !committed {
+        if end == End::Dropped {
+            self.owe(exposed.experiment, 1);
+        }
+        if end != End::Held {
             self.observation.exposures_lost.fetch_add(1, Ordering::Relaxed);
         }
         if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -281,11 +306,21 @@ impl Sender {
             sequence,
             exposures,
             unit_key_id: self.unit_key_id,
+            lost: std::mem::take(&mut *self.exposures.untold.lock())
+                .into_iter()
+                .map(|(experiment, count)| LostExposures { experiment, count })
+                .collect(),
             ..Batch::default()
         };
         batch.content_hash = xxh3_64(&batch.encode_to_vec());
         batch
     }
+}
+
+/// Whether the log holds the unit in this arm now. Whatever else it answered (the experiment paused, the generation
+/// changed under a stale snapshot, no room), the exposure was lost and the next evaluation may imply it again.
+fn is_recorded(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Counted | Verdict::Repeated | Verdict::CrossedTwice)
 }
 
 /// Sends one batch until it has an answer. Always the same sequence: what was counted is not counted again.
@@ -300,12 +335,19 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
                         message = refusal.message,
                         "implied exposures were refused"
                     );
+                    // The log took nothing of the batch, so what it would have told is owed again.
+                    batch.lost.iter().for_each(|lost| exposures.owe(lost.experiment, lost.count));
                 }
                 for (index, exposed) in (0u32..).zip(exposed) {
                     let verdict = reply.verdicts.iter().find(|verdict| verdict.index == index);
                     let verdict = verdict.map_or(Verdict::Counted, |verdict| verdict.verdict());
                     exposures.observation.judged(verdict.into(), 1);
-                    exposures.settle(exposed, reply.refusal.is_none() && verdict != Verdict::NoRoom);
+                    let end = match (&reply.refusal, is_recorded(verdict)) {
+                        (Some(_), _) => End::Dropped,
+                        (None, true) => End::Held,
+                        (None, false) => End::Judged,
+                    };
+                    exposures.settle(exposed, end);
                 }
                 return;
             }
@@ -321,13 +363,14 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use featureops_proto::log::DoorVerdict;
 
     /// Answers the n-th attempt as told, and keeps what was recorded by sequence.
     #[derive(Default)]
     struct Recorder {
         failures: Mutex<Vec<Failure>>,
         batches: Mutex<BTreeMap<u64, Batch>>,
+        verdict: Mutex<Option<Verdict>>,
         attempts: AtomicUsize,
     }
 
@@ -337,8 +380,14 @@ mod tests {
             let outcome = match self.failures.lock().pop() {
                 Some(failure) => Err(failure),
                 None => {
+                    let of = |index| DoorVerdict {
+                        index,
+                        verdict: self.verdict.lock().unwrap_or_default().into(),
+                    };
+                    let judged = self.verdict.lock().is_some();
+                    let verdicts = (0..batch.exposures.len() as u32).filter(|_| judged).map(of).collect();
                     self.batches.lock().insert(batch.sequence, batch);
-                    Ok(BatchReply::default())
+                    Ok(BatchReply { verdicts, ..BatchReply::default() })
                 }
             };
             Box::pin(async move { outcome })
@@ -407,6 +456,34 @@ mod tests {
         assert!(exposures.flush(Duration::from_secs(1)).await);
         let recorded: usize = recorder.batches.lock().values().map(|batch| batch.exposures.len()).sum();
         assert_eq!((recorded, lost(&exposures)), (8, 6));
+        // The first batch after the loss told the log, and no other did again.
+        let told: Vec<_> = recorder.batches.lock().values().flat_map(|batch| batch.lost.clone()).collect();
+        assert_eq!(told, [LostExposures { experiment: 1, count: 6 }]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_the_log_holds_is_known_and_the_rest_may_come_again() {
+        use Verdict::{Counted, CrossedTwice, ExpiredReceipt, Late, NoRoom, NotRunning, Repeated};
+        for (verdict, recorded) in [
+            (Counted, true),
+            (Repeated, true),
+            (CrossedTwice, true),
+            (NoRoom, false),
+            (NotRunning, false),
+            (ExpiredReceipt, false),
+            (Late, false),
+        ] {
+            let recorder = Arc::new(Recorder::default());
+            *recorder.verdict.lock() = Some(verdict);
+            let (exposures, sender) = open(&recorder, 1_000, 1_000);
+            tokio::spawn(sender.run());
+            for _ in 0..2 {
+                exposures.imply("p", exposed(1), 9);
+                assert!(exposures.flush(Duration::from_secs(1)).await);
+            }
+            let batches = recorder.batches.lock().len();
+            assert_eq!((batches, lost(&exposures)), if recorded { (1, 0) } else { (2, 2) }, "{verdict:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,18 +1,19 @@
 //! The host: what every service of one node shares, and the one way in which they write.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use featureops_cluster::environment::{BoxFuture, Clock, Entropy};
+use featureops_cluster::environment::{BoxFuture, Clock, Compute, Entropy};
 use featureops_evaluation::UnitKey;
 use featureops_proto::ErrorCode;
 use featureops_proto::log::{self, BatchReply, Done, Entry, entry, reply};
 use featureops_state::State;
 use prost::Message as _;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::budget::Budget;
 use crate::caller;
 use crate::config::Limits;
 use crate::exposures::{Exposures, FactLog};
@@ -23,9 +24,10 @@ use crate::refusal::{self, Failure};
 use crate::replica::Replica;
 use crate::services;
 use crate::unit_key::Standing;
+use crate::vital::Vital;
 
-/// How long a write waits until evaluations see it. It is applied by then in any case.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a write waits until evaluations see it. It is applied by then in any case; after that the answer says so.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one node's services share.
 pub struct Host {
@@ -51,8 +53,18 @@ pub struct Host {
     pub limits: Limits,
     /// Whether the operating system is asked about the process; a simulated one has none of its own.
     pub observe_process: bool,
-    /// A drain has begun: nothing new is taken.
-    pub draining: AtomicBool,
+    /// Only loopback names reach this node.
+    pub loopback_only: bool,
+    /// True once a drain has begun: nothing new is taken, and streams end.
+    pub drain: watch::Receiver<bool>,
+    /// Where heavy work runs.
+    pub compute: Arc<dyn Compute>,
+    /// One piece of heavy work at a time: each may hold a copy of State.
+    pub heavy: Semaphore,
+    /// Bytes of requests in flight.
+    pub budget: Arc<Budget>,
+    /// Tasks the node cannot do without.
+    pub vital: Arc<Vital>,
 }
 
 /// A command and how it is to be proposed.
@@ -84,11 +96,13 @@ impl Host {
             command: Some(write.command),
         };
         if write.validate_only {
-            return self.rehearse(&entry, read);
+            return self.rehearse(entry, read).await;
         }
         self.accepts_writes()?;
         let (position, done) = self.propose(&entry).await?;
-        self.publisher.reach(position, PUBLISH_PATIENCE).await;
+        if !self.publisher.reach(position, PUBLISH_PATIENCE).await {
+            return Err(Failure::Unseen(services::position(position)).into());
+        }
         self.replica.read(|state| read(state, &done)).ok_or_else(|| vanished(&done))
     }
 
@@ -115,16 +129,57 @@ impl Host {
     }
 
     /// Applies an entry to a copy of State: exactly what the fold would say, and nothing stays.
-    fn rehearse<T>(&self, entry: &Entry, read: impl FnOnce(&State, &Done) -> Option<T>) -> Result<T, Status> {
+    async fn rehearse<T>(
+        &self,
+        entry: Entry,
+        read: impl FnOnce(&State, &Done) -> Option<T>,
+    ) -> Result<T, Status> {
         // A repeated id would answer the first reply, not say what would happen now.
-        let entry = Entry { request_id: String::new(), ..entry.clone() };
-        let mut state = self.replica.copy();
-        let position = state.position().saturating_add(1);
-        let reply = state.apply(position, &entry.encode_to_vec(), &mut Vec::new()).map_err(|violation| {
+        let entry = Entry { request_id: String::new(), ..entry }.encode_to_vec();
+        let replica = self.replica.clone();
+        let rehearsed = self.beside(move || {
+            let mut state = replica.copy();
+            let position = state.position().saturating_add(1);
+            let applied = state.apply(position, &entry, &mut Vec::new());
+            (state, applied)
+        });
+        let (state, applied) = rehearsed.await?;
+        let reply = applied.map_err(|violation| {
             Status::internal(format!("the command would stop the fold: {}", violation.detail))
         })?;
-        let done = outcome(reply)?;
-        read(&state, &done).ok_or_else(|| vanished(&done))
+        let answer = outcome(reply).and_then(|done| read(&state, &done).ok_or_else(|| vanished(&done)));
+        // Letting go of a copy takes as long as making it.
+        self.beside(move || drop(state)).await?;
+        answer
+    }
+
+    /// Runs heavy work off the event loop, one piece at a time.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let _one = self.heavy.acquire().await;
+        let (sender, receiver) = oneshot::channel();
+        self.compute.run(Box::new(move || drop(sender.send(work())))).await;
+        receiver.await.map_err(|_| Status::internal("the work behind this request did not finish"))
+    }
+
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    /// Waits for a drain to begin.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut drain = self.drain.clone();
+        async move {
+            // Nobody left to begin it is as good as begun.
+            let _ = drain.wait_for(|drains| *drains).await;
+        }
     }
 
     /// Refuses while a drain is under way.
@@ -132,7 +187,7 @@ impl Host {
     /// # Errors
     /// It is.
     pub fn accepts_writes(&self) -> Result<(), Status> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Err(Failure::Halted("this node is draining".to_owned()).into());
         }
         Ok(())

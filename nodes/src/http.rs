@@ -7,6 +7,7 @@
 //!   /v1/alarms                           webhook of an outside monitor
 //! ```
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,11 +15,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use featureops_proto::v1::{RaiseAlarmRequest, decision};
+use featureops_proto::v1::{Decision, RaiseAlarmRequest, decision};
 use featureops_proto::{Collection, Name};
 use serde::{Deserialize, Serialize};
 use tonic::metadata::MetadataMap;
@@ -28,9 +30,12 @@ use tonic::{Code, Status};
 use tonic_health::server::HealthReporter;
 use tonic_types::StatusExt as _;
 
+use crate::budget::Metered;
+use crate::caller;
 use crate::doctor;
 use crate::host::Host;
 use crate::observation::Exposition;
+use crate::refusal;
 use crate::rpc::administration_service_server::AdministrationServiceServer;
 use crate::rpc::decision_service_server::DecisionServiceServer;
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
@@ -44,12 +49,17 @@ use crate::services::evaluation::Evaluations;
 use crate::services::experiment::Experiments;
 use crate::services::facts::Facts;
 use crate::services::flag::Flags;
+use crate::services::health::Healths;
 use crate::services::metric::Metrics;
 
 /// Bytes of a webhook's body.
 const ALARM_BYTES_MAX: usize = 64 << 10;
-/// Kept decisions counted by `/metrics`, per environment.
-const DECISIONS_COUNTED_MAX: usize = 1_000;
+/// Bytes of one message about evaluation: a context and two names.
+const EVALUATION_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one message about metrics, experiments, decisions and administration.
+const SMALL_BYTES_MAX: usize = 1 << 20;
+/// Newest decisions counted by `/metrics`.
+const DECISIONS_COUNTED_MAX: usize = 10_000;
 /// Methods whose answer may take as long as the caller wants: they stream, one way or both.
 const STREAMING: &[&str] = &[
     "/StreamFacts",
@@ -86,45 +96,49 @@ pub async fn set_serving(health: &HealthReporter, serves: bool) {
 /// The descriptors of the API cannot be read.
 pub fn router(host: &Arc<Host>, health: HealthReporter) -> Result<Router, String> {
     let bytes = host.limits.request_bytes;
+    // Only facts and flags are large; nothing else has a reason to be.
+    let (evaluation, small) = (bytes.min(EVALUATION_BYTES_MAX), bytes.min(SMALL_BYTES_MAX));
     let descriptors = featureops_proto::DESCRIPTORS;
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(descriptors);
     let mut grpc = Routes::builder();
     grpc.add_service(
-        EvaluationServiceServer::new(Evaluations(host.clone())).max_decoding_message_size(bytes),
+        EvaluationServiceServer::new(Evaluations(host.clone())).max_decoding_message_size(evaluation),
     )
     .add_service(FactServiceServer::new(Facts(host.clone())).max_decoding_message_size(bytes))
     .add_service(FlagServiceServer::new(Flags(host.clone())).max_decoding_message_size(bytes))
-    .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(bytes))
-    .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(bytes))
-    .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(bytes))
+    .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
+    .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
+    .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
     .add_service(
-        AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(bytes),
+        AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
     )
-    .add_service(tonic_health::pb::health_server::HealthServer::new(
-        tonic_health::server::HealthService::from_health_reporter(health),
-    ))
+    .add_service(tonic_health::pb::health_server::HealthServer::new(Healths {
+        host: Arc::clone(host),
+        statuses: tonic_health::server::HealthService::from_health_reporter(health),
+    }))
     .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
     .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
-    let grpc = grpc
-        .routes()
-        .into_axum_router()
-        .reset_fallback()
-        .layer(tonic_web::GrpcWebLayer::new())
-        .layer(from_fn_with_state(host.limits.request_timeout, deadline));
+    let grpc = grpc.routes().into_axum_router().reset_fallback().layer(tonic_web::GrpcWebLayer::new());
     let plain = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/alarms", post(alarm).layer(DefaultBodyLimit::max(ALARM_BYTES_MAX)))
         .with_state(Arc::clone(host));
-    Ok(grpc.merge(plain).fallback(nothing_here))
+    // From the outside in: by which name, within which time, within which memory.
+    Ok(grpc
+        .merge(plain)
+        .fallback(nothing_here)
+        .layer(from_fn_with_state(Arc::clone(host), metered))
+        .layer(from_fn_with_state(host.limits.request_timeout, deadline))
+        .layer(from_fn_with_state(host.loopback_only, named_loopback)))
 }
 
 /// Ends a request at its own deadline (`grpc-timeout`), or at the node's for methods that do not stream.
 async fn deadline(State(longest): State<Duration>, request: Request, next: Next) -> Response {
     let wished = request.headers().get("grpc-timeout").and_then(timeout_of);
-    let streams = STREAMING.iter().any(|method| request.uri().path().ends_with(method));
+    let (streams, grpc) = (streams(&request), is_grpc(request.headers()));
     let allowed = match (wished, streams) {
         (wished, true) => wished,
         (None, false) => Some(longest),
@@ -138,9 +152,56 @@ async fn deadline(State(longest): State<Duration>, request: Request, next: Next)
                 "no answer within {} ms; a write may still take effect: repeat it with the same request_id",
                 allowed.as_millis()
             );
-            Status::deadline_exceeded(message).into_http::<Body>()
+            match grpc {
+                true => Status::deadline_exceeded(message).into_http::<Body>(),
+                false => refused(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED".to_owned(), message),
+            }
         }
     }
+}
+
+/// Counts the request's bytes against what all requests may hold together.
+async fn metered(State(host): State<Arc<Host>>, request: Request, next: Next) -> Response {
+    let at_once_max = if streams(&request) { host.limits.request_bytes } else { usize::MAX };
+    let (parts, body) = request.into_parts();
+    let (body, held) = Metered::new(body, &host.budget, at_once_max);
+    let response = next.run(Request::from_parts(parts, body)).await;
+    drop(held);
+    response
+}
+
+/// Refuses names that are not loopback: a web page whose own name was made to lead here would otherwise speak to the
+/// node as its visitor, and there are no tokens that it lacked.
+async fn named_loopback(State(only): State<bool>, request: Request, next: Next) -> Response {
+    let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+    let named = request.uri().authority().map(Authority::as_str).into_iter().chain(named);
+    // No name at all comes from no browser.
+    if let Some(foreign) = named.into_iter().find(|name| only && !is_loopback(name)) {
+        let status = refusal::foreign_host(foreign);
+        return match is_grpc(request.headers()) {
+            true => status.into_http::<Body>(),
+            false => refused(StatusCode::FORBIDDEN, "FOREIGN_HOST".to_owned(), status.message().to_owned()),
+        };
+    }
+    next.run(request).await
+}
+
+/// `localhost`, `127.0.0.0/8` or `[::1]`, with a port or without.
+fn is_loopback(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn streams(request: &Request) -> bool {
+    STREAMING.iter().any(|method| request.uri().path().ends_with(method))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// `8 digits at most, then H, M, S, m, u or n`, as gRPC says it.
@@ -163,11 +224,8 @@ fn timeout_of(value: &HeaderValue) -> Option<Duration> {
 }
 
 async fn nothing_here(uri: Uri, headers: HeaderMap) -> Response {
-    let is_grpc = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
-        let message = format!("method '{}' is not known to this release", crate::refusal::clip(uri.path()));
+    if is_grpc(&headers) {
+        let message = format!("method '{}' is not known to this release", refusal::clip(uri.path()));
         return Status::unimplemented(message).into_http::<Body>();
     }
     (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz?verbose, /metrics, /v1/alarms and gRPC\n")
@@ -219,6 +277,7 @@ fn exposition(host: &Host) -> String {
         "implied exposures waiting for the log",
         host.exposures.waiting(),
     );
+    text.value("request_bytes_in_flight", "gauge", "bytes that requests in flight hold", host.budget.held());
     text.value("connections", "gauge", "connections served now", read(&observation.connections));
     text.value("connections_total", "counter", "connections taken", read(&observation.connections_taken));
     text.value("applied_position", "gauge", "position of the last applied entry", health.applied);
@@ -226,7 +285,7 @@ fn exposition(host: &Host) -> String {
     text.value("raft_term", "gauge", "term of the log", health.term);
     text.value("raft_leads", "gauge", "1 while this node leads", u8::from(health.leads));
     text.value("fold_halted", "gauge", "1 when the fold stopped", u8::from(health.halted.is_some()));
-    let (log_time_ms, environments) = host.replica.read(|state| (state.log_time_ms(), state.environments()));
+    let log_time_ms = host.replica.read(featureops_state::State::log_time_ms);
     let lag_ms = host.clock.unix_ms().saturating_sub(log_time_ms).max(0);
     text.value("log_time_lag_milliseconds", "gauge", "age of log time by this node's clock", lag_ms);
     let publisher = &host.publisher;
@@ -248,21 +307,19 @@ fn exposition(host: &Host) -> String {
     text.value("owners_running", "gauge", "owners that run on this node", host.owners.running());
     let mut decisions = std::collections::BTreeMap::new();
     let mut newest_ms = 0;
-    for environment in environments.iter().take(64) {
-        let any = decision::Status::Unspecified;
-        let kept = host.replica.read(|state| state.decisions(environment, "", 0, DECISIONS_COUNTED_MAX, any));
-        for decision in kept {
-            let key = (decision.action().as_str_name(), decision.status().as_str_name());
-            *decisions.entry(key).or_insert(0u64) += 1;
-            if decision.action() == decision::Action::Reallocate
-                && decision.status() == decision::Status::Applied
-                && let (Some(time), Some(inputs)) = (&decision.time, &decision.inputs)
-            {
-                let applied_ms = time.seconds.saturating_mul(1_000) + i64::from(time.nanos / 1_000_000);
-                newest_ms = newest_ms.max(applied_ms.saturating_sub(inputs.log_time_ms));
-            }
+    let mut count = |decision: &Decision| {
+        let key = (decision.action().as_str_name(), decision.status().as_str_name());
+        *decisions.entry(key).or_insert(0u64) += 1;
+        if decision.action() == decision::Action::Reallocate
+            && decision.status() == decision::Status::Applied
+            && let (Some(time), Some(inputs)) = (&decision.time, &decision.inputs)
+        {
+            let applied_ms =
+                time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos / 1_000_000));
+            newest_ms = newest_ms.max(applied_ms.saturating_sub(inputs.log_time_ms));
         }
-    }
+    };
+    host.replica.read(|state| state.newest_decisions(DECISIONS_COUNTED_MAX).for_each(&mut count));
     let decisions = decisions.iter().map(|((action, status), count)| (*action, *status, *count));
     let labels = ("action", "status");
     text.labelled_twice("decisions", "gauge", "kept decisions by action and status", labels, decisions);
@@ -303,7 +360,7 @@ struct Refused {
 }
 
 /// The webhook of an outside monitor. serde_json bounds the depth at 128 levels, the route the bytes.
-async fn alarm(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn alarm(State(host): State<Arc<Host>>, mut headers: HeaderMap, body: Bytes) -> Response {
     // A browser cannot send this type across sites without asking first, so no web page can raise an alarm here.
     let is_json = headers
         .get(header::CONTENT_TYPE)
@@ -326,6 +383,7 @@ async fn alarm(State(host): State<Arc<Host>>, headers: HeaderMap, body: Bytes) -
         reason: alarm.reason,
         request_id: alarm.request_id,
     };
+    headers.entry(caller::HEADER).or_insert(HeaderValue::from_static(caller::WEBHOOK));
     match raise_alarm(&host, &MetadataMap::from_headers(headers), request).await {
         Ok(raised) => json(StatusCode::OK, &Raised { decision: raised.decision, tripped: raised.tripped }),
         Err(status) => {
@@ -361,6 +419,26 @@ fn http_status(code: Code) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_loopback_names_are_the_nodes_own() {
+        for own in ["localhost", "LocalHost:7400", "127.0.0.1:7400", "127.9.9.9", "[::1]:7400", "[::1]"] {
+            assert!(is_loopback(own), "{own}");
+        }
+        for foreign in [
+            "node",
+            "evil.example:7400",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "[::]",
+            "",
+            "?",
+        ] {
+            assert!(!is_loopback(foreign), "{foreign}");
+        }
+    }
 
     #[test]
     fn a_deadline_is_read_as_grpc_writes_it() {

@@ -10,6 +10,7 @@
 //!
 //! See README.md for what is deliberately absent.
 
+pub mod budget;
 pub mod caller;
 pub mod cli;
 pub mod config;
@@ -32,6 +33,7 @@ pub mod services;
 pub mod status;
 pub mod telemetry;
 pub mod unit_key;
+pub mod vital;
 
 /// Service stubs generated from `proto/`; the messages are `featureops_proto::v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::disallowed_types, missing_docs)]

@@ -9,7 +9,6 @@
 //! transport. Nothing here starts a thread.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,12 +17,14 @@ use featureops_evaluation::UnitKey;
 use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
 use featureops_state::{Effect, State};
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic_health::server::HealthReporter;
 
+use crate::budget::Budget;
 use crate::caller;
 use crate::config::NodeConfig;
+use crate::doctor;
 use crate::exposures::Exposures;
 use crate::host::{Host, ReplicaFacts};
 use crate::http;
@@ -33,6 +34,7 @@ use crate::publisher::Publisher;
 use crate::replica::Replica;
 use crate::serve::serve;
 use crate::unit_key::{KEY_BYTES, KeyFile, UnitKeyStore};
+use crate::vital::Vital;
 
 /// How long a start waits for a leader. Without one the node serves what it has and says its age.
 const LEADER_PATIENCE_MS: u64 = 10_000;
@@ -40,6 +42,8 @@ const LEADER_PATIENCE_MS: u64 = 10_000;
 const FIRST_TICK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a drain waits for implied exposures.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+/// How often gRPC health is brought up to date.
+const READINESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Attempts to give a new cluster its identity.
 const IDENTITY_ATTEMPTS: usize = 5;
 /// This release runs clusters of one voter.
@@ -85,8 +89,8 @@ struct Sink {
 }
 
 impl EffectSink<State> for Sink {
-    fn applied(&self, _state: &State, _position: u64, effects: &[Effect]) {
-        self.publisher.note(effects);
+    fn applied(&self, state: &State, position: u64, effects: &[Effect]) {
+        self.publisher.note(position, state.log_time_ms(), effects);
         if let Some(owners) = self.owners.get() {
             owners.note(effects);
         }
@@ -164,9 +168,6 @@ impl Node {
         publisher.publish(&replica);
 
         let observation = Arc::new(Observation::default());
-        if config.otlp_endpoint.is_some() {
-            crate::telemetry::export(&observation);
-        }
         let producer = format!("node-{NODE}-{:016x}", environment.entropy.next_u64());
         let (exposures, sender) = Exposures::new(
             config.limits.exposure_cache,
@@ -185,6 +186,8 @@ impl Node {
         };
         let _ = sink.owners.set(owners.clone());
 
+        let drain = watch::Sender::new(false);
+        let vital = Arc::new(Vital::default());
         let host = Arc::new(Host {
             replica: replica.clone(),
             publisher: Arc::clone(&publisher),
@@ -197,16 +200,21 @@ impl Node {
             owners: owners.clone(),
             limits: config.limits.clone(),
             observe_process: config.observe_process,
-            draining: AtomicBool::new(false),
+            loopback_only: config.loopback_only,
+            drain: drain.subscribe(),
+            compute: Arc::clone(&environment.compute),
+            heavy: Semaphore::new(1),
+            budget: Budget::new(config.limits.request_bytes_in_flight),
+            vital: Arc::clone(&vital),
         });
         let health = HealthReporter::new();
-        http::set_serving(&health, true).await;
+        http::set_serving(&health, doctor::is_ready(&host)).await;
         let router = http::router(&host, health.clone()).map_err(StartError::new)?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(publisher.run(Arc::new(replica.clone())));
-        tasks.spawn(sender.run());
-        tasks.spawn(owners.run(replica));
-        let drain = watch::Sender::new(false);
+        tasks.spawn(vital.watched("publisher", publisher.run(Arc::new(replica.clone()))));
+        tasks.spawn(vital.watched("exposures", sender.run()));
+        tasks.spawn(vital.watched("owners", owners.run(replica)));
+        tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
         let serving = tokio::spawn(serve(
             listener,
             router,
@@ -225,10 +233,16 @@ impl Node {
         self.address
     }
 
+    /// What the node counts of its work.
+    #[must_use]
+    pub fn observation(&self) -> &Arc<Observation> {
+        &self.host.observation
+    }
+
     /// What `GetNodeHealth` answers.
     #[must_use]
     pub fn examine(&self) -> featureops_proto::v1::NodeHealth {
-        crate::doctor::examine(&self.host)
+        doctor::examine(&self.host)
     }
 
     /// Position of the last applied entry, and the state's digest there: what two replicas, and two lives of one, must share.
@@ -241,7 +255,6 @@ impl Node {
     /// there within the drain's time.
     pub async fn shutdown(self) {
         let Self { host, health, drain, serving, mut tasks, .. } = self;
-        host.draining.store(true, Ordering::Release);
         http::set_serving(&health, false).await;
         drain.send_replace(true);
         if let Err(error) = serving.await {
@@ -254,6 +267,18 @@ impl Node {
         tasks.shutdown().await;
         host.replica.shutdown().await;
         tracing::info!("stopped");
+    }
+}
+
+/// Keeps gRPC health at what `/readyz` says.
+async fn follow_readiness(host: Arc<Host>, health: HealthReporter) {
+    let mut said = None;
+    loop {
+        let ready = doctor::is_ready(&host);
+        if said.replace(ready) != Some(ready) {
+            http::set_serving(&health, ready).await;
+        }
+        tokio::time::sleep(READINESS_INTERVAL).await;
     }
 }
 

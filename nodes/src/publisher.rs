@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Effects are hints to look again, so what is published is always State as it is then, never an effect's content: two
-//! changes of one flag cost one compilation. Positions never go back. A start and a snapshot install mark everything
+//! changes of one flag cost one compilation. The position that is claimed is the one that came with the effects, not the
+//! one State has by now: State may be at an entry before the entry's effects are noted. Positions never go back. A start and a snapshot install mark everything
 //! dirty. The sink only fills a set and rings a bell: apply never waits for a compilation.
 
 use std::collections::BTreeSet;
@@ -53,12 +54,16 @@ struct Dirty {
     metrics: BTreeSet<(String, String)>,
     experiments: BTreeSet<u32>,
     since: Option<Instant>,
+    /// The last entry whose effects are in here, and the log time after it.
+    position: u64,
+    log_time_ms: i64,
 }
 
 impl Dirty {
     fn bound(&mut self) {
         if self.flags.len() + self.metrics.len() + self.experiments.len() > DIRTY_MAX {
-            *self = Self { everything: true, since: self.since, ..Self::default() };
+            let Self { since, position, log_time_ms, .. } = *self;
+            *self = Self { everything: true, since, position, log_time_ms, ..Self::default() };
         }
     }
 }
@@ -73,6 +78,7 @@ struct Seen {
     unit_key_id: Option<u64>,
     position: u64,
     log_time_ms: i64,
+    clock: bool,
 }
 
 /// Reads of the committed state, as the publisher needs them.
@@ -113,10 +119,12 @@ impl Publisher {
         self.current.load()
     }
 
-    /// Marks what these effects name, and rings. Called by apply: never waits.
-    pub fn note(&self, effects: &[Effect]) {
+    /// Marks what these effects name, and rings. Called by apply, for every entry in its order: never waits.
+    pub fn note(&self, position: u64, log_time_ms: i64, effects: &[Effect]) {
         {
             let mut dirty = self.dirty.lock();
+            dirty.position = dirty.position.max(position);
+            dirty.log_time_ms = dirty.log_time_ms.max(log_time_ms);
             dirty.since.get_or_insert_with(Instant::now);
             for effect in effects {
                 match effect {
@@ -177,7 +185,12 @@ impl Publisher {
     /// Publishes once, whatever is dirty now.
     pub fn publish(&self, source: &dyn Source) {
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        let seen = if dirty.everything { read_everything(source) } else { read_dirty(source, &dirty) };
+        let mut seen = if dirty.everything { read_everything(source) } else { read_dirty(source, &dirty) };
+        // Whoever reads everything holds all that State held when he began. Whoever reads what was noted holds no more
+        // than was noted: an entry that State has already applied may not have been noted yet.
+        if !dirty.everything {
+            (seen.position, seen.log_time_ms) = (dirty.position, dirty.log_time_ms);
+        }
         let before = self.current.load();
         let compiled: Vec<CompiledFlag> = seen.flags.iter().filter_map(|flag| self.compile(flag)).collect();
         let mut registry = before.registry.clone();
@@ -236,8 +249,8 @@ impl Publisher {
 }
 
 fn note_clock(seen: &mut Seen, state: &State) {
-    // The first read's position: what changes between two reads of one look is dirty again and comes with the next.
-    if seen.position == 0 {
+    // The first read's: what changes between two reads of one look is noted and comes with the next.
+    if !std::mem::replace(&mut seen.clock, true) {
         seen.position = state.position();
         seen.log_time_ms = state.log_time_ms();
         seen.unit_key_id = state.is_initialized().then(|| state.unit_key_id());
@@ -318,4 +331,60 @@ fn read_pages<T>(
 
 fn id_of(name: &str, collection: Collection) -> String {
     Name::parse(name, collection).map(|name| name.id.to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use featureops_proto::log::{Entry, Initialize, ReceiptKey, SetFlag, Tick, entry::Command};
+    use featureops_proto::v1::ValueType;
+    use prost::Message as _;
+
+    struct Held(Mutex<State>);
+
+    impl Held {
+        fn apply(&self, position: u64, command: Command) -> Vec<Effect> {
+            let principal = Some(crate::caller::named("human:ada").unwrap());
+            let entry = Entry { principal, command: Some(command), ..Entry::default() }.encode_to_vec();
+            let mut effects = Vec::new();
+            self.0.lock().apply(position, &entry, &mut effects).unwrap();
+            effects
+        }
+    }
+
+    impl Source for Held {
+        fn with(&self, read: &mut dyn FnMut(&State)) {
+            read(&self.0.lock());
+        }
+    }
+
+    #[test]
+    fn a_position_is_claimed_only_with_its_changes() {
+        let held = Held(Mutex::new(State::default()));
+        let publisher = Publisher::default();
+        let receipt_key = Some(ReceiptKey { id: 1, key: vec![7; 16] });
+        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key };
+        held.apply(1, Command::Initialize(initialize));
+        held.apply(2, Command::Tick(Tick { now_ms: 1_800_000_000_000, after_restart: true }));
+        publisher.publish(&held);
+        assert_eq!(publisher.load().snapshot.position(), 2);
+
+        let flag = Flag {
+            name: "environments/p/flags/f".into(),
+            r#type: ValueType::Boolean.into(),
+            variants: [("on".to_owned(), true.into())].into(),
+            default_variant: Some("on".into()),
+            ..Flag::default()
+        };
+        let effects = held.apply(3, Command::SetFlag(SetFlag { flag: Some(flag), etag: String::new() }));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::FlagChanged { .. })));
+        // Applied, and not noted yet: a publication in between must not claim it.
+        publisher.publish(&held);
+        assert_eq!(publisher.load().snapshot.position(), 2);
+        publisher.note(3, 1_800_000_000_000, &effects);
+        publisher.publish(&held);
+        let published = publisher.load();
+        assert_eq!(published.snapshot.position(), 3);
+        assert!(published.snapshot.get("p", "f").is_some());
+    }
 }

@@ -15,6 +15,12 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 pub const DOMAIN: &str = "featureops";
 /// Characters of a caller's value that are shown back.
 const SHOWN_CHARACTERS: usize = 80;
+/// Characters of a field's path, which may hold a caller's names too.
+const FIELD_CHARACTERS: usize = 160;
+/// Characters of a message. A status travels in headers, several times encoded, and clients refuse above 16 KiB of them.
+const MESSAGE_CHARACTERS: usize = 600;
+/// Faults that one answer names.
+const FAULTS_MAX: usize = 8;
 
 /// The gRPC code of an error code. The only place where this is decided.
 #[must_use]
@@ -56,6 +62,8 @@ pub enum Failure {
     TooLarge(String),
     /// The log may hold the command, or not.
     Unknown(String),
+    /// The command took effect at this position, but this node's evaluations do not show it yet.
+    Unseen(String),
 }
 
 impl From<Failure> for Status {
@@ -94,6 +102,14 @@ impl From<Failure> for Status {
                      (facts: the same producer and sequence) is safe"
                 ),
             ),
+            Failure::Unseen(position) => (
+                Code::Unknown,
+                "NOT_PUBLISHED",
+                format!(
+                    "it took effect at {position}, but evaluations of this node do not show it yet: repeating it with the \
+                     same request_id is safe; see 'publication' in 'featureops doctor'"
+                ),
+            ),
         };
         with_reason(code, reason, message, &[])
     }
@@ -101,14 +117,14 @@ impl From<Failure> for Status {
 
 /// A field whose value can never be accepted. `way_out` says what would be.
 pub fn invalid(field: &str, value: impl ToString, way_out: impl ToString) -> Status {
-    let value = clip(&value.to_string());
-    let way_out = way_out.to_string();
+    let (field, value) = (&shortened(field, FIELD_CHARACTERS), clip(&value.to_string()));
+    let way_out = shortened(&way_out.to_string(), MESSAGE_CHARACTERS);
     let description = if value.is_empty() { way_out } else { format!("'{value}' {way_out}") };
     let mut details = ErrorDetails::with_bad_request_violation(field, description.clone());
     details.set_error_info(
         ErrorCode::InvalidArgument.as_str(),
         DOMAIN,
-        [("field".to_owned(), field.to_owned()), ("value".to_owned(), value)],
+        [("field".to_owned(), field.clone()), ("value".to_owned(), value)],
     );
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
 }
@@ -117,7 +133,9 @@ pub fn invalid(field: &str, value: impl ToString, way_out: impl ToString) -> Sta
 pub fn invalid_fields(faults: impl IntoIterator<Item = (String, String)>) -> Status {
     let mut details = ErrorDetails::new();
     let mut first = String::new();
-    for (field, description) in faults.into_iter().take(100) {
+    for (field, description) in faults.into_iter().take(FAULTS_MAX) {
+        let field = shortened(&field, FIELD_CHARACTERS);
+        let description = shortened(&description, MESSAGE_CHARACTERS / 2);
         if first.is_empty() {
             first = format!("{field}: {description}");
         }
@@ -147,28 +165,45 @@ pub fn coded(code: ErrorCode, message: impl ToString) -> Status {
     with_reason(status_code(code), code.as_str(), message.to_string(), &[])
 }
 
+/// What a stream ends with when the node drains.
+pub fn draining() -> Status {
+    let message = "this node is draining: open the stream again, here later or at another node; facts without an answer are \
+                   repeated safely under their producer and sequence";
+    with_reason(Code::Unavailable, "DRAINING", message.to_owned(), &[])
+}
+
+/// A caller that reached the node by a name that is not loopback.
+pub fn foreign_host(authority: &str) -> Status {
+    let message = format!(
+        "host '{}' is not loopback, and this node has no tokens: ask for localhost, 127.0.0.1 or [::1], and let an \
+         authenticating proxy send that too",
+        clip(authority)
+    );
+    with_reason(Code::PermissionDenied, "FOREIGN_HOST", message, &[])
+}
+
 /// What the fold refused.
 pub fn refused(refusal: &Refusal) -> Status {
+    let said = shortened(&refusal.message, MESSAGE_CHARACTERS);
     let Some(code) = ErrorCode::parse(&refusal.code) else {
-        return with_reason(Code::Internal, &refusal.code, refusal.message.clone(), &[]);
+        return with_reason(Code::Internal, &clip(&refusal.code), said, &[]);
     };
-    let value = clip(&refusal.value);
-    let message = match (refusal.message.is_empty(), refusal.field.is_empty()) {
+    let (field, value) = (shortened(&refusal.field, FIELD_CHARACTERS), clip(&refusal.value));
+    let message = match (said.is_empty(), field.is_empty()) {
         (true, _) => code.meaning().to_lowercase(),
-        (false, true) => refusal.message.clone(),
-        (false, false) => format!("{}: {}", refusal.field, refusal.message),
+        (false, true) => said.clone(),
+        (false, false) => format!("{field}: {said}"),
     };
-    if code == ErrorCode::InvalidArgument && !refusal.field.is_empty() {
-        let mut details =
-            ErrorDetails::with_bad_request_violation(refusal.field.as_str(), refusal.message.as_str());
+    if code == ErrorCode::InvalidArgument && !field.is_empty() {
+        let mut details = ErrorDetails::with_bad_request_violation(field.as_str(), said);
         details.set_error_info(
             code.as_str(),
             DOMAIN,
-            [("field".to_owned(), refusal.field.clone()), ("value".to_owned(), value)],
+            [("field".to_owned(), field), ("value".to_owned(), value)],
         );
         return Status::with_error_details(status_code(code), message, details);
     }
-    with_reason(status_code(code), code.as_str(), message, &[("field", &refusal.field), ("value", &value)])
+    with_reason(status_code(code), code.as_str(), message, &[("field", &field), ("value", &value)])
 }
 
 /// A status whose `ErrorInfo` has this reason.
@@ -183,7 +218,11 @@ fn with_reason(code: Code, reason: &str, message: String, metadata: &[(&str, &st
 
 /// A caller's text, short enough to be shown back.
 pub fn clip(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
+    shortened(text, SHOWN_CHARACTERS)
+}
+
+fn shortened(text: &str, characters: usize) -> String {
+    let mut shown: String = text.chars().take(characters).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
@@ -211,6 +250,32 @@ mod tests {
         assert_eq!(status.message(), "page_size: '-1' must be 0 to 1,000");
         let violations = status.get_details_bad_request().unwrap().field_violations;
         assert_eq!(violations[0].field, "page_size");
+    }
+
+    #[test]
+    fn whatever_is_refused_fits_into_headers() {
+        for text in ["x".repeat(20_000), "é".repeat(20_000)] {
+            let fold = Refusal {
+                code: "INVALID_ARGUMENT".into(),
+                message: text.clone(),
+                field: text.clone(),
+                value: text.clone(),
+            };
+            let faults = (0..100).map(|_| (text.clone(), text.clone()));
+            for status in [
+                invalid(&format!("flag.variants[{text}]"), &text, "numbers are finite"),
+                invalid("flag", "", &text),
+                refused(&fold),
+                refused(&Refusal { code: "WRONG_STATE".into(), ..fold.clone() }),
+                invalid_fields(faults),
+            ] {
+                let mut headers = tonic::codegen::http::HeaderMap::new();
+                status.add_header(&mut headers).unwrap();
+                let bytes: usize =
+                    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+                assert!(bytes < 16 << 10, "{bytes} bytes of headers: {}", status.message());
+            }
+        }
     }
 
     #[test]

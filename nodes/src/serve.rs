@@ -21,13 +21,15 @@ use crate::observation::Observation;
 
 /// A connection is pinged after this time without traffic, and closed when the answer takes as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// A peer that has not said anything by then is hung up on: it would hold a place for nothing.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that has not said by then which protocol it speaks is hung up on: it would hold a place for nothing.
+const PROTOCOL_TIMEOUT: Duration = Duration::from_secs(10);
+/// What HTTP/2 begins with. As long as nothing else came, no protocol is chosen and no other timeout runs.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time for the headers of one HTTP/1.1 request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes in flight towards one stream and one connection.
+/// Bytes that a peer may send before they are read, on one stream and on one connection.
 const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Pause after the operating system could not hand over a connection (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -111,20 +113,20 @@ async fn connection(
     observation: Arc<Observation>,
 ) {
     observation.connections.fetch_add(1, Ordering::Relaxed);
-    let heard = Arc::new(AtomicBool::new(false));
-    let io = TokioIo::new(Heard { stream, heard: Arc::clone(&heard) });
+    let spoke = Arc::new(AtomicBool::new(false));
+    let io = TokioIo::new(Opening { stream, matched: 0, spoke: Arc::clone(&spoke) });
     let mut served = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
     let silence = async {
-        tokio::time::sleep(FIRST_BYTE_TIMEOUT).await;
-        if heard.load(Ordering::Relaxed) {
+        tokio::time::sleep(PROTOCOL_TIMEOUT).await;
+        if spoke.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     };
     tokio::select! {
         outcome = served.as_mut() => note(outcome),
-        () = silence => tracing::debug!("a connection said nothing and was closed"),
+        () = silence => tracing::debug!("a connection said too little and was closed"),
         () = drained(&mut drain) => {
-            if heard.load(Ordering::Relaxed) {
+            if spoke.load(Ordering::Relaxed) {
                 // HTTP/2 hears GOAWAY, HTTP/1.1 a close after its answer; what is in flight finishes.
                 served.as_mut().graceful_shutdown();
                 note(served.await);
@@ -145,13 +147,30 @@ fn note(outcome: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     }
 }
 
-/// A stream that remembers whether it was ever spoken to.
-struct Heard {
+/// A stream that watches its first bytes: whether they are more, or other, than a part of HTTP/2's preface.
+struct Opening {
     stream: BoxStream,
-    heard: Arc<AtomicBool>,
+    /// Bytes of the preface that came so far.
+    matched: usize,
+    /// A protocol is known; from here on its own timeouts hold.
+    spoke: Arc<AtomicBool>,
 }
 
-impl AsyncRead for Heard {
+impl Opening {
+    fn hear(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if PREFACE.get(self.matched) != Some(byte) {
+                return self.spoke.store(true, Ordering::Relaxed);
+            }
+            self.matched += 1;
+        }
+        if self.matched == PREFACE.len() {
+            self.spoke.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Opening {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -159,14 +178,14 @@ impl AsyncRead for Heard {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
+        if !self.spoke.load(Ordering::Relaxed) {
+            self.hear(buffer.filled().get(before..).unwrap_or_default());
         }
         polled
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for Opening {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -189,5 +208,23 @@ impl AsyncWrite for Heard {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_preface_is_no_protocol_yet() {
+        let heard = |parts: &[&[u8]]| {
+            let (stream, _peer) = tokio::io::duplex(1);
+            let spoke = Arc::new(AtomicBool::new(false));
+            let mut opening = Opening { stream: Box::new(stream), matched: 0, spoke: Arc::clone(&spoke) };
+            parts.iter().for_each(|part| opening.hear(part));
+            spoke.load(Ordering::Relaxed)
+        };
+        assert!(!heard(&[]) && !heard(&[b"P"]) && !heard(&[b"P", b"RI * HTT"]) && !heard(&[&PREFACE[..23]]));
+        assert!(heard(&[b"G"]) && heard(&[b"P", b"O"]) && heard(&[&PREFACE[..9], &PREFACE[9..]]));
     }
 }

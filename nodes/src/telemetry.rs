@@ -3,6 +3,7 @@
 //! Installed once per process by the command line, never by the node itself: a simulated node has no subscriber of its
 //! own, and two nodes in one process share one.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -49,7 +50,10 @@ pub fn install(config: &NodeConfig) -> Result<Telemetry, String> {
         format!("log_filter: '{}' is not a filter: {error}; write info,featureops=debug", config.log_filter)
     })?;
     let lines = match config.log_format {
-        LogFormat::Text => tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).boxed()
+        }
         LogFormat::Json => tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
     let (telemetry, traced) = match &config.otlp_endpoint {

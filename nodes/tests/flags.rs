@@ -82,6 +82,11 @@ async fn etags_masks_dry_runs_and_request_ids_guard_a_write() {
     let back = RevertFlagRequest { name: held.name.clone(), to_version: 1, ..Default::default() };
     let reverted = world.flags().revert_flag(back).await.unwrap().into_inner();
     assert_eq!((reverted.flag_version, reverted.description.as_str()), (4, ""));
+    let mut whole = checkout();
+    whole.description = "whole".into();
+    let written = SetFlagRequest { update_mask: Some(mask(&[])), ..set(whole) };
+    let written = world.flags().set_flag(written).await.unwrap().into_inner();
+    assert_eq!((written.flag_version, written.description.as_str()), (5, "whole"), "no path is no mask");
     let archive = ArchiveFlagRequest { name: held.name, ..Default::default() };
     assert!(world.flags().archive_flag(archive).await.unwrap().into_inner().archived);
     let gone = world.evaluation().evaluate(evaluate("checkout", "ada")).await.unwrap().into_inner();

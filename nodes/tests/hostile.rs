@@ -11,7 +11,7 @@
 mod world;
 
 use axum::body::Body;
-use featureops_proto::v1::{SetMetricRequest, StartExperimentRequest};
+use featureops_proto::v1::{Flag, SetMetricRequest, StartExperimentRequest, ValueType};
 use prost::Message as _;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use tonic::Code;
@@ -111,10 +111,24 @@ async fn deep_values_are_refused_before_they_cost_anything() {
         request.context.as_mut().unwrap().fields.insert("deep".into(), nested(depth));
         let outcome = world.evaluation().evaluate(request).await;
         assert_eq!(outcome.is_ok(), depth == 20, "{outcome:?}");
-        let mut flag = checkout();
-        flag.variants.insert("deep".into(), nested(depth));
-        assert!(world.flags().set_flag(set(flag)).await.is_err());
     }
+    // A level more or less of an object decides, and nothing else about it.
+    let object = |depth| {
+        let root = Value {
+            kind: Some(Kind::StructValue(Struct { fields: [("x".to_owned(), nested(depth))].into() })),
+        };
+        let variants = ["on", "off"].map(|name| (name.to_owned(), root.clone())).into();
+        let name = "environments/test/flags/deep".to_owned();
+        set(Flag { name, r#type: ValueType::Object.into(), variants, ..checkout() })
+    };
+    // A scalar in `depth` levels, in the root: depth + 2 of at most 32.
+    world.flags().set_flag(object(20)).await.unwrap();
+    world.flags().set_flag(object(30)).await.unwrap();
+    let refused = world.flags().set_flag(object(31)).await.unwrap_err();
+    assert!(refused.message().contains("at most 32 levels"), "{}", refused.message());
+    assert!(world.flags().set_flag(object(200)).await.is_err());
+    let stood = world.evaluation().evaluate(evaluate("deep", "ada")).await.unwrap().into_inner();
+    assert_eq!(stood.flag_version, 2);
     let deep = format!("{{\"environment\":{}1{}}}", "[".repeat(5_000), "]".repeat(5_000));
     let (status, text) = world.post("/v1/alarms", "application/json", deep.as_bytes()).await;
     assert!(status == 400 && text.contains("INVALID_ARGUMENT"), "{text}");
@@ -145,8 +159,20 @@ async fn unknown_enum_values_and_long_names_are_named_in_the_answer() {
     assert!(refused.code() == Code::InvalidArgument && refused.message().len() < 400);
 
     let long = "k".repeat(100_000);
-    let answer = world.evaluation().evaluate(evaluate(&long, &long)).await.unwrap().into_inner();
+    let answer = world.evaluation().evaluate(evaluate(&long, "ada")).await.unwrap().into_inner();
     assert!(answer.flag.len() < 200 && answer.variant.is_none());
+    let refused = world.evaluation().evaluate(evaluate("checkout", &long)).await.unwrap_err();
+    assert!(refused.message().starts_with("context: '1000"), "{}", refused.message());
+    // The longest key there may be comes back whole.
+    let longest = "k".repeat(128);
+    let answer = world.evaluation().evaluate(evaluate(&longest, "ada")).await.unwrap().into_inner();
+    assert_eq!(answer.flag, longest);
+    // A fault inside something long is still one that a client can read.
+    let mut flag = checkout();
+    flag.variants.insert("v".repeat(20_000), Value::from(f64::NAN));
+    let refused = world.flags().set_flag(set(flag)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().starts_with("flag.variants[vvv"), "{}", refused.message());
     let producer = outcomes(&long, 1, vec![outcome("ada", 1.0)]);
     let refused = world.facts().report_outcomes(producer).await.unwrap_err();
     assert!(refused.message().starts_with("producer: "), "{}", refused.message());
@@ -174,7 +200,7 @@ async fn bytes_that_are_no_http_end_the_connection_and_nothing_else() {
         let _ =
             tokio::time::timeout(std::time::Duration::from_secs(15), read).await.expect("the node hung up");
     }
-    let long = format!("GET /livez HTTP/1.1\r\nhost: node\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let long = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(100_000));
     let (status, _) = world.http(long).await;
     assert!(status == 431 || status == 0, "{status}");
     is_alive(&world).await;

@@ -6,12 +6,20 @@ use std::sync::Arc;
 use featureops_proto::v1::Decision;
 use featureops_proto::v1::decision::Status;
 
+use crate::State;
 use crate::state::Key;
 
 /// Records kept for a flag.
 pub const MAX_PER_FLAG: usize = 1_000;
 /// Of those, the newest that keep the moments they were made from; older ones can be read but not replayed.
 pub const MAX_WITH_INPUTS: usize = 100;
+
+impl State {
+    /// The newest records of all environments, lent and not copied: for who only counts.
+    pub fn newest_decisions(&self, limit: usize) -> impl Iterator<Item = &Decision> {
+        self.decisions.newest(0).take(limit).map(|(_, decision)| decision)
+    }
+}
 
 /// Decisions by flag, oldest first, with an index by number.
 #[derive(Debug, Clone, Default)]

@@ -24,5 +24,7 @@ pub const MAX_ATTRIBUTE_BYTES: usize = 256;
 pub const MAX_ATTRIBUTE_KEYS: usize = 16;
 /// Bytes of a flag's definition: its text, and 16 for every value, condition and rule.
 pub const MAX_FLAG_BYTES: usize = 256 * 1024;
+/// Encoded bytes of a context: what a condition may have to read. The caller checks it, before it evaluates.
+pub const MAX_CONTEXT_BYTES: usize = 64 * 1024;
 /// Longest `stale_after_seconds`: 366 days.
 pub const MAX_STALE_AFTER_SECONDS: i64 = 366 * 24 * 60 * 60;

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::failure::{Exit, Failure};
 use super::session::{print, progress};
 use super::settings::VARIABLES;
-use crate::config::{FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
+use crate::config::{ENVIRONMENT_PREFIX, FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
 use crate::node::Node;
 use crate::telemetry;
 
@@ -47,18 +47,22 @@ fn settings_help() -> String {
 }
 
 pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
-    let config = load(file, args, std::env::vars())?;
+    let config = load(file, args, variables())?;
     // Before the disk is touched: an early Ctrl-C must end a start that waits, too.
     let mut signals = Signals::install()?;
     let _telemetry = telemetry::install(&config).map_err(Failure::usage)?;
     let environment = Environment::production(&config.data);
     let data = config.data.display().to_string();
+    let exports = config.otlp_endpoint.is_some();
     let node = tokio::select! {
         started = Node::start(environment, config) => {
             started.map_err(|error| Failure::internal(format!("the node did not start: {error}")))?
         }
         () = signals.next() => return Ok(()),
     };
+    if exports {
+        telemetry::export(node.observation());
+    }
     // On standard output and alone: whoever starts a node on port 0 reads the address here.
     print(&format!("serving on http://{}, data in {data}\n", node.local_addr()))?;
     signals.next().await;
@@ -70,6 +74,15 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
                 .note("nothing acknowledged is lost; requests in flight are unknown to their callers and safe to repeat"))
         }
     }
+}
+
+/// The variables that may be settings. Others may hold any bytes, and are nobody's business here.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
+        // What is no text is no value either: its parser says so.
+        Some((name, value.to_string_lossy().into_owned()))
+    })
 }
 
 /// The node's settings: file, then environment, then options.

@@ -21,7 +21,7 @@ use crate::page::Page;
 use crate::refusal;
 use crate::rpc::administration_service_server::AdministrationService;
 use crate::services::flag::named_flag;
-use crate::services::{Streamed, name, required, text};
+use crate::services::{Streamed, name, required, text, until_drain};
 
 /// Audit records read in one go.
 const AUDIT_READ_MAX: usize = 256;
@@ -216,7 +216,7 @@ impl AdministrationService for Administration {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(until_drain(&self.0, ReceiverStream::new(receiver), None)))
     }
 
     async fn verify_audit(
@@ -224,7 +224,8 @@ impl AdministrationService for Administration {
         _request: Request<VerifyAuditRequest>,
     ) -> Result<Response<VerifyAuditResponse>, Status> {
         // On a copy: hashing 100,000 records would hold apply for as long.
-        Ok(Response::new(self.0.replica.copy().verify_audit()))
+        let replica = self.0.replica.clone();
+        self.0.beside(move || replica.copy().verify_audit()).await.map(Response::new)
     }
 
     async fn get_node_health(

@@ -120,6 +120,6 @@ impl DecisionService for Decisions {
         request: Request<ReplayDecisionRequest>,
     ) -> Result<Response<ReplayDecisionResponse>, Status> {
         let recorded = self.find(&request.into_inner().name)?;
-        Ok(Response::new(crate::owners::replay(recorded)))
+        self.0.beside(move || crate::owners::replay(recorded)).await.map(Response::new)
     }
 }

@@ -10,11 +10,13 @@
 
 use std::sync::Arc;
 
+use featureops_evaluation::limits::MAX_CONTEXT_BYTES;
 use featureops_evaluation::{Context, Evaluation, Receipt, evaluate, evaluate_all, explain, minute};
 use featureops_proto::v1::{
     EvaluateAllRequest, EvaluateAllResponse, EvaluateRequest, EvaluateResponse, EvaluationError,
     ExplainRequest, ExplainResponse, Reason, ValueType,
 };
+use prost::Message as _;
 use prost_types::Struct;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,7 +27,10 @@ use crate::host::Host;
 use crate::publisher::Published;
 use crate::refusal::{self, clip};
 use crate::rpc::evaluation_service_server::EvaluationService;
-use crate::services::Streamed;
+use crate::services::{Streamed, until_drain};
+
+/// Longest key of a flag, in bytes.
+const KEY_BYTES_MAX: usize = 128;
 
 /// The service.
 #[derive(Clone)]
@@ -37,12 +42,17 @@ struct View<'a> {
     published: &'a Published,
     environment: &'a str,
     now_ms: i64,
+    /// The time that exposures and receipts are stamped with: never ahead of the log's, by which outcomes without a time
+    /// are stamped. Else, for half a second around each minute, an outcome would seem to come before its exposure.
+    stamp_ms: i64,
 }
 
 impl<'a> View<'a> {
     fn new(host: &'a Host, published: &'a Published, environment: &'a str) -> Self {
         let environment = environment.strip_prefix("environments/").unwrap_or(environment);
-        Self { host, published, environment, now_ms: host.clock.unix_ms() }
+        let (now_ms, log_time_ms) = (host.clock.unix_ms(), published.snapshot.log_time_ms());
+        let stamp_ms = if log_time_ms > 0 { now_ms.min(log_time_ms) } else { now_ms };
+        Self { host, published, environment, now_ms, stamp_ms }
     }
 
     /// The caller's context, with its receipt if that verifies. One that does not is as if it had not been sent.
@@ -63,7 +73,7 @@ impl<'a> View<'a> {
                 Some(error) => message(error, flag, self.environment),
             },
             state_age_ms: self.published.snapshot.age_ms(self.now_ms),
-            flag: clip(flag),
+            flag: echo(flag),
             ..EvaluateResponse::from(evaluation)
         }
     }
@@ -78,7 +88,7 @@ impl<'a> View<'a> {
                 experiment: assignment.experiment,
                 arm: u8::try_from(assignment.arm).ok()?,
                 generation: assignment.generation,
-                minute: minute::of_unix_ms(self.now_ms),
+                minute: minute::of_unix_ms(self.stamp_ms),
                 propensity_basis_points: assignment.propensity_basis_points,
                 position: self.published.snapshot.position(),
             },
@@ -103,18 +113,38 @@ impl<'a> View<'a> {
             arm: assignment.arm,
             unit_hash: key.hash(unit.as_bytes()),
         };
-        self.host.exposures.imply(self.environment, exposed, unix_minute(self.now_ms));
+        self.host.exposures.imply(self.environment, exposed, unix_minute(self.stamp_ms));
     }
+}
+
+/// The flag's key as it was asked for: whole as long as it can be one, so that a client finds its question; else shortened.
+fn echo(flag: &str) -> String {
+    if flag.len() <= KEY_BYTES_MAX { flag.to_owned() } else { clip(flag) }
+}
+
+/// What an evaluation reads of a context is bounded by the context's size, so the size is.
+fn bounded(context: Option<&Struct>) -> Result<(), Status> {
+    let bytes = context.map_or(0, Struct::encoded_len);
+    if bytes > MAX_CONTEXT_BYTES {
+        return Err(refusal::invalid(
+            "context",
+            bytes,
+            format!(
+                "bytes encoded, over the bound of {MAX_CONTEXT_BYTES}: send the attributes that rules look at"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn message(error: EvaluationError, flag: &str, environment: &str) -> String {
     match error {
         EvaluationError::FlagNotFound => {
-            format!("flag '{}' is not known in environment '{}'", clip(flag), clip(environment))
+            format!("flag '{}' is not known in environment '{}'", echo(flag), clip(environment))
         }
-        EvaluationError::TypeMismatch => format!("flag '{}' has another type than was expected", clip(flag)),
+        EvaluationError::TypeMismatch => format!("flag '{}' has another type than was expected", echo(flag)),
         EvaluationError::General | EvaluationError::Unspecified => {
-            format!("flag '{}' cannot be evaluated: its definition does not compile", clip(flag))
+            format!("flag '{}' cannot be evaluated: its definition does not compile", echo(flag))
         }
     }
 }
@@ -128,7 +158,8 @@ impl Evaluations {
                 "is no value type; send BOOLEAN, STRING, NUMBER, OBJECT, or nothing for any",
             )
         })?;
-        let _span = tracing::debug_span!("evaluate", flag = request.flag).entered();
+        bounded(request.context.as_ref())?;
+        let _span = tracing::debug_span!("evaluate", flag = echo(&request.flag)).entered();
         let published = self.0.publisher.load();
         let view = View::new(&self.0, &published, &request.environment);
         let nothing = Struct::default();
@@ -157,6 +188,7 @@ impl EvaluationService for Evaluations {
         request: Request<EvaluateAllRequest>,
     ) -> Result<Response<EvaluateAllResponse>, Status> {
         let request = request.into_inner();
+        bounded(request.context.as_ref())?;
         let published = self.0.publisher.load();
         let view = View::new(&self.0, &published, &request.environment);
         let nothing = Struct::default();
@@ -191,15 +223,16 @@ impl EvaluationService for Evaluations {
                 reason: Reason::Error.into(),
                 error: EvaluationError::General.into(),
                 error_message: status.message().to_owned(),
-                flag: clip(&request.flag),
+                flag: echo(&request.flag),
                 ..EvaluateResponse::default()
             }))
         });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(until_drain(&self.0, answers, None)))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         let request = request.into_inner();
+        bounded(request.context.as_ref())?;
         let published = self.0.publisher.load();
         let view = View::new(&self.0, &published, &request.environment);
         let nothing = Struct::default();

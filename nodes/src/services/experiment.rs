@@ -21,7 +21,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::experiment_service_server::ExperimentService;
-use crate::services::{Streamed, name, required};
+use crate::services::{Streamed, name, required, until_drain};
 use crate::status;
 
 /// Arms of an experiment.
@@ -218,7 +218,7 @@ impl ExperimentService for Experiments {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(until_drain(&self.0, ReceiverStream::new(receiver), None)))
     }
 }
 

@@ -7,6 +7,7 @@ use featureops_proto::v1::{
     FactBatch, RefusedBatch, ReportExposuresRequest, ReportFactsResponse, ReportOutcomesRequest,
     StreamFactsResponse, Verdict,
 };
+use prost::Message as _;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
@@ -41,12 +42,11 @@ impl Facts {
         };
         let events = batch.exposures.len() + batch.outcomes.len();
         drop(batch);
-        let door = admitted.door.clone();
         let reply = host.replica.record(admitted).await?;
         if let Some(refusal) = &reply.refusal {
             return Err(refusal::refused(refusal));
         }
-        let answered = answer(events, &door, reply);
+        let answered = answer(events, reply);
         if answered.duplicate {
             host.observation.judged(Verdict::Duplicate.into(), events as u64);
         } else {
@@ -90,7 +90,18 @@ impl FactService for Facts {
         let mut batches = request.into_inner();
         let mut total = Total::default();
         let mut in_flight = JoinSet::new();
-        while let Some(batch) = batches.next().await {
+        let mut drained = std::pin::pin!(self.0.drained());
+        loop {
+            let next = tokio::select! {
+                biased;
+                // What is in hand gets its answer from the log; what the client had yet to send it sends elsewhere.
+                () = drained.as_mut() => {
+                    total.unknown = Some(refusal::draining());
+                    break;
+                }
+                next = batches.next() => next,
+            };
+            let Some(batch) = next else { break };
             // A broken stream has no answer: its batches are unknown, and dropping the set cancels only the waiting.
             let batch = batch?;
             while in_flight.len() >= STREAM_IN_FLIGHT_MAX {
@@ -98,7 +109,21 @@ impl FactService for Facts {
             }
             total.batches += 1;
             let (facts, producer, sequence) = (self.clone(), batch.producer.clone(), batch.sequence);
-            in_flight.spawn(async move { (producer, sequence, facts.take(batch).await) });
+            let held = loop {
+                match self.0.budget.hold(batch.encoded_len()) {
+                    None if !in_flight.is_empty() => total.join(in_flight.join_next().await),
+                    held => break held,
+                }
+            };
+            let Some(held) = held else {
+                total.refuse(&producer, sequence, &self.0.budget.refusal());
+                continue;
+            };
+            in_flight.spawn(async move {
+                let answer = facts.take(batch).await;
+                drop(held);
+                (producer, sequence, answer)
+            });
         }
         while let Some(joined) = in_flight.join_next().await {
             total.join(Some(joined));

@@ -56,7 +56,9 @@ impl FlagService for Flags {
         let mut flag = required(request.flag, "flag")?;
         let mut etag = request.etag;
         let name = name(&flag.name, Collection::Flags, "flag.name")?;
+        // A mask without paths is no mask, as everywhere in this kind of API: it would write nothing and say OK.
         if let Some(mask) = &request.update_mask
+            && !mask.paths.is_empty()
             && mask.paths.iter().all(|path| path != "*")
         {
             let held = self.0.replica.read(|state| state.flag(name.environment, name.id));

@@ -14,11 +14,16 @@ pub mod evaluation;
 pub mod experiment;
 pub mod facts;
 pub mod flag;
+pub mod health;
 pub mod metric;
 
+use std::task::{Context, Poll};
+
 use featureops_proto::{Collection, Name, environment_of};
+use tokio_stream::Stream;
 use tonic::Status;
 
+use crate::host::Host;
 use crate::refusal;
 
 /// Longest request id, in bytes.
@@ -28,6 +33,47 @@ const TEXT_BYTES_MAX: usize = 2_048;
 
 /// A response that streams.
 pub type Streamed<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+/// The stream until the node drains: then `last`, if any, and UNAVAILABLE. A stream that nobody ends would hold up a drain
+/// for as long as it may take.
+pub fn until_drain<T: Send + Unpin + 'static>(
+    host: &Host,
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    last: Option<T>,
+) -> Streamed<T> {
+    let drained = Some(Box::pin(host.drained()) as Drained);
+    Box::pin(UntilDrain { stream: Box::pin(stream), drained, last, ended: false })
+}
+
+type Drained = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+struct UntilDrain<T> {
+    stream: Streamed<T>,
+    /// Absent once it came.
+    drained: Option<Drained>,
+    last: Option<T>,
+    ended: bool,
+}
+
+impl<T: Unpin> Stream for UntilDrain<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if this.drained.as_mut().is_none_or(|drained| drained.as_mut().poll(cx).is_ready()) {
+            this.drained = None;
+            if let Some(last) = this.last.take() {
+                return Poll::Ready(Some(Ok(last)));
+            }
+            this.ended = true;
+            return Poll::Ready(Some(Err(refusal::draining())));
+        }
+        this.stream.as_mut().poll_next(cx)
+    }
+}
 
 /// An environment named by its id or as `environments/{id}`.
 ///

@@ -107,12 +107,12 @@ impl World {
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
-        self.http(format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")).await
+        self.http(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
     }
 
     pub async fn post(&self, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         self.http([head.as_bytes(), body].concat()).await

@@ -150,7 +150,7 @@ impl Process {
 async fn ready(address: SocketAddr) -> bool {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)

@@ -225,7 +225,8 @@ impl Story {
         }
         // Before the trip: what arrives after it belongs to a closed generation.
         if won.exposed_units != counted.exposed {
-            untrue.push(format!("{} visitors saw an arm, {} were counted", counted.exposed, won.exposed_units));
+            untrue
+                .push(format!("{} visitors saw an arm, {} were counted", counted.exposed, won.exposed_units));
         }
         let bought: f64 = won.arms.iter().filter_map(|arm| arm.metrics.first()).map(|m| m.total).sum();
         if bought as u64 != counted.bought {
