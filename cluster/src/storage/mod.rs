@@ -43,8 +43,8 @@ pub enum OpenError {
     },
     /// Acknowledged data is gone or damaged.
     #[error(
-        "disk loss in `{place}` at {position}: {why}; this node does not vote on what is left: run `featureops restore` \
-         with a backup, or remove the node from its cluster and add it again with an empty folder"
+        "disk loss in `{place}` at {position}: {why}; this node does not vote on what is left: restore the whole \
+         folder from a copy made while the node was stopped, or choose an empty folder, which begins a new cluster"
     )]
     DiskLoss {
         /// The file or folder.
