@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   body ── frame by frame ──> Metered ── over the budget ──> RESOURCE_EXHAUSTED, this request alone
-//!                                 └─ held until the request is answered; of a stream, at most one message's bytes
+//!                                 └─ held until the request is answered; of a stream, the message that is half here
 //! ```
 //!
 //! A message's bound alone does not help: connections times streams times 4 MiB is more than any machine has.
@@ -63,6 +63,16 @@ impl Held {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         taken.saturating_add(bytes) <= self.budget.max
     }
+
+    fn set_to(&self, bytes: usize) -> bool {
+        let before = self.bytes.load(Ordering::Relaxed);
+        if bytes >= before {
+            return self.grow(bytes - before);
+        }
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.budget.held.fetch_sub(before - bytes, Ordering::Relaxed);
+        true
+    }
 }
 
 impl Drop for Held {
@@ -72,21 +82,56 @@ impl Drop for Held {
 }
 
 /// A body whose bytes count.
-pub struct Metered {
+struct Metered {
     body: Body,
     held: Arc<Held>,
-    /// More than this is never held at once: a stream's messages are taken out one by one.
-    at_once_max: usize,
+    /// Where one message of a stream ends and the next begins; absent: the body is one whole.
+    messages: Option<Messages>,
 }
 
-impl Metered {
-    /// Meters a request's body. What is held is given back when both the body and the second value are dropped.
-    #[must_use]
-    pub fn new(body: Body, budget: &Arc<Budget>, at_once_max: usize) -> (Body, Arc<Held>) {
-        let held = Arc::new(Held { budget: Arc::clone(budget), bytes: AtomicUsize::new(0) });
-        let metered = Self { body, held: Arc::clone(&held), at_once_max };
-        (Body::new(metered), held)
+/// Follows gRPC's framing: a byte, four bytes of length, and the message.
+#[derive(Default)]
+struct Messages {
+    head: [u8; 5],
+    /// Bytes of the head that came.
+    headed: usize,
+    /// Bytes of the message that are still to come.
+    left: usize,
+    /// Bytes of the message that came, its head included.
+    came: usize,
+}
+
+impl Messages {
+    /// Bytes of the message that is not complete after these bytes; what is complete is taken out at once.
+    fn pass(&mut self, mut bytes: &[u8]) -> usize {
+        while let Some(first) = bytes.first() {
+            let passed = if self.left > 0 {
+                let passed = self.left.min(bytes.len());
+                self.left -= passed;
+                passed
+            } else {
+                if let Some(place) = self.head.get_mut(self.headed) {
+                    *place = *first;
+                }
+                self.headed += 1;
+                if self.headed == self.head.len() {
+                    let [_, length @ ..] = self.head;
+                    (self.headed, self.left) = (0, u32::from_be_bytes(length) as usize);
+                }
+                1
+            };
+            bytes = bytes.get(passed..).unwrap_or_default();
+            self.came = if self.left == 0 && self.headed == 0 { 0 } else { self.came.saturating_add(passed) };
+        }
+        self.came
     }
+}
+
+/// Meters a request's body. What is held is given back when both the body and the second value are dropped.
+pub fn meter(body: Body, budget: &Arc<Budget>, streams: bool) -> (Body, Arc<Held>) {
+    let held = Arc::new(Held { budget: Arc::clone(budget), bytes: AtomicUsize::new(0) });
+    let metered = Metered { body, held: Arc::clone(&held), messages: streams.then(Messages::default) };
+    (Body::new(metered), held)
 }
 
 impl hyper::body::Body for Metered {
@@ -97,13 +142,17 @@ impl hyper::body::Body for Metered {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            let room = self.at_once_max.saturating_sub(self.held.bytes.load(Ordering::Relaxed));
-            if !self.held.grow(data.len().min(room)) {
-                return Poll::Ready(Some(Err(self.held.budget.refusal().into())));
+            let room = match &mut this.messages {
+                Some(messages) => this.held.set_to(messages.pass(data)),
+                None => this.held.grow(data.len()),
+            };
+            if !room {
+                return Poll::Ready(Some(Err(this.held.budget.refusal().into())));
             }
         }
         polled.map_err(Into::into)
@@ -129,10 +178,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_counts_until_it_is_dropped_and_never_above_the_bound() {
         let budget = Budget::new(100);
-        let (first, held) = Metered::new(Body::from(vec![0; 80]), &budget, usize::MAX);
+        let (first, held) = meter(Body::from(vec![0; 80]), &budget, false);
         assert_eq!(read(first).await.unwrap(), 80);
         assert_eq!(budget.held(), 80);
-        let (second, other) = Metered::new(Body::from(vec![0; 30]), &budget, usize::MAX);
+        let (second, other) = meter(Body::from(vec![0; 30]), &budget, false);
         assert!(read(second).await.unwrap_err().to_string().contains("at their bound of 100"));
         drop(other);
         assert!(budget.hold(21).is_none() && budget.hold(20).is_some());
@@ -141,13 +190,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_holds_no_more_than_one_message() {
-        let budget = Budget::new(100);
-        let chunks = (0..50).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![0; 10])));
-        let (body, held) = Metered::new(Body::from_stream(tokio_stream::iter(chunks)), &budget, 40);
-        assert_eq!(read(body).await.unwrap(), 500);
-        assert_eq!(budget.held(), 40);
-        drop(held);
-        assert_eq!(budget.held(), 0);
+    async fn a_stream_holds_the_message_that_is_half_here_however_it_is_cut() {
+        let message = |length: u32| [&[0][..], &length.to_be_bytes(), &vec![7; length as usize]].concat();
+        let bytes = [message(20), message(0), message(60), message(1), message(70)[..40].to_vec()].concat();
+        for cut in [1, 3, 5, 7, 64, 1_000] {
+            let budget = Budget::new(100);
+            let chunks: Vec<_> =
+                bytes.chunks(cut).map(|part| Ok::<_, std::io::Error>(Bytes::copy_from_slice(part))).collect();
+            let (body, held) = meter(Body::from_stream(tokio_stream::iter(chunks)), &budget, true);
+            assert_eq!(read(body).await.unwrap(), bytes.len());
+            assert_eq!(budget.held(), 40, "{cut}");
+            drop(held);
+            assert_eq!(budget.held(), 0);
+        }
     }
 }

@@ -30,7 +30,7 @@ use tonic::{Code, Status};
 use tonic_health::server::HealthReporter;
 use tonic_types::StatusExt as _;
 
-use crate::budget::Metered;
+use crate::budget::meter;
 use crate::caller;
 use crate::doctor;
 use crate::host::Host;
@@ -162,9 +162,9 @@ async fn deadline(State(longest): State<Duration>, request: Request, next: Next)
 
 /// Counts the request's bytes against what all requests may hold together.
 async fn metered(State(host): State<Arc<Host>>, request: Request, next: Next) -> Response {
-    let at_once_max = if streams(&request) { host.limits.request_bytes } else { usize::MAX };
+    let streams = streams(&request);
     let (parts, body) = request.into_parts();
-    let (body, held) = Metered::new(body, &host.budget, at_once_max);
+    let (body, held) = meter(body, &host.budget, streams);
     let response = next.run(Request::from_parts(parts, body)).await;
     drop(held);
     response

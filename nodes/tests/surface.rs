@@ -230,9 +230,9 @@ async fn open_streams_end_with_the_drain_and_do_not_hold_it_up() {
     assert_eq!(health.next().await.unwrap().unwrap().status, 1);
 
     let World { node, folder, channel: open } = world;
-    let began = std::time::Instant::now();
-    node.shutdown().await;
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // Less than the drain's own ten seconds: it ended because nothing was left.
+    let ended = tokio::time::timeout(Duration::from_secs(8), node.shutdown()).await;
+    ended.expect("streams do not hold up the drain");
     let unavailable = tonic::Code::Unavailable;
     let ended = loop {
         match watch.next().await.expect("a status says why") {
@@ -283,10 +283,10 @@ async fn a_deadline_is_kept_and_a_second_node_touches_nothing() {
     let body = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message[..3]].concat();
     let head = "POST /featureops.v1.FlagService/SetFlag HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                 content-type: application/grpc-web+proto\r\ngrpc-timeout: 50m\r\ncontent-length: 4000\r\n\r\n";
-    let began = std::time::Instant::now();
-    let (_, text) = world.http([head.as_bytes(), &body].concat()).await;
+    let answered = world.http([head.as_bytes(), &body].concat());
+    let (_, text) =
+        tokio::time::timeout(Duration::from_secs(10), answered).await.expect("a deadline is kept");
     assert!(text.contains("grpc-status: 4") && text.contains("no%20answer%20within%2050%20ms"), "{text}");
-    assert!(began.elapsed() < Duration::from_secs(10));
     // A webhook's body has its time too, and an answer in its own terms.
     let head = "POST /v1/alarms HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
                 grpc-timeout: 50m\r\ncontent-length: 400\r\n\r\n{";
