@@ -3,6 +3,14 @@
 //!
 //! FEATUREOPS_RUNS sets the number of simulated experiments of each bar.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 use std::collections::BTreeMap;
 
 use featureops::owners::frozen_view;

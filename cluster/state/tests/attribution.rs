@@ -1,5 +1,13 @@
 //! Attribution and exactly-once, case by case.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 mod driver;
 
 use driver::{Driver, batch, refusal};

@@ -2,6 +2,14 @@
 //!
 //! `UPDATE_GOLDEN=1` writes files that are missing; it never changes one that is there.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -1,5 +1,13 @@
 //! The ledger against a naive model that keeps every unit with its whole story.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 mod driver;
 
 use std::collections::BTreeMap;
@@ -198,10 +206,10 @@ proptest! {
                             model.outcome(unit, name, value, minute);
                         }
                         (Some((arm, _)), Some(last)) if last.arm == arm => model.outcome(unit, name, value, minute),
-                        (Some((arm, exposed)), Some(last)) if exposed > last.minute => {
-                            if model.expose(unit, arm, exposed) {
-                                model.outcome(unit, name, value, minute);
-                            }
+                        (Some((arm, exposed)), Some(last))
+                            if exposed > last.minute && model.expose(unit, arm, exposed) =>
+                        {
+                            model.outcome(unit, name, value, minute);
                         }
                         _ => {}
                     }

@@ -1,5 +1,13 @@
 //! What no owner and no bug can exceed: fences, bounds, levels, cool-downs, freezes, trips, reverts.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 mod driver;
 
 use driver::{Driver, done, human, refusal};

@@ -1,6 +1,14 @@
 //! What takes a person: the same commands by a person, an agent and the system, side by side; and what a person's
 //! command may not break either.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
 mod driver;
 
 use driver::{Driver, done, human, refusal};
