@@ -304,3 +304,18 @@ fn an_owner_is_called_again_after_its_pace_without_a_new_fact() {
     d.tick(500);
     assert!(!d.effects.iter().any(|effect| matches!(effect, Effect::Frozen { .. })), "then it rests");
 }
+
+#[test]
+fn an_owner_whose_promotion_waits_for_a_person_is_called_again() {
+    use featureops_state::Effect;
+    let mut d = Driver::new();
+    let e = d.running();
+    let (stamp, mut decision) = d.reallocation(e, &[]);
+    decision.action = v1::decision::Action::Promote as i32;
+    decision.variant = "on".to_owned();
+    assert!(!done(d.submit(stamp, decision)).took_effect);
+    d.tick(500);
+    d.effects.clear();
+    d.tick(1_000);
+    assert!(d.effects.iter().any(|effect| matches!(effect, Effect::Frozen { .. })));
+}

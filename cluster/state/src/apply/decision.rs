@@ -69,6 +69,11 @@ impl State {
             return refuse(ErrorCode::Fenced, "owner.sequence", stamp.sequence, message);
         }
         let result = self.decide(ctx, &record, decision, stamp.expected_flag_version, effects);
+        // Whatever came of it, the owner looks once more when its pace allows, also when no fact comes: a promotion that
+        // waits for a person must not keep the traffic where it is.
+        if let Some(ledger) = self.ledgers.get_mut(&number) {
+            ledger.dirty = true;
+        }
         // Answered either way: the same sequence gets the same answer.
         let answer = match &result {
             Ok(outcome) => reply::Result::Done(outcome.done.clone()),
