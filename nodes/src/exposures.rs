@@ -145,6 +145,8 @@ enum End {
     Held,
     /// The log gave another verdict, and counted that itself.
     Judged,
+    /// The generation it was served in is over, by a trip, a stop or a resume: nothing is left to count it in.
+    Closed,
     /// It never reached the log.
     Dropped,
 }
@@ -238,7 +240,7 @@ impl Exposures {
         if end == End::Dropped {
             self.owe(exposed.experiment, 1);
         }
-        if end != End::Held {
+        if matches!(end, End::Judged | End::Dropped) {
             self.observation.exposures_lost.fetch_add(1, Ordering::Relaxed);
         }
         if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -317,10 +319,13 @@ impl Sender {
     }
 }
 
-/// Whether the log holds the unit in this arm now. Whatever else it answered (the experiment paused, the generation
-/// changed under a stale snapshot, no room), the exposure was lost and the next evaluation may imply it again.
-fn is_recorded(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Counted | Verdict::Repeated | Verdict::CrossedTwice)
+/// What a verdict makes of an exposure. Unless the log holds the unit in this arm, the next evaluation may imply it again.
+fn end_of(verdict: Verdict) -> End {
+    match verdict {
+        Verdict::Counted | Verdict::Repeated | Verdict::CrossedTwice => End::Held,
+        Verdict::NotRunning | Verdict::ExpiredReceipt => End::Closed,
+        _ => End::Judged,
+    }
 }
 
 /// Sends one batch until it has an answer. Always the same sequence: what was counted is not counted again.
@@ -342,11 +347,7 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
                     let verdict = reply.verdicts.iter().find(|verdict| verdict.index == index);
                     let verdict = verdict.map_or(Verdict::Counted, |verdict| verdict.verdict());
                     exposures.observation.judged(verdict.into(), 1);
-                    let end = match (&reply.refusal, is_recorded(verdict)) {
-                        (Some(_), _) => End::Dropped,
-                        (None, true) => End::Held,
-                        (None, false) => End::Judged,
-                    };
+                    let end = if reply.refusal.is_some() { End::Dropped } else { end_of(verdict) };
                     exposures.settle(exposed, end);
                 }
                 return;
@@ -464,14 +465,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_the_log_holds_is_known_and_the_rest_may_come_again() {
         use Verdict::{Counted, CrossedTwice, ExpiredReceipt, Late, NoRoom, NotRunning, Repeated};
-        for (verdict, recorded) in [
-            (Counted, true),
-            (Repeated, true),
-            (CrossedTwice, true),
-            (NoRoom, false),
-            (NotRunning, false),
-            (ExpiredReceipt, false),
-            (Late, false),
+        // Batches sent and exposures lost, when the same unit is served twice.
+        for (verdict, seen) in [
+            (Counted, (1, 0)),
+            (Repeated, (1, 0)),
+            (CrossedTwice, (1, 0)),
+            (NotRunning, (2, 0)),
+            (ExpiredReceipt, (2, 0)),
+            (NoRoom, (2, 2)),
+            (Late, (2, 2)),
         ] {
             let recorder = Arc::new(Recorder::default());
             *recorder.verdict.lock() = Some(verdict);
@@ -482,7 +484,7 @@ mod tests {
                 assert!(exposures.flush(Duration::from_secs(1)).await);
             }
             let batches = recorder.batches.lock().len();
-            assert_eq!((batches, lost(&exposures)), if recorded { (1, 0) } else { (2, 2) }, "{verdict:?}");
+            assert_eq!((batches, lost(&exposures)), seen, "{verdict:?}");
         }
     }
 

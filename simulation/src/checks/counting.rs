@@ -95,7 +95,7 @@ pub fn units(_: &Plan, seen: &Seen) -> Finding {
             });
             let by_arm: u64 = status.arms.iter().map(|arm| arm.units).sum();
             let both = status.rows.saturating_add(status.crossed_units);
-            finding.case((status.rows..=both).contains(&by_arm) && by_arm == status.exposed_units, || {
+            finding.case((status.rows..=both).contains(&by_arm) && status.exposed_units == status.rows, || {
                 format!(
                     "machine {machine} {experiment}: arms hold {by_arm} units, {} are shown, rows {}, crossed {}",
                     status.exposed_units, status.rows, status.crossed_units
