@@ -78,7 +78,7 @@ pub struct ChangeArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Policy {
-    /// Each arm's weight is its probability of being best.
+    /// Each arm's weight follows its probability of being best.
     Thompson,
     /// The starting weights stay.
     Fixed,
