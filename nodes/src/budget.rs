@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
-use hyper::body::{Frame, SizeHint};
+use axum::body::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::refusal::Failure;
 
@@ -82,8 +82,8 @@ impl Drop for Held {
 }
 
 /// A body whose bytes count.
-struct Metered {
-    body: Body,
+pub struct Metered<B> {
+    body: B,
     held: Arc<Held>,
     /// Where one message of a stream ends and the next begins; absent: the body is one whole.
     messages: Option<Messages>,
@@ -128,13 +128,13 @@ impl Messages {
 }
 
 /// Meters a request's body. What is held is given back when both the body and the second value are dropped.
-pub fn meter(body: Body, budget: &Arc<Budget>, streams: bool) -> (Body, Arc<Held>) {
+pub fn meter<B>(body: B, budget: &Arc<Budget>, streams: bool) -> (Metered<B>, Arc<Held>) {
     let held = Arc::new(Held { budget: Arc::clone(budget), bytes: AtomicUsize::new(0) });
     let metered = Metered { body, held: Arc::clone(&held), messages: streams.then(Messages::default) };
-    (Body::new(metered), held)
+    (metered, held)
 }
 
-impl hyper::body::Body for Metered {
+impl<B: Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin> Body for Metered<B> {
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -169,10 +169,12 @@ impl hyper::body::Body for Metered {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
 
-    async fn read(body: Body) -> Result<usize, axum::Error> {
-        axum::body::to_bytes(body, usize::MAX).await.map(|bytes| bytes.len())
+    async fn read(body: Metered<Body>) -> Result<usize, axum::Error> {
+        axum::body::to_bytes(Body::new(body), usize::MAX).await.map(|bytes| bytes.len())
     }
 
     #[tokio::test]

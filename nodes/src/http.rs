@@ -7,17 +7,13 @@
 //!   /v1/alarms                           webhook of an outside monitor
 //! ```
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::uri::Authority;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use featureops_proto::v1::{Decision, RaiseAlarmRequest, decision};
@@ -30,9 +26,9 @@ use tonic::{Code, Status};
 use tonic_health::server::HealthReporter;
 use tonic_types::StatusExt as _;
 
-use crate::budget::meter;
 use crate::caller;
 use crate::doctor;
+use crate::front::Front;
 use crate::host::Host;
 use crate::observation::Exposition;
 use crate::refusal;
@@ -60,16 +56,6 @@ const EVALUATION_BYTES_MAX: usize = 256 << 10;
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// Newest decisions counted by `/metrics`.
 const DECISIONS_COUNTED_MAX: usize = 10_000;
-/// Methods whose answer may take as long as the caller wants: they stream, one way or both.
-const STREAMING: &[&str] = &[
-    "/StreamFacts",
-    "/EvaluateStream",
-    "/WatchExperimentStatus",
-    "/TailAudit",
-    "/Watch",
-    "/ServerReflectionInfo",
-];
-
 /// Names by which gRPC health is asked.
 const SERVICES: &[&str] = &[
     "",
@@ -90,11 +76,11 @@ pub async fn set_serving(health: &HealthReporter, serves: bool) {
     }
 }
 
-/// All routes of a node.
+/// The way into a node.
 ///
 /// # Errors
 /// The descriptors of the API cannot be read.
-pub fn router(host: &Arc<Host>, health: HealthReporter) -> Result<Router, String> {
+pub fn front(host: &Arc<Host>, health: HealthReporter) -> Result<Front, String> {
     let bytes = host.limits.request_bytes;
     // Only facts and flags are large; nothing else has a reason to be.
     let (evaluation, small) = (bytes.min(EVALUATION_BYTES_MAX), bytes.min(SMALL_BYTES_MAX));
@@ -102,23 +88,23 @@ pub fn router(host: &Arc<Host>, health: HealthReporter) -> Result<Router, String
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(descriptors);
     let mut grpc = Routes::builder();
-    grpc.add_service(
-        EvaluationServiceServer::new(Evaluations(host.clone())).max_decoding_message_size(evaluation),
-    )
-    .add_service(FactServiceServer::new(Facts(host.clone())).max_decoding_message_size(bytes))
-    .add_service(FlagServiceServer::new(Flags(host.clone())).max_decoding_message_size(bytes))
-    .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
-    .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
-    .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
-    .add_service(
-        AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
-    )
-    .add_service(tonic_health::pb::health_server::HealthServer::new(Healths {
-        host: Arc::clone(host),
-        statuses: tonic_health::server::HealthService::from_health_reporter(health),
-    }))
-    .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
-    .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
+    let evaluation =
+        EvaluationServiceServer::new(Evaluations(host.clone())).max_decoding_message_size(evaluation);
+    grpc.add_service(evaluation.clone())
+        .add_service(FactServiceServer::new(Facts(host.clone())).max_decoding_message_size(bytes))
+        .add_service(FlagServiceServer::new(Flags(host.clone())).max_decoding_message_size(bytes))
+        .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
+        .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
+        .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
+        .add_service(
+            AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
+        )
+        .add_service(tonic_health::pb::health_server::HealthServer::new(Healths {
+            host: Arc::clone(host),
+            statuses: tonic_health::server::HealthService::from_health_reporter(health),
+        }))
+        .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+        .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
     let grpc = grpc.routes().into_axum_router().reset_fallback().layer(tonic_web::GrpcWebLayer::new());
     let plain = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -126,101 +112,13 @@ pub fn router(host: &Arc<Host>, health: HealthReporter) -> Result<Router, String
         .route("/metrics", get(metrics))
         .route("/v1/alarms", post(alarm).layer(DefaultBodyLimit::max(ALARM_BYTES_MAX)))
         .with_state(Arc::clone(host));
-    // From the outside in: by which name, within which time, within which memory.
-    Ok(grpc
-        .merge(plain)
-        .fallback(nothing_here)
-        .layer(from_fn_with_state(Arc::clone(host), metered))
-        .layer(from_fn_with_state(host.limits.request_timeout, deadline))
-        .layer(from_fn_with_state(host.loopback_only, named_loopback)))
+    Ok(Front::new(Arc::clone(host), evaluation, grpc.merge(plain).fallback(nothing_here)))
 }
 
-/// Ends a request at its own deadline (`grpc-timeout`), or at the node's for methods that do not stream.
-async fn deadline(State(longest): State<Duration>, request: Request, next: Next) -> Response {
-    let wished = request.headers().get("grpc-timeout").and_then(timeout_of);
-    let (streams, grpc) = (streams(&request), is_grpc(request.headers()));
-    let allowed = match (wished, streams) {
-        (wished, true) => wished,
-        (None, false) => Some(longest),
-        (Some(wished), false) => Some(wished.min(longest)),
-    };
-    let Some(allowed) = allowed else { return next.run(request).await };
-    match tokio::time::timeout(allowed, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let message = format!(
-                "no answer within {} ms; a write may still take effect: repeat it with the same request_id",
-                allowed.as_millis()
-            );
-            match grpc {
-                true => Status::deadline_exceeded(message).into_http::<Body>(),
-                false => refused(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED".to_owned(), message),
-            }
-        }
-    }
-}
-
-/// Counts the request's bytes against what all requests may hold together.
-async fn metered(State(host): State<Arc<Host>>, request: Request, next: Next) -> Response {
-    let streams = streams(&request);
-    let (parts, body) = request.into_parts();
-    let (body, held) = meter(body, &host.budget, streams);
-    let response = next.run(Request::from_parts(parts, body)).await;
-    drop(held);
-    response
-}
-
-/// Refuses names that are not loopback: a web page whose own name was made to lead here would otherwise speak to the
-/// node as its visitor, and there are no tokens that it lacked.
-async fn named_loopback(State(only): State<bool>, request: Request, next: Next) -> Response {
-    let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
-    let named = request.uri().authority().map(Authority::as_str).into_iter().chain(named);
-    // No name at all comes from no browser.
-    if let Some(foreign) = named.into_iter().find(|name| only && !is_loopback(name)) {
-        let status = refusal::foreign_host(foreign);
-        return match is_grpc(request.headers()) {
-            true => status.into_http::<Body>(),
-            false => refused(StatusCode::FORBIDDEN, "FOREIGN_HOST".to_owned(), status.message().to_owned()),
-        };
-    }
-    next.run(request).await
-}
-
-/// `localhost`, `127.0.0.0/8` or `[::1]`, with a port or without.
-fn is_loopback(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<Authority>() else { return false };
-    let host = authority.host();
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost")
-        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn streams(request: &Request) -> bool {
-    STREAMING.iter().any(|method| request.uri().path().ends_with(method))
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a caller speaks gRPC, and expects refusals so.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// `8 digits at most, then H, M, S, m, u or n`, as gRPC says it.
-fn timeout_of(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount.saturating_mul(3_600)),
-        "M" => Duration::from_secs(amount.saturating_mul(60)),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
 }
 
 async fn nothing_here(uri: Uri, headers: HeaderMap) -> Response {
@@ -393,7 +291,8 @@ async fn alarm(State(host): State<Arc<Host>>, mut headers: HeaderMap, body: Byte
     }
 }
 
-fn refused(status: StatusCode, code: String, message: String) -> Response {
+/// A refusal in JSON.
+pub(crate) fn refused(status: StatusCode, code: String, message: String) -> Response {
     json(status, &Refused { code, message })
 }
 
@@ -413,41 +312,5 @@ fn http_status(code: Code) -> StatusCode {
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_loopback_names_are_the_nodes_own() {
-        for own in ["localhost", "LocalHost:7400", "127.0.0.1:7400", "127.9.9.9", "[::1]:7400", "[::1]"] {
-            assert!(is_loopback(own), "{own}");
-        }
-        for foreign in [
-            "node",
-            "evil.example:7400",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example",
-            "10.0.0.1",
-            "0.0.0.0",
-            "[::]",
-            "",
-            "?",
-        ] {
-            assert!(!is_loopback(foreign), "{foreign}");
-        }
-    }
-
-    #[test]
-    fn a_deadline_is_read_as_grpc_writes_it() {
-        let of = |text: &'static str| timeout_of(&HeaderValue::from_static(text));
-        assert_eq!(of("5S"), Some(Duration::from_secs(5)));
-        assert_eq!(of("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
-        for odd in ["", "S", "5", "-5S", "123456789S", "5x", "5 S"] {
-            assert_eq!(of(odd), None, "{odd}");
-        }
     }
 }

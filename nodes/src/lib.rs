@@ -1,7 +1,7 @@
 //! The process: serves, publishes snapshots, observes; and the command line.
 //!
 //! ```text
-//!   clients ── serve, http ──> services ──> host ──> replica ──> log, fold          cluster/
+//!   clients ── serve, front ─> services ──> host ──> replica ──> log, fold          cluster/
 //!                                │            ▲          │
 //!                             door (facts)    │       effects ──> publisher ──> Published (ArcSwap)
 //!                                │            │          └──────> owners ──> actors
@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod door;
 pub mod exposures;
 pub mod fixed_point;
+pub mod front;
 pub mod host;
 pub mod http;
 pub mod node;

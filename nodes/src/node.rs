@@ -209,7 +209,7 @@ impl Node {
         });
         let health = HealthReporter::new();
         http::set_serving(&health, doctor::is_ready(&host)).await;
-        let router = http::router(&host, health.clone()).map_err(StartError::new)?;
+        let front = http::front(&host, health.clone()).map_err(StartError::new)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(vital.watched("publisher", publisher.run(Arc::new(replica.clone()))));
         tasks.spawn(vital.watched("exposures", sender.run()));
@@ -217,7 +217,7 @@ impl Node {
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
         let serving = tokio::spawn(serve(
             listener,
-            router,
+            front,
             config.limits,
             observation,
             drain.subscribe(),

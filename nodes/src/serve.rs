@@ -7,16 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use featureops_cluster::environment::{BoxStream, Listener};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Limits;
+use crate::front::Front;
 use crate::observation::Observation;
 
 /// A connection is pinged after this time without traffic, and closed when the answer takes as long.
@@ -36,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves until `drain` turns true, then lets what is in flight finish, at most `patience` long.
 pub async fn serve(
     listener: Box<dyn Listener>,
-    router: Router,
+    front: Front,
     limits: Limits,
     observation: Arc<Observation>,
     mut drain: watch::Receiver<bool>,
@@ -63,7 +62,7 @@ pub async fn serve(
                 let served = connection(
                     Arc::clone(&builder),
                     stream,
-                    router.clone(),
+                    front.clone(),
                     drain.clone(),
                     Arc::clone(&observation),
                 );
@@ -108,14 +107,14 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 async fn connection(
     builder: Arc<Builder<TokioExecutor>>,
     stream: BoxStream,
-    router: Router,
+    front: Front,
     mut drain: watch::Receiver<bool>,
     observation: Arc<Observation>,
 ) {
     observation.connections.fetch_add(1, Ordering::Relaxed);
     let spoke = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Opening { stream, matched: 0, spoke: Arc::clone(&spoke) });
-    let mut served = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(router)));
+    let mut served = std::pin::pin!(builder.serve_connection(io, front));
     let silence = async {
         tokio::time::sleep(PROTOCOL_TIMEOUT).await;
         if spoke.load(Ordering::Relaxed) {
