@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     let mut config = prost_build::Config::new();
     config.btree_map(["."]);
+    // Shared by the copies of State that snapshots are written from.
+    config.bytes([".featureops.log.v1.FlagHistoryRecord.versions"]);
     config.compile_fds(descriptors)?;
     Ok(())
 }

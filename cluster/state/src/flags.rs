@@ -7,6 +7,7 @@ use featureops_proto::log::{FlagHistoryRecord, FlagRecord, Refusal};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Allocation, Flag, FlagVersionRecord};
 use featureops_proto::{Collection, ErrorCode, Name};
+use prost::Message as _;
 
 use crate::State;
 use crate::allocation::weights_of;
@@ -83,14 +84,15 @@ impl State {
             if versions.len() >= MAX_HISTORY {
                 versions.remove(0);
             }
-            versions.push(FlagVersionRecord {
+            let record = FlagVersionRecord {
                 flag_version: version,
                 change: change.name().to_owned(),
                 principal: Some(ctx.principal.clone()),
                 time: Some(timestamp(now)),
                 definition,
                 decision: decision.to_owned(),
-            });
+            };
+            versions.push(record.encode_to_vec().into());
         }
         if let Some(ledger) = self.ledgers.get_mut(&held) {
             ledger.dirty = true;
@@ -159,8 +161,14 @@ impl State {
     /// Versions of a flag, newest first.
     #[must_use]
     pub fn flag_history(&self, environment: &str, flag: &str) -> Vec<FlagVersionRecord> {
-        let history = self.histories.get(&key(environment, flag));
-        history.map(|h| h.versions.iter().rev().cloned().collect()).unwrap_or_default()
+        self.history(&key(environment, flag)).collect()
+    }
+
+    /// Versions of a flag, newest first, decoded as they are asked for.
+    pub(crate) fn history(&self, key: &Key) -> impl Iterator<Item = FlagVersionRecord> + '_ {
+        let versions = self.histories.get(key).into_iter().flat_map(|history| history.versions.iter().rev());
+        // The fold itself wrote them.
+        versions.filter_map(|bytes| FlagVersionRecord::decode(bytes.as_ref()).ok())
     }
 
     /// Environments that hold anything.

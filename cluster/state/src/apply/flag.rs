@@ -95,11 +95,12 @@ impl State {
         };
         check_etag(&c.etag, &etag(record))?;
         // A version that left the definition as it was stands for the newest one that wrote it.
-        let definition = self.histories.get(&key).and_then(|history| {
-            let known = history.versions.iter().any(|v| v.flag_version == c.to_version);
-            let earlier = history.versions.iter().rev().filter(|v| v.flag_version <= c.to_version);
-            earlier.filter(|_| known).find_map(|v| v.definition.clone())
-        });
+        let definition = {
+            let mut until =
+                self.history(&key).skip_while(|version| version.flag_version > c.to_version).peekable();
+            let known = until.peek().is_some_and(|version| version.flag_version == c.to_version);
+            until.find_map(|version| version.definition).filter(|_| known)
+        };
         let Some(definition) = definition else {
             let message = "not among the versions kept; list them with flag history";
             return refuse(ErrorCode::NotFound, "to_version", c.to_version, message);
