@@ -71,7 +71,8 @@ impl Dirty {
 /// What one look at State brought.
 #[derive(Default)]
 struct Seen {
-    flags: Vec<Flag>,
+    /// Compiled page by page: the messages of all flags at once would be the most memory a start takes.
+    flags: Vec<CompiledFlag>,
     metrics: Vec<Metric>,
     experiments: Vec<Experiment>,
     receipt_keys: Vec<Key>,
@@ -185,14 +186,14 @@ impl Publisher {
     /// Publishes once, whatever is dirty now.
     pub fn publish(&self, source: &dyn Source) {
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        let mut seen = if dirty.everything { read_everything(source) } else { read_dirty(source, &dirty) };
+        let mut seen =
+            if dirty.everything { self.read_everything(source) } else { self.read_dirty(source, &dirty) };
         // Whoever reads everything holds all that State held when he began. Whoever reads what was noted holds no more
         // than was noted: an entry that State has already applied may not have been noted yet.
         if !dirty.everything {
             (seen.position, seen.log_time_ms) = (dirty.position, dirty.log_time_ms);
         }
         let before = self.current.load();
-        let compiled: Vec<CompiledFlag> = seen.flags.iter().filter_map(|flag| self.compile(flag)).collect();
         let mut registry = before.registry.clone();
         for metric in &seen.metrics {
             registry.put_metric(metric);
@@ -205,7 +206,7 @@ impl Publisher {
         } else {
             seen.receipt_keys.into()
         };
-        let snapshot = before.snapshot.apply(compiled, seen.position, seen.log_time_ms);
+        let snapshot = before.snapshot.apply(seen.flags, seen.position, seen.log_time_ms);
         let position = snapshot.position();
         let unit_key_id = seen.unit_key_id;
         self.current.store(Arc::new(Published { snapshot, registry, receipt_keys, unit_key_id }));
@@ -227,6 +228,57 @@ impl Publisher {
                 Some(CompiledFlag::unusable(name.environment, name.id, flag.flag_version))
             }
         }
+    }
+
+    fn read_dirty(&self, source: &dyn Source, dirty: &Dirty) -> Seen {
+        let mut seen = Seen::default();
+        let mut flags = Vec::new();
+        source.with(&mut |state| {
+            note_clock(&mut seen, state);
+            seen.metrics
+                .extend(dirty.metrics.iter().filter_map(|(environment, id)| state.metric(environment, id)));
+            for number in &dirty.experiments {
+                let Some(experiment) = state.experiment_by_number(*number) else { continue };
+                // The experiment's allocation is part of its flag's answer.
+                if let Ok(name) = Name::parse(&experiment.name, Collection::Experiments) {
+                    flags.extend(state.flag(name.environment, &experiment.flag));
+                }
+                seen.experiments.push(experiment);
+            }
+            flags.extend(dirty.flags.iter().filter_map(|(environment, id)| state.flag(environment, id)));
+        });
+        seen.flags = flags.iter().filter_map(|flag| self.compile(flag)).collect();
+        seen
+    }
+
+    fn read_everything(&self, source: &dyn Source) -> Seen {
+        let mut seen = Seen::default();
+        let mut environments = Vec::new();
+        source.with(&mut |state| {
+            note_clock(&mut seen, state);
+            environments = state.environments();
+        });
+        for environment in &environments {
+            read_pages(
+                source,
+                |state, after| state.flags(environment, after, READ_MAX, true),
+                |flag| id_of(&flag.name, Collection::Flags),
+                |flag| seen.flags.extend(self.compile(&flag)),
+            );
+            read_pages(
+                source,
+                |state, after| state.metrics(environment, after, READ_MAX),
+                |metric| id_of(&metric.name, Collection::Metrics),
+                |metric| seen.metrics.push(metric),
+            );
+            read_pages(
+                source,
+                |state, after| state.experiments(environment, after, READ_MAX),
+                |experiment| id_of(&experiment.name, Collection::Experiments),
+                |experiment| seen.experiments.push(experiment),
+            );
+        }
+        seen
     }
 
     /// Milliseconds from effect to publication, the last time.
@@ -259,60 +311,11 @@ fn note_clock(seen: &mut Seen, state: &State) {
     }
 }
 
-fn read_dirty(source: &dyn Source, dirty: &Dirty) -> Seen {
-    let mut seen = Seen::default();
-    source.with(&mut |state| {
-        note_clock(&mut seen, state);
-        seen.metrics
-            .extend(dirty.metrics.iter().filter_map(|(environment, id)| state.metric(environment, id)));
-        for number in &dirty.experiments {
-            let Some(experiment) = state.experiment_by_number(*number) else { continue };
-            // The experiment's allocation is part of its flag's answer.
-            if let Ok(name) = Name::parse(&experiment.name, Collection::Experiments) {
-                seen.flags.extend(state.flag(name.environment, &experiment.flag));
-            }
-            seen.experiments.push(experiment);
-        }
-        seen.flags.extend(dirty.flags.iter().filter_map(|(environment, id)| state.flag(environment, id)));
-    });
-    seen
-}
-
-fn read_everything(source: &dyn Source) -> Seen {
-    let mut seen = Seen::default();
-    let mut environments = Vec::new();
-    source.with(&mut |state| {
-        note_clock(&mut seen, state);
-        environments = state.environments();
-    });
-    for environment in &environments {
-        read_pages(
-            source,
-            |state, after| state.flags(environment, after, READ_MAX, true),
-            |flag| id_of(&flag.name, Collection::Flags),
-            &mut seen.flags,
-        );
-        read_pages(
-            source,
-            |state, after| state.metrics(environment, after, READ_MAX),
-            |metric| id_of(&metric.name, Collection::Metrics),
-            &mut seen.metrics,
-        );
-        read_pages(
-            source,
-            |state, after| state.experiments(environment, after, READ_MAX),
-            |experiment| id_of(&experiment.name, Collection::Experiments),
-            &mut seen.experiments,
-        );
-    }
-    seen
-}
-
 fn read_pages<T>(
     source: &dyn Source,
     read: impl Fn(&State, &str) -> Vec<T>,
     id: impl Fn(&T) -> String,
-    into: &mut Vec<T>,
+    mut take: impl FnMut(T),
 ) {
     let mut after = String::new();
     loop {
@@ -320,7 +323,7 @@ fn read_pages<T>(
         source.with(&mut |state| page = read(state, &after));
         let last = page.last().map(&id);
         let full = page.len() >= READ_MAX;
-        into.append(&mut page);
+        page.into_iter().for_each(&mut take);
         match last {
             // The next page begins strictly later, so this ends.
             Some(last) if full && last > after => after = last,
