@@ -198,8 +198,14 @@ pub const KEYS: &[Key] = &[
                 config.otlp_endpoint = None;
                 return Ok(());
             }
-            if !(text.starts_with("http://") || text.starts_with("https://")) {
-                return Err(format!("'{text}' does not begin with http:// or https://"));
+            if text.starts_with("https://") {
+                return Err(format!(
+                    "'{text}' asks for TLS, which this release does not speak to a collector; send to one on this \
+                     machine, as http://127.0.0.1:4317, and let that one send on"
+                ));
+            }
+            if !text.starts_with("http://") {
+                return Err(format!("'{text}' does not begin with http://"));
             }
             config.otlp_endpoint = Some(text.to_owned());
             Ok(())
@@ -463,6 +469,19 @@ mod tests {
     fn a_value_out_of_bounds_names_the_bounds() {
         let error = NodeConfig::load(Some("limits.connections = 0"), none(), &[], none()).unwrap_err();
         assert!(error.message.contains("from 1 to 1000000"), "{error}");
+    }
+
+    #[test]
+    fn a_collector_is_named_by_http() {
+        let load = |text: &str| {
+            NodeConfig::load(Some(&format!("otlp_endpoint = '{text}'")), none(), &[], none())
+                .map(|config| config.otlp_endpoint)
+                .map_err(|error| error.message)
+        };
+        assert_eq!(load("http://127.0.0.1:4317"), Ok(Some("http://127.0.0.1:4317".to_owned())));
+        assert_eq!(load(""), Ok(None));
+        assert!(load("https://collector:4317").unwrap_err().contains("TLS"));
+        assert!(load("collector:4317").unwrap_err().contains("http://"));
     }
 
     #[test]

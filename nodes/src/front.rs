@@ -15,6 +15,7 @@ use axum::Router;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use opentelemetry::trace::FutureExt as _;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -26,6 +27,7 @@ use crate::http::{is_grpc, refused};
 use crate::refusal;
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
 use crate::services::evaluation::Evaluations;
+use crate::telemetry;
 
 /// Methods whose answer may take as long as the caller wants: they stream, one way or both.
 const STREAMING: &[&str] = &[
@@ -118,8 +120,13 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // Asked for only when traces are exported: nobody else pays for it.
+        let trace = if self.host.exports_traces { telemetry::callers_trace(request.headers()) } else { None };
         let answer = self.clone().answer(request);
-        Box::pin(async move { Ok(answer.await) })
+        match trace {
+            None => Box::pin(async move { Ok(answer.await) }),
+            Some(trace) => Box::pin(async move { Ok(answer.with_context(trace).await) }),
+        }
     }
 }
 

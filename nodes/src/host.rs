@@ -53,6 +53,8 @@ pub struct Host {
     pub limits: Limits,
     /// Whether the operating system is asked about the process; a simulated one has none of its own.
     pub observe_process: bool,
+    /// Traces are exported: a request's spans go into the trace that it names.
+    pub exports_traces: bool,
     /// Only loopback names reach this node.
     pub loopback_only: bool,
     /// True once a drain has begun: nothing new is taken, and streams end.

@@ -200,6 +200,7 @@ impl Node {
             owners: owners.clone(),
             limits: config.limits.clone(),
             observe_process: config.observe_process,
+            exports_traces: config.otlp_endpoint.is_some(),
             loopback_only: config.loopback_only,
             drain: drain.subscribe(),
             compute: Arc::clone(&environment.compute),

@@ -3,6 +3,7 @@
 use featureops_cluster::{Cluster, Health, ProposeError};
 use featureops_proto::log::{Batch, BatchReply, Reply};
 use featureops_state::State;
+use tracing::Instrument as _;
 
 use crate::publisher::Source;
 use crate::refusal::Failure;
@@ -31,7 +32,8 @@ impl Replica {
     /// # Errors
     /// There was no answer.
     pub async fn record(&self, batch: Batch) -> Result<BatchReply, Failure> {
-        self.0.ingest(batch).await.map_err(failure)
+        let span = tracing::debug_span!("record", events = batch.exposures.len() + batch.outcomes.len());
+        self.0.ingest(batch).instrument(span).await.map_err(failure)
     }
 
     /// Looks at the state. Applying waits meanwhile, so be short.

@@ -1,7 +1,7 @@
 //! A site: the folder, the port and the variables of one node, over all its lives.
 //!
-//! A node is configured by `FEATUREOPS_*` variables alone. Those of the test run itself are taken away from it, so that a
-//! developer's own settings never reach a test.
+//! A node is configured by `FEATUREOPS_*` variables, its exporters by `OTEL_*` too. Those of the test run itself are taken
+//! away from it, so that a developer's own settings never reach a test.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -119,8 +119,9 @@ impl Site {
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary::featureops());
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("FEATUREOPS_") {
-                command.env_remove(name);
+            let text = name.to_string_lossy();
+            if text.starts_with("FEATUREOPS_") || text.starts_with("OTEL_") {
+                command.env_remove(&name);
             }
         }
         // No configuration file of the person who runs the test either.

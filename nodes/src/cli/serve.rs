@@ -1,7 +1,7 @@
 //! `serve`: one node in this process, until a signal.
 //!
 //! ```text
-//! SIGTERM, SIGINT -> drain: no new requests, what is in flight ends, the log is synced -> exit 0
+//! SIGTERM, SIGINT -> drain: no new requests, what is in flight ends, the log is synced, telemetry is sent -> exit 0
 //! the same again  -> end at once: what was acknowledged is on disk, what was not is unknown to its caller
 //! ```
 //!
@@ -50,7 +50,7 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     let config = load(file, args, variables())?;
     // Before the disk is touched: an early Ctrl-C must end a start that waits, too.
     let mut signals = Signals::install()?;
-    let _telemetry = telemetry::install(&config).map_err(Failure::usage)?;
+    let telemetry = telemetry::install(&config).map_err(Failure::usage)?;
     let environment = Environment::production(&config.data);
     let data = config.data.display().to_string();
     let exports = config.otlp_endpoint.is_some();
@@ -68,12 +68,18 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     signals.next().await;
     progress("draining; the same signal again ends at once");
     tokio::select! {
-        () = node.shutdown() => Ok(()),
+        () = node.shutdown() => {}
         () = signals.next() => {
-            Err(Failure::new(Exit::Internal, "ended before the drain was done")
-                .note("nothing acknowledged is lost; requests in flight are unknown to their callers and safe to repeat"))
+            return Err(Failure::new(Exit::Internal, "ended before the drain was done")
+                .note("nothing acknowledged is lost; requests in flight are unknown to their callers and safe to repeat"));
         }
     }
+    // The drain is done: a second signal costs the last traces now, and nothing else.
+    tokio::select! {
+        () = telemetry.end() => {}
+        () = signals.next() => {}
+    }
+    Ok(())
 }
 
 /// The variables that may be settings. Others may hold any bytes, and are nobody's business here.
