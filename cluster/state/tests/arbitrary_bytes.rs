@@ -44,8 +44,10 @@ static LIVED: LazyLock<Lived> = LazyLock::new(|| {
     driver.submit(stamp, decision);
     assert!(driver.state.sections().len() > 12, "the ledger is empty: the test reaches too little");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto/golden");
-    let files = std::fs::read_dir(golden).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
-    let mut entries: Vec<Vec<u8>> = files.collect();
+    let files = std::fs::read_dir(golden).unwrap().map(|file| file.unwrap().path());
+    // Folders hold what is no entry.
+    let files = files.filter(|path| path.is_file());
+    let mut entries: Vec<Vec<u8>> = files.map(|path| std::fs::read(path).unwrap()).collect();
     entries.sort();
     entries.extend(driver.log.iter().cloned());
     Lived { state: driver.state, entries }

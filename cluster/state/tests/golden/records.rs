@@ -1,0 +1,475 @@
+//! What a snapshot's sections hold, one message at a time, every field of it set: a number that moves or a type that
+//! changes shows in the bytes. A field that is added does not compile here until a further file holds it.
+
+use std::collections::BTreeMap;
+
+use featureops_proto::log::{
+    ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord, HeaderRecord,
+    HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, OwnerRecord, PairRecord,
+    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ShardRecord, SideRecord, SlotRecord,
+};
+use featureops_proto::v1;
+use prost::Message as _;
+use prost_types::{Timestamp, Value, value};
+
+use crate::{Golden, replies, text};
+
+const ENVIRONMENT: &str = "production";
+const FLAG: &str = "environments/production/flags/checkout";
+const EXPERIMENT: &str = "environments/production/experiments/checkout-button";
+const DECISION: &str = "environments/production/decisions/3";
+
+#[test]
+fn every_record_reads_and_writes_its_golden_bytes() {
+    let mut golden = Golden::open("records");
+    golden.keeps("header", &header());
+    golden.keeps("flag", &flag());
+    golden.keeps("flag_history", &flag_history());
+    golden.keeps("metric", &metric());
+    golden.keeps("experiment", &experiment());
+    golden.keeps("generation", &generation());
+    golden.keeps("slot", &slot());
+    golden.keeps("pair", &pair());
+    golden.keeps("owner", &owner());
+    golden.keeps("oversight", &oversight());
+    golden.keeps("producer", &producer());
+    golden.keeps("remembered", &remembered());
+    golden.keeps("request", &request());
+    golden.keeps("held", &held());
+    golden.keeps("ledger", &ledger());
+    golden.keeps("mark", &mark());
+    golden.keeps("frozen", &frozen());
+    golden.keeps("shard", &shard());
+    golden.keeps("side", &side());
+    golden.keeps("audit", &audit());
+    golden.keeps("decision", &decision());
+    golden.has_nothing_else();
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp { seconds, nanos: 250_000_000 }
+}
+
+fn value(text: &str) -> Value {
+    Value { kind: Some(value::Kind::StringValue(text.to_owned())) }
+}
+
+fn ada() -> v1::Principal {
+    v1::Principal { kind: v1::principal::Kind::Human as i32, id: text("ada"), verified: true }
+}
+
+fn levels() -> v1::AutonomyLevels {
+    v1::AutonomyLevels {
+        growth: v1::AutonomyLevel::A2Recommend as i32,
+        protection: v1::AutonomyLevel::A4Bounded as i32,
+    }
+}
+
+fn learner() -> v1::LearnerRecord {
+    v1::LearnerRecord {
+        version: 1,
+        prior_alpha_millionths: 1_000_000,
+        prior_beta_millionths: 19_000_000,
+        discount_millionths: 990_000,
+        window_start_minute: 29_671_200,
+    }
+}
+
+fn stratum() -> v1::Stratum {
+    v1::Stratum {
+        generation: 2,
+        start_minute: 120,
+        minutes: 60,
+        arms: vec![v1::ArmMoments {
+            units: 10,
+            slots: vec![v1::SlotMoments {
+                sum: Some(v1::Int128::new(-5)),
+                squares: Some(v1::Int128::new(1 << 70)),
+            }],
+            cross: vec![v1::Int128::new(3)],
+        }],
+    }
+}
+
+fn header() -> HeaderRecord {
+    HeaderRecord {
+        position: 1_000,
+        clock_ms: 1_780_272_000_000,
+        cluster: text("c"),
+        unit_key_id: 7,
+        initialized: true,
+        receipt_keys: vec![ReceiptKey { id: 2, key: vec![3; 16] }, ReceiptKey { id: 1, key: vec![9; 16] }],
+        last_decision: 3,
+        audit_last: 12,
+        audit_head: vec![5; 32],
+        producers_swept: text("web-1"),
+    }
+}
+
+/// The definition as a client may set it; what is output only is kept beside it.
+fn flag_definition() -> v1::Flag {
+    let split = v1::Split {
+        variants: vec![
+            v1::WeightedVariant { variant: text("blue"), weight_basis_points: 2_500 },
+            v1::WeightedVariant { variant: text("red"), weight_basis_points: 7_500 },
+        ],
+    };
+    let condition = |operator: v1::condition::Operator, values| v1::Condition {
+        attribute: text("country"),
+        operator: operator as i32,
+        values,
+    };
+    v1::Flag {
+        name: text(FLAG),
+        r#type: v1::ValueType::String as i32,
+        variants: BTreeMap::from([(text("blue"), value("#00f")), (text("red"), value("#f00"))]),
+        default_variant: Some(text("blue")),
+        safe_variant: Some(text("blue")),
+        rules: vec![
+            v1::Rule {
+                id: text("eu"),
+                conditions: vec![
+                    condition(v1::condition::Operator::In, vec![value("DE"), value("FR")]),
+                    condition(v1::condition::Operator::Exists, Vec::new()),
+                ],
+                serve: Some(v1::rule::Serve::Variant(text("blue"))),
+            },
+            v1::Rule { id: text("rest"), conditions: Vec::new(), serve: Some(v1::rule::Serve::Split(split)) },
+        ],
+        disabled: true,
+        description: text("the button"),
+        owner: text("shop"),
+        tags: vec![text("web"), text("q3")],
+        stale_after_seconds: 600,
+        ..v1::Flag::default()
+    }
+}
+
+fn flag() -> FlagRecord {
+    FlagRecord {
+        environment: text(ENVIRONMENT),
+        flag: text("checkout"),
+        definition: Some(flag_definition()),
+        flag_version: 7,
+        definition_version: 5,
+        archived: true,
+        create_ms: 1_780_272_000_000,
+        update_ms: 1_780_272_060_000,
+        trip: Some(v1::Trip {
+            reason: text("smoke"),
+            time: Some(at(1_780_272_060)),
+            principal: Some(ada()),
+            decision: text(DECISION),
+        }),
+        autonomy: Some(levels()),
+        experiment: 3,
+        cool_down_until_ms: 1_780_272_120_000,
+    }
+}
+
+fn flag_history() -> FlagHistoryRecord {
+    let set = v1::FlagVersionRecord {
+        flag_version: 1,
+        change: text("set"),
+        principal: Some(ada()),
+        time: Some(at(1_780_272_000)),
+        definition: Some(flag_definition()),
+        decision: String::new(),
+    };
+    let trip = v1::FlagVersionRecord {
+        flag_version: 2,
+        change: text("trip"),
+        principal: Some(ada()),
+        time: Some(at(1_780_272_060)),
+        definition: None,
+        decision: text(DECISION),
+    };
+    FlagHistoryRecord {
+        environment: text(ENVIRONMENT),
+        flag: text("checkout"),
+        versions: vec![set.encode_to_vec().into(), trip.encode_to_vec().into()],
+    }
+}
+
+fn metric() -> MetricRecord {
+    MetricRecord {
+        environment: text(ENVIRONMENT),
+        metric: text("revenue-per-click"),
+        definition: Some(v1::Metric {
+            name: text("environments/production/metrics/revenue-per-click"),
+            kind: v1::metric::Kind::Ratio as i32,
+            direction: v1::metric::Direction::LowerIsBetter as i32,
+            decimal_scale: Some(0),
+            attribution_window_seconds: 3_600,
+            late_rule: v1::metric::LateRule::CountUntilEnd as i32,
+            late_limit_seconds: 86_400,
+            description: text("what a click brings"),
+            unit: text("EUR"),
+            numerator: text("revenue"),
+            denominator: text("clicks"),
+            ..v1::Metric::default()
+        }),
+        number: 4,
+        version: 2,
+    }
+}
+
+fn experiment_definition() -> v1::Experiment {
+    v1::Experiment {
+        name: text(EXPERIMENT),
+        flag: text("checkout"),
+        arms: vec![
+            v1::Arm { variant: text("blue"), established: true },
+            v1::Arm { variant: text("red"), established: false },
+        ],
+        primary_metric: text("conversion"),
+        guardrails: vec![v1::Guardrail {
+            metric: text("revenue"),
+            limit_basis_points: 200,
+            minimum_units: 1_000,
+        }],
+        secondary_metrics: vec![text("revenue-per-click")],
+        policy: v1::experiment::Policy::Thompson as i32,
+        control_floor_basis_points: 1_000,
+        new_arm_cap_basis_points: Some(0),
+        hypothesis: text("red sells"),
+        planned_units: 20_000,
+        cool_down_seconds: Some(0),
+        bulk_exposes: true,
+        seed: u64::MAX,
+        ..v1::Experiment::default()
+    }
+}
+
+fn metric_input() -> v1::MetricInput {
+    v1::MetricInput {
+        metric: text("revenue-per-click"),
+        kind: v1::metric::Kind::Ratio as i32,
+        lower_is_better: true,
+        decimal_scale: 2,
+        slot: 1,
+        denominator_slot: 2,
+        pair: 1,
+        role: v1::Role::Guardrail as i32,
+        limit_basis_points: 200,
+        minimum_units: 1_000,
+        denominator_decimal_scale: 3,
+    }
+}
+
+fn generation() -> GenerationRecord {
+    GenerationRecord { opened_position: 9, opened_ms: 1_780_272_000_000, closed_ms: 1_780_272_060_000 }
+}
+
+fn slot() -> SlotRecord {
+    SlotRecord { metric: 4, kind: v1::metric::Kind::Mean as i32 }
+}
+
+fn pair() -> PairRecord {
+    PairRecord { numerator: 1, denominator: 2 }
+}
+
+fn owner() -> OwnerRecord {
+    OwnerRecord { node: 1, epoch: 2, last_sequence: 3, last_reply: Some(replies::done()) }
+}
+
+fn experiment() -> ExperimentRecord {
+    ExperimentRecord {
+        environment: text(ENVIRONMENT),
+        experiment: text("checkout-button"),
+        number: 3,
+        definition: Some(experiment_definition()),
+        state: v1::experiment::State::Running as i32,
+        generations: vec![generation(), GenerationRecord { closed_ms: 0, ..generation() }],
+        runs: vec![v1::Run { arm: 0, length: 7_500 }, v1::Run { arm: 1, length: 2_500 }],
+        allocation_version: 6,
+        learner: Some(learner()),
+        owner: Some(owner()),
+        last_decision_ms: 1_780_272_060_000,
+        create_ms: 1_780_272_000_000,
+        start_ms: 1_780_272_001_000,
+        end_ms: 1_780_272_120_000,
+        version: 8,
+        slots: vec![slot()],
+        pairs: vec![pair()],
+        metrics: vec![metric_input()],
+        last_decision: 3,
+        counts_until_ms: vec![1_780_272_180_000, 0],
+        paused_before_trip: true,
+        human_allocation_version: 5,
+    }
+}
+
+fn oversight() -> OversightRecord {
+    OversightRecord {
+        environment: text(ENVIRONMENT),
+        definition: Some(v1::Oversight {
+            name: text("environments/production/oversight"),
+            limits: Some(levels()),
+            action_limits: BTreeMap::from([(text("trip"), v1::AutonomyLevel::A3Guarded as i32)]),
+            freezes: vec![v1::FreezeWindow {
+                start: Some(at(1_780_272_000)),
+                end: Some(at(1_780_358_400)),
+                reason: text("a holiday"),
+            }],
+            new_arm_budget_basis_points: Some(1_500),
+            ..v1::Oversight::default()
+        }),
+        version: 4,
+    }
+}
+
+fn remembered() -> RememberedRecord {
+    RememberedRecord { sequence: 41, content_hash: 0xfeed, reply: Some(replies::batch()) }
+}
+
+fn producer() -> ProducerRecord {
+    ProducerRecord {
+        producer: text("web-1"),
+        high: 42,
+        seen: [0b110, 0, 0, 0, 0, 6, 0, 0].repeat(64),
+        replies: vec![remembered()],
+        last_used_ms: 1_780_272_060_000,
+    }
+}
+
+fn request() -> RequestRecord {
+    RequestRecord { request_id: text("r-1"), reply: Some(replies::done()), content_hash: 0xbeef }
+}
+
+fn held() -> HeldRecord {
+    HeldRecord {
+        unit: 0xabcd,
+        metric: 2,
+        value: -1_250,
+        minute: 29_671_201,
+        since_ms: 1_780_272_060_000,
+        joined: true,
+    }
+}
+
+fn mark() -> MarkRecord {
+    MarkRecord { unit: 0xabcd, since_ms: 1_780_272_060_000, arm: 1 }
+}
+
+fn frozen() -> FrozenRecord {
+    FrozenRecord {
+        position: 12,
+        log_time_ms: 1_780_272_060_000,
+        strata: vec![stratum()],
+        marked: vec![0, 1],
+        crossed: 2,
+        lost: 3,
+        rows: 400,
+    }
+}
+
+fn ledger() -> LedgerRecord {
+    LedgerRecord {
+        experiment: 3,
+        base_minute: 29_671_200,
+        rows: 400,
+        crossed: 2,
+        marked: vec![0, 1],
+        lost: 3,
+        verdicts: BTreeMap::from([(v1::Verdict::Counted as i32, 390), (v1::Verdict::WaitingFull as i32, 1)]),
+        strata: vec![stratum()],
+        dirty: true,
+        frozen: vec![frozen()],
+        fresh_marks: vec![mark()],
+        released: true,
+    }
+}
+
+fn side() -> SideRecord {
+    SideRecord { hash: 0xab_cdef, arm: 1, minute: 61, generation: 2, seen: 0b101, twice: true }
+}
+
+/// The bytes inside are another matter: `sections.rs` reads them.
+fn shard() -> ShardRecord {
+    ShardRecord {
+        experiment: 3,
+        shard: 255,
+        rows: vec![1, 2, 3],
+        entries: vec![vec![4, 5], Vec::new(), vec![6]],
+        side: vec![side()],
+    }
+}
+
+fn audit() -> v1::AuditRecord {
+    v1::AuditRecord {
+        number: 12,
+        position: 1_000,
+        time: Some(at(1_780_272_060)),
+        principal: Some(ada()),
+        action: text("trip_flag"),
+        resource: text(FLAG),
+        detail: text("smoke"),
+        previous_hash: vec![4; 32],
+        hash: vec![5; 32],
+        refused: text("FROZEN"),
+    }
+}
+
+fn decision() -> v1::Decision {
+    let number = || v1::Number { name: text("p_best[red]"), value: text("0.9876543211") };
+    v1::Decision {
+        name: text(DECISION),
+        flag: text(FLAG),
+        experiment: text(EXPERIMENT),
+        action: v1::decision::Action::Reallocate as i32,
+        status: v1::decision::Status::Reverted as i32,
+        generation: 2,
+        policy: text("thompson/1"),
+        engine: text("0.1.0"),
+        seed: 11,
+        inputs: Some(v1::DecisionInputs {
+            frozen_position: 12,
+            digest: 99,
+            log_time_ms: 1_780_272_060_000,
+            metrics: vec![metric_input()],
+            strata: vec![stratum()],
+            learner: Some(learner()),
+            arms: vec![v1::ArmInput { variant: text("blue"), established: true }],
+            control_floor_basis_points: 1_000,
+            new_arm_cap_basis_points: 2_000,
+            planned_units: 20_000,
+            marked_units: 1,
+            crossed_units: 2,
+            lost_units: 3,
+            generation: 2,
+            policy: v1::experiment::Policy::Fixed as i32,
+            weights: vec![5_000, 5_000],
+            allocation_version: 6,
+            flag_version: 7,
+            marked_by_arm: vec![0, 1],
+            exposed_units: 400,
+        }),
+        weights_before: vec![5_000, 5_000],
+        weights_after: vec![2_000, 8_000],
+        weights_applied: vec![2_500, 7_500],
+        statistics: vec![number()],
+        thresholds: vec![number()],
+        alternatives: vec![v1::Alternative { weights: vec![5_000, 5_000], reason: text("no evidence") }],
+        expected_effect: Some(number()),
+        traffic_moved_basis_points: 2_500,
+        bounds: vec![text("new_arm_cap")],
+        inverse: Some(v1::Inverse {
+            runs: vec![v1::Run { arm: 1, length: 10_000 }],
+            learner: Some(learner()),
+            resume: true,
+            default_variant: Some(text("blue")),
+        }),
+        narrative: vec![v1::Sentence { text: text("red leads"), numbers: vec![text("p_best[red]")] }],
+        autonomy: v1::AutonomyLevel::A5Autopilot as i32,
+        principal: Some(ada()),
+        time: Some(at(1_780_272_060)),
+        flag_version_before: 6,
+        flag_version_after: 7,
+        variant: text("red"),
+        reason: text("it leads"),
+        resolved_by: Some(ada()),
+        resolve_time: Some(at(1_780_272_120)),
+        resolve_note: text("no"),
+    }
+}

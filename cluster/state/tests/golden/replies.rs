@@ -1,0 +1,50 @@
+//! What apply answered: kept in the log's windows of repeated requests, and sent between nodes.
+
+use featureops_proto::log::{BatchReply, Done, DoorVerdict, Ingested, Refusal, Reply, reply};
+use featureops_proto::v1::Verdict;
+
+use crate::{Golden, text};
+
+pub fn done() -> Reply {
+    Reply {
+        result: Some(reply::Result::Done(Done {
+            name: text("environments/production/flags/checkout"),
+            version: 7,
+            etag: text("etag-7"),
+            decision: text("environments/production/decisions/3"),
+            took_effect: true,
+        })),
+    }
+}
+
+fn refusal() -> Refusal {
+    Refusal {
+        code: text("ETAG_MISMATCH"),
+        message: text("the flag changed since it was read"),
+        field: text("etag"),
+        value: text("etag-6"),
+    }
+}
+
+pub fn batch() -> BatchReply {
+    BatchReply {
+        position: 42,
+        counted: 14,
+        verdicts: vec![
+            DoorVerdict { index: 2, verdict: Verdict::NonFinite as i32 },
+            DoorVerdict { index: 300, verdict: Verdict::OutsideWindow as i32 },
+        ],
+        duplicate: true,
+        refusal: Some(refusal()),
+    }
+}
+
+#[test]
+fn every_reply_reads_and_writes_its_golden_bytes() {
+    let mut golden = Golden::open("replies");
+    golden.keeps("done", &done());
+    golden.keeps("refusal", &Reply { result: Some(reply::Result::Refusal(refusal())) });
+    let batches = vec![batch(), BatchReply { position: 43, counted: 1, ..BatchReply::default() }];
+    golden.keeps("ingested", &Reply { result: Some(reply::Result::Ingested(Ingested { batches })) });
+    golden.has_nothing_else();
+}
