@@ -317,7 +317,13 @@ impl State {
             decision.weights_applied = applied;
             decision.flag_version_after = version;
         }
-        self.supersede_except(ctx, flag, number, effects);
+        match action {
+            // A proposal to promote, and an alarm that waits for a person, outlive the learning that goes on meanwhile.
+            Action::Reallocate => self.supersede_older(ctx, flag, number, action, effects),
+            Action::Trip | Action::Promote | Action::Unspecified => {
+                self.supersede_except(ctx, flag, number, effects);
+            }
+        }
     }
 
     fn decision_done(&self, number: u64, took_effect: bool, touched: Vec<u32>) -> Outcome {
