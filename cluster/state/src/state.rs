@@ -20,6 +20,8 @@ pub type Key = (String, String);
 
 /// Flags over all environments.
 pub const MAX_FLAGS: usize = 100_000;
+/// Environments with limits or freezes of their own.
+pub const MAX_OVERSIGHTS: usize = 1_000;
 /// Metrics over all environments.
 pub const MAX_METRICS: usize = 100_000;
 /// Experiments over all environments, ended ones among them.

@@ -15,6 +15,7 @@ use featureops_proto::log::{self, entry, resolve_decision::Resolution};
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{self, AutonomyLevel, AutonomyLevels, Principal, principal};
+use featureops_state::Effect;
 
 const FLAG: &str = "environments/production/flags/checkout";
 const EXPERIMENT: &str = "environments/production/experiments/e";
@@ -370,6 +371,61 @@ fn a_promotion_is_only_proposed_and_ends_the_experiment_when_approved() {
     assert_eq!(d.state.experiment("production", "e").unwrap().state(), Phase::Stopped);
     done(resolve(&mut d, &name, Resolution::Revert, human("ada")));
     assert_eq!(d.state.flag("production", "checkout").unwrap().default_variant.as_deref(), Some("off"));
+}
+
+#[test]
+fn what_waits_for_a_person_outlives_the_learning() {
+    let mut d = Driver::new();
+    let e = d.running();
+    autonomy(&mut d, AutonomyLevel::A4Bounded, AutonomyLevel::A2Recommend);
+    let alarm = entry::Command::TripFlag(log::TripFlag {
+        name: FLAG.to_owned(),
+        reason: "error rate".to_owned(),
+        alarm: true,
+        source: "pager".to_owned(),
+    });
+    let pager = Principal { kind: principal::Kind::System as i32, id: "pager".to_owned(), verified: false };
+    assert!(!done(d.command_as(pager, alarm)).took_effect);
+    let alarmed = newest(&d).name;
+    d.tick(2_000);
+    let (stamp, mut decision) = d.reallocation(e, &[]);
+    decision.action = Action::Promote as i32;
+    decision.variant = "on".to_owned();
+    assert!(!done(d.submit(stamp, decision)).took_effect);
+    let promotion = newest(&d).name;
+    d.tick(2_000);
+    let (stamp, decision) = d.reallocation(e, &[4_000, 6_000]);
+    assert!(done(d.submit(stamp, decision)).took_effect);
+    let status = |d: &Driver, name: &str| {
+        let all = d.state.decisions("production", "checkout", 0, 100, Status::Unspecified);
+        all.iter().find(|decision| decision.name == name).unwrap().status()
+    };
+    assert_eq!((status(&d, &alarmed), status(&d, &promotion)), (Status::Proposed, Status::Proposed));
+    // The trip is for everybody, so it ends the rest.
+    done(resolve(&mut d, &alarmed, Resolution::Approve, human("ada")));
+    assert!(d.state.flag("production", "checkout").unwrap().trip.is_some());
+    assert_eq!(status(&d, &promotion), Status::Superseded);
+}
+
+#[test]
+fn a_changed_limit_wakes_the_owners_of_its_environment() {
+    let mut d = Driver::new();
+    d.running();
+    d.tick(500);
+    d.tick(500);
+    d.effects.clear();
+    d.tick(500);
+    let frozen = |d: &Driver| d.effects.iter().any(|effect| matches!(effect, Effect::Frozen { .. }));
+    assert!(!frozen(&d), "it rests");
+    d.done(entry::Command::SetOversight(log::SetOversight {
+        oversight: Some(v1::Oversight {
+            name: "environments/production/oversight".to_owned(),
+            ..v1::Oversight::default()
+        }),
+        etag: String::new(),
+    }));
+    d.tick(500);
+    assert!(frozen(&d));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::effect::Effect;
 use crate::experiments::new_share;
 use crate::flags::{Change, check_etag, etag};
 use crate::oversight::{ActionClass, MAX_FREEZES, default_levels};
+use crate::state::MAX_OVERSIGHTS;
 
 const CLASSES: [ActionClass; 3] = [ActionClass::Reallocate, ActionClass::Trip, ActionClass::Promote];
 
@@ -34,6 +35,11 @@ impl State {
             let message = "must be environments/{environment}/oversight";
             return refuse(ErrorCode::InvalidArgument, "oversight.name", &oversight.name, message);
         };
+        if !self.oversight.contains_key(environment) && self.oversight.len() >= MAX_OVERSIGHTS {
+            let message =
+                format!("{MAX_OVERSIGHTS} environments have limits of their own, the most there can be");
+            return refuse(ErrorCode::LimitReached, "oversight.name", &oversight.name, message);
+        }
         let version = self.oversight.get(environment).map_or(0, |o| o.version);
         let before = self.oversight.get(environment).and_then(|o| o.definition.clone());
         check_etag(&c.etag, &format!("o{version}"))?;
@@ -45,6 +51,14 @@ impl State {
             version: version + 1,
         };
         self.oversight.insert(environment.to_owned(), Arc::new(record));
+        // Owners whose limits changed look again, also when no fact comes.
+        let here = self.experiments.values().filter(|held| held.environment == environment);
+        let numbers: Vec<u32> = here.map(|held| held.number).collect();
+        for number in numbers {
+            if let Some(ledger) = self.ledgers.get_mut(&number).filter(|ledger| !ledger.released) {
+                ledger.dirty = true;
+            }
+        }
         effects.push(Effect::OversightChanged { environment: environment.to_owned() });
         let detail = format!("{} -> {}", told(before.as_ref()), told(Some(oversight)));
         let etag = format!("o{}", version + 1);

@@ -11,6 +11,9 @@ pub fn check(state: &State) -> Result<(), String> {
     };
     most("producers", state.producers.len() as u64, MAX_PRODUCERS as u64)?;
     most("flags", state.flags.len() as u64, crate::state::MAX_FLAGS as u64)?;
+    most("oversight", state.oversight.len() as u64, crate::state::MAX_OVERSIGHTS as u64)?;
+    let longest = state.histories.values().map(|history| history.versions.len()).max().unwrap_or(0);
+    most("versions of a flag", longest as u64, crate::flags::MAX_HISTORY as u64)?;
     most("metrics", state.metrics.len() as u64, crate::state::MAX_METRICS as u64)?;
     most("experiments", state.experiments.len() as u64, crate::state::MAX_EXPERIMENTS as u64)?;
     most("rows over all", rows, crate::state::MAX_ROWS)?;
