@@ -31,7 +31,7 @@ use crate::replica::Replica;
 
 /// Assignments of one command.
 const ASSIGNMENTS_MAX: usize = 4_096;
-/// Decisions of a flag that an owner is shown.
+/// Decisions of a flag that an owner is shown; promotions also beyond them.
 const RECENT_MAX: usize = 64;
 /// How often assignments are looked at without a bell: a leader that changed rings none.
 const LOOK: Duration = Duration::from_secs(1);
@@ -206,19 +206,18 @@ impl Views for StateViews {
             let view = state.owner_view(experiment)?;
             let definition = state.experiment_by_number(experiment)?;
             let flag = state.flag(&view.environment, &view.flag)?;
-            let any = v1::decision::Status::Unspecified;
-            let decisions = state.decisions(&view.environment, &view.flag, 0, RECENT_MAX, any);
-            Some(OwnerView { seed: view.seed, frozen: frozen_view(view, &definition, &flag, &decisions) })
+            let decisions = state.flag_decisions(&view.environment, &view.flag);
+            Some(OwnerView { seed: view.seed, frozen: frozen_view(view, &definition, &flag, decisions) })
         })
     }
 }
 
-/// State's view in the mind's terms.
-pub fn frozen_view(
+/// State's view in the mind's terms. `decisions` are the flag's, newest first.
+pub fn frozen_view<'d>(
     view: featureops_state::OwnerView,
     definition: &v1::Experiment,
     flag: &v1::Flag,
-    decisions: &[v1::Decision],
+    decisions: impl Iterator<Item = &'d v1::Decision>,
 ) -> FrozenView {
     FrozenView {
         experiment: definition.name.clone(),
@@ -231,9 +230,13 @@ pub fn frozen_view(
         frozen_until_ms: view.frozen_until_ms,
         last_decision_ms: view.last_decision_ms,
         recent: decisions
-            .iter()
-            .filter(|decision| decision.experiment == definition.name)
-            .map(recent)
+            .enumerate()
+            .filter(|(at, decision)| {
+                // A promotion is proposed once a generation, however many reallocations came after it.
+                let promotes = decision.action() == v1::decision::Action::Promote;
+                decision.experiment == definition.name && (*at < RECENT_MAX || promotes)
+            })
+            .map(|(_, decision)| recent(decision))
             .collect(),
         epoch: view.epoch,
         last_sequence: view.last_sequence,

@@ -201,8 +201,7 @@ impl Line {
         let Some(view) = self.state.owner_view(self.number) else { return };
         let definition = self.state.experiment("p", "e").unwrap();
         let flag = self.state.flag("p", "f").unwrap();
-        let decisions = self.state.decisions("p", "f", 0, 64, Status::Unspecified);
-        let view = frozen_view(view, &definition, &flag, &decisions);
+        let view = frozen_view(view, &definition, &flag, self.state.flag_decisions("p", "f"));
         let actions = self.owner.step(Event::Frozen(Box::new(view)), self.now_ms, &mut self.chance);
         for action in actions {
             let Action::Submit { stamp, decision } = action else { continue };

@@ -7,7 +7,7 @@ use featureops_proto::v1::Decision;
 use featureops_proto::v1::decision::Status;
 
 use crate::State;
-use crate::state::Key;
+use crate::state::{Key, key};
 
 /// Records kept for a flag.
 pub const MAX_PER_FLAG: usize = 1_000;
@@ -15,6 +15,15 @@ pub const MAX_PER_FLAG: usize = 1_000;
 pub const MAX_WITH_INPUTS: usize = 100;
 
 impl State {
+    /// A flag's records, newest first, lent and not copied.
+    pub fn flag_decisions<'s>(
+        &'s self,
+        environment: &str,
+        flag: &str,
+    ) -> impl Iterator<Item = &'s Decision> + use<'s> {
+        self.decisions.of_flag(&key(environment, flag)).map(|(_, decision)| decision)
+    }
+
     /// The newest records of all environments, lent and not copied: for who only counts.
     pub fn newest_decisions(&self, limit: usize) -> impl Iterator<Item = &Decision> {
         self.decisions.newest(0).take(limit).map(|(_, decision)| decision)
@@ -81,7 +90,7 @@ impl Decisions {
     }
 
     /// Records of a flag, newest first.
-    pub fn of_flag(&self, flag: &Key) -> impl Iterator<Item = (u64, &Decision)> {
+    pub fn of_flag<'s>(&'s self, flag: &Key) -> impl Iterator<Item = (u64, &'s Decision)> + use<'s> {
         self.by_flag.get(flag).into_iter().flatten().rev().map(|(number, d)| (*number, d.as_ref()))
     }
 
