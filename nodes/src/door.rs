@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::fixed_point::{Unscalable, scaled};
+use crate::fixed_point::Unscalable;
 use crate::publisher::Published;
 use crate::refusal;
 
@@ -127,11 +127,10 @@ impl Door<'_> {
         let Some(metric) = self.published.registry.metric(environment, &event.metric) else {
             return Err(Verdict::UnknownMetric);
         };
-        let value =
-            scaled(event.value.unwrap_or(1.0), metric.decimal_scale).map_err(|fault| match fault {
-                Unscalable::NonFinite => Verdict::NonFinite,
-                Unscalable::OutOfScale => Verdict::OutOfScale,
-            })?;
+        let value = metric.fixed_point(event.value).map_err(|fault| match fault {
+            Unscalable::NonFinite => Verdict::NonFinite,
+            Unscalable::OutOfScale => Verdict::OutOfScale,
+        })?;
         let receipt = self.open(&event.receipt, &event.unit);
         Ok(OutcomeFact {
             index,

@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use featureops_proto::v1::{Experiment, Metric, experiment};
+use featureops_proto::v1::{Experiment, Metric, experiment, metric::Kind};
 use featureops_proto::{Collection, Name};
+
+use crate::fixed_point::{Unscalable, scaled};
 
 /// Decimal places of a metric that names none.
 const DECIMAL_SCALE_DEFAULT: u32 = 6;
@@ -17,6 +19,8 @@ const DECIMAL_SCALE_DEFAULT: u32 = 6;
 pub struct MetricEntry {
     /// Number in the cluster.
     pub number: u32,
+    /// What it measures.
+    pub kind: Kind,
     /// Decimal places kept.
     pub decimal_scale: u32,
 }
@@ -42,6 +46,23 @@ impl ExperimentEntry {
     pub fn arm(&self, variant: &str) -> Option<u32> {
         let at = self.arms.iter().position(|arm| arm.as_ref() == variant)?;
         u32::try_from(at).ok()
+    }
+}
+
+impl MetricEntry {
+    /// An event's value as the fold takes it: for a count the event itself, for a proportion whether it converted, else the
+    /// value at the metric's decimal scale. Absent is 1.
+    ///
+    /// # Errors
+    /// The value is not finite, or too large at the metric's scale.
+    pub fn fixed_point(&self, value: Option<f64>) -> Result<i64, Unscalable> {
+        let value = value.unwrap_or(1.0);
+        match self.kind {
+            Kind::Count | Kind::Proportion if !value.is_finite() => Err(Unscalable::NonFinite),
+            Kind::Count => Ok(1),
+            Kind::Proportion => Ok(i64::from(value != 0.0)),
+            Kind::Mean | Kind::Ratio | Kind::Unspecified => scaled(value, self.decimal_scale),
+        }
     }
 }
 
@@ -80,6 +101,7 @@ impl Registry {
         let Ok(name) = Name::parse(&metric.name, Collection::Metrics) else { return };
         let entry = MetricEntry {
             number: metric.number,
+            kind: metric.kind(),
             decimal_scale: metric.decimal_scale.unwrap_or(DECIMAL_SCALE_DEFAULT),
         };
         let metrics = Arc::make_mut(&mut self.metrics).entry(name.environment.into()).or_default();
@@ -105,5 +127,28 @@ impl Registry {
     #[must_use]
     pub fn running(&self) -> usize {
         self.numbers.values().filter(|entry| entry.running).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_what_its_metrics_kind_makes_of_it() {
+        let of = |kind: Kind, value: Option<f64>| {
+            MetricEntry { number: 1, kind, decimal_scale: 2 }.fixed_point(value)
+        };
+        // However small, a value that is not zero is a conversion; however large, an event is one event.
+        assert_eq!(of(Kind::Proportion, Some(1e-7)), Ok(1));
+        assert_eq!(of(Kind::Proportion, Some(1e300)), Ok(1));
+        assert_eq!(of(Kind::Proportion, Some(0.0)), Ok(0));
+        assert_eq!(of(Kind::Count, Some(1e300)), Ok(1));
+        assert_eq!(of(Kind::Mean, Some(2.675)), Ok(268));
+        assert_eq!(of(Kind::Mean, None), Ok(100));
+        assert_eq!(of(Kind::Mean, Some(1e300)), Err(Unscalable::OutOfScale));
+        for kind in [Kind::Proportion, Kind::Count, Kind::Mean] {
+            assert_eq!(of(kind, Some(f64::NAN)), Err(Unscalable::NonFinite));
+        }
     }
 }
