@@ -3,6 +3,7 @@
 //! Nothing is computed here but means; the statistics are `featureops_decision`'s, the integers are State's.
 
 use featureops_decision::{analysis, blocks, policy::thompson, sample_ratio};
+use featureops_proto::v1::experiment::Policy;
 use featureops_proto::v1::metric::Kind;
 use featureops_proto::v1::{
     ArmStatus, AutonomyLevel, DecisionInputs, ExperimentStatus, MetricInput, MetricTotals, experiment,
@@ -58,7 +59,7 @@ fn blocked(view: &ExperimentView) -> Vec<String> {
         reasons.push(format!("the experiment is {}", view.experiment.state().as_str_name()));
         return reasons;
     }
-    match view.autonomy.growth() {
+    match view.reallocate {
         AutonomyLevel::A4Bounded | AutonomyLevel::A5Autopilot => {}
         level => reasons.push(format!("level {} leaves growth to a person", level.as_str_name())),
     }
@@ -68,20 +69,19 @@ fn blocked(view: &ExperimentView) -> Vec<String> {
     if view.frozen_until_ms > 0 {
         reasons.push("freeze window".to_owned());
     }
-    reasons.extend(blocks::blocks(&view.inputs).iter().map(blocks::Block::text));
+    let fixed = view.inputs.policy() == Policy::Fixed;
+    let stops = blocks::blocks(&view.inputs).into_iter().filter(|block| fixed || block.stops_learning());
+    reasons.extend(stops.map(|block| block.text()));
     reasons
 }
 
 fn totals_of(metric: &MetricInput, arm: &ArmTotals) -> MetricTotals {
-    let scale = match metric.kind() {
-        Kind::Proportion | Kind::Count => 0,
-        Kind::Mean | Kind::Ratio | Kind::Unspecified => metric.decimal_scale,
-    };
     let at = |slot: u32, scale: u32| {
         let sum = usize::try_from(slot).ok().and_then(|slot| arm.sums.get(slot)).copied().unwrap_or_default();
         sum as f64 / 10f64.powi(i32::try_from(scale).unwrap_or_default())
     };
-    let total = at(metric.slot, scale);
+    // The inputs' scale is 0 for counts and proportions.
+    let total = at(metric.slot, metric.decimal_scale);
     let over = match metric.kind() {
         Kind::Ratio => at(metric.denominator_slot, metric.denominator_decimal_scale),
         _ => arm.units as f64,

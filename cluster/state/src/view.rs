@@ -88,21 +88,23 @@ pub struct ExperimentView {
     pub entries: u64,
     /// Bytes held.
     pub bytes: u64,
-    /// Units marked, crossed, lost.
+    /// Units whose exposure is known by a receipt only.
     pub marked: u64,
     /// Units in two arms.
     pub crossed: u64,
     /// Exposures refused for want of room.
     pub lost: u64,
-    /// The flag's own and effective levels.
+    /// The flag's own levels.
     pub autonomy: AutonomyLevels,
+    /// Level in force for reallocations: the least of environment, flag and action class.
+    pub reallocate: AutonomyLevel,
     /// Log time until which growth is held off.
     pub cool_down_until_ms: i64,
     /// End of the freeze window that log time lies in; 0: none.
     pub frozen_until_ms: i64,
     /// Name of the newest decision; empty when there is none.
     pub last_decision: String,
-    /// Weights in force over each stratum are not kept; these are the present ones.
+    /// The present weights, in the order of the arms.
     pub weights: Vec<u32>,
 }
 
@@ -215,6 +217,7 @@ impl State {
             crossed: ledger.crossed,
             lost: ledger.lost,
             autonomy: held.and_then(|f| f.autonomy).unwrap_or_else(crate::oversight::default_levels),
+            reallocate: self.effective_level(&flag, ActionClass::Reallocate),
             cool_down_until_ms: held.map_or(0, |f| self.holding(f.cool_down_until_ms)),
             frozen_until_ms: self.frozen_until(environment).unwrap_or(0),
             last_decision: last_decision.unwrap_or_default(),

@@ -435,8 +435,9 @@ fn explain(page: &mut Page, decision: &v1::Decision) {
 
 /// Per arm the units and totals of the current generation's strata.
 fn metric_rows(inputs: &v1::DecisionInputs, metric: &v1::MetricInput) -> Vec<Vec<Cell>> {
-    let scale = 10_f64.powi(i32::try_from(metric.decimal_scale.min(9)).unwrap_or(0));
-    let scale = if metric.kind() == v1::metric::Kind::Proportion { 1.0 } else { scale };
+    let power = |places: u32| 10_f64.powi(i32::try_from(places.min(9)).unwrap_or(0));
+    let (scale, below_scale) = (power(metric.decimal_scale), power(metric.denominator_decimal_scale));
+    let is_ratio = metric.kind() == v1::metric::Kind::Ratio;
     inputs
         .arms
         .iter()
@@ -447,13 +448,18 @@ fn metric_rows(inputs: &v1::DecisionInputs, metric: &v1::MetricInput) -> Vec<Vec
                 .iter()
                 .filter(|stratum| stratum.generation == inputs.generation)
                 .filter_map(|stratum| stratum.arms.get(place));
-            let (mut units, mut total) = (0_u64, 0.0_f64);
+            let (mut units, mut total, mut below) = (0_u64, 0.0_f64, 0.0_f64);
             for arm in moments {
                 units = units.saturating_add(arm.units);
-                let slot = arm.slots.get(metric.slot as usize).and_then(|slot| slot.sum.as_ref());
-                total += slot.map_or(0.0, |sum| sum.get() as f64 / scale);
+                let sum = |slot: u32| {
+                    let moments = arm.slots.get(slot as usize).and_then(|slot| slot.sum.as_ref());
+                    moments.map_or(0.0, |sum| sum.get() as f64)
+                };
+                total += sum(metric.slot) / scale;
+                below += sum(metric.denominator_slot) / below_scale;
             }
-            let mean = if units == 0 { f64::NAN } else { total / units as f64 };
+            let over = if is_ratio { below } else { units as f64 };
+            let mean = if over == 0.0 { f64::NAN } else { total / over };
             vec![
                 Cell::new(&arm.variant),
                 Cell::number(count_text(units)),
