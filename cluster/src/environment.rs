@@ -29,6 +29,15 @@ pub trait Entropy: Send + Sync + 'static {
     /// Fills `bytes`.
     fn fill(&self, bytes: &mut [u8]);
 
+    /// Fills `bytes` with what nobody can guess, for keys.
+    ///
+    /// # Errors
+    /// There is no such chance now.
+    fn fill_secret(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.fill(bytes);
+        Ok(())
+    }
+
     /// A number.
     fn next_u64(&self) -> u64 {
         let mut bytes = [0; 8];
@@ -139,7 +148,7 @@ impl Clock for SystemClock {
 /// The operating system's chance.
 #[derive(Default)]
 pub struct SystemEntropy {
-    /// Mixed in should the system ever refuse, so that numbers at least differ; identity then rests on the refusal's log line.
+    /// Used should the system ever refuse, so that numbers for waits and names at least differ; no key is made of them.
     fallback: Mutex<u64>,
 }
 
@@ -153,6 +162,10 @@ impl Entropy for SystemEntropy {
                 *byte = (*fallback >> 56) as u8;
             }
         }
+    }
+
+    fn fill_secret(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
     }
 }
 

@@ -46,7 +46,8 @@ pub trait Fold: Clone + Send + Sync + 'static {
     /// Applies the entry at `position` and pushes what follows from it.
     ///
     /// # Errors
-    /// A broken invariant; the state must then be as it was before.
+    /// A broken invariant. What is served must then be as it was before; the rest of the state may hold a part of the entry,
+    /// for nothing is applied to it any more and no snapshot is taken of it.
     fn apply(
         &mut self,
         position: u64,

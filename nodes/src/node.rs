@@ -210,7 +210,14 @@ impl Node {
         });
         let health = HealthReporter::new();
         http::set_serving(&health, doctor::is_ready(&host)).await;
-        let front = http::front(&host, health.clone()).map_err(StartError::new)?;
+        let front = match http::front(&host, health.clone()) {
+            Ok(front) => front,
+            Err(error) => {
+                owners.stop().await;
+                replica.shutdown().await;
+                return Err(StartError::new(error));
+            }
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(vital.watched("publisher", publisher.run(Arc::new(replica.clone()))));
         tasks.spawn(vital.watched("exposures", sender.run()));
@@ -293,19 +300,21 @@ async fn give_identity(
         return Ok(());
     }
     let kept = keys.read().map_err(|error| StartError::new(format!("unit key: {error}")))?;
+    let no_chance =
+        |error| StartError::new(format!("no entropy for the cluster's keys: {error}; start again later"));
     let unit_key = match kept {
         // A start that ended between the key and the log's first entry.
         Some(key) => key,
         None => {
             let mut bytes = [0; KEY_BYTES];
-            environment.entropy.fill(&mut bytes);
+            environment.entropy.fill_secret(&mut bytes).map_err(no_chance)?;
             // Durable before the log names its id: the other way round a crash would leave a cluster without its key.
             keys.keep(bytes).map_err(|error| StartError::new(format!("unit key: {error}")))?;
             UnitKey::new(bytes)
         }
     };
     let mut receipt_key = vec![0; 16];
-    environment.entropy.fill(&mut receipt_key);
+    environment.entropy.fill_secret(&mut receipt_key).map_err(no_chance)?;
     let initialize = Initialize {
         cluster: format!("{:016x}", environment.entropy.next_u64()),
         unit_key_id: unit_key.id(),
