@@ -31,12 +31,13 @@ use crate::telemetry;
 
 /// Methods whose answer may take as long as the caller wants: they stream, one way or both.
 const STREAMING: &[&str] = &[
-    "/StreamFacts",
-    "/EvaluateStream",
-    "/WatchExperimentStatus",
-    "/TailAudit",
-    "/Watch",
-    "/ServerReflectionInfo",
+    "/featureops.v1.AdministrationService/TailAudit",
+    "/featureops.v1.EvaluationService/EvaluateStream",
+    "/featureops.v1.ExperimentService/WatchExperimentStatus",
+    "/featureops.v1.FactService/StreamFacts",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
 /// The way in, one clone a connection.
@@ -169,7 +170,7 @@ fn is_loopback(authority: &Authority) -> bool {
 }
 
 fn streams(path: &str) -> bool {
-    STREAMING.iter().any(|method| path.ends_with(method))
+    STREAMING.contains(&path)
 }
 
 /// `8 digits at most, then H, M, S, m, u or n`, as gRPC says it.
@@ -193,6 +194,8 @@ fn timeout_of(value: &HeaderValue) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
@@ -225,6 +228,26 @@ mod tests {
         for odd in ["", "S", "5", "-5S", "123456789S", "5x", "5 S"] {
             assert_eq!(of(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn every_method_that_streams_is_known_to() {
+        let descriptors = prost_types::FileDescriptorSet::decode(featureops_proto::DESCRIPTORS).unwrap();
+        let mut methods = 0;
+        for file in &descriptors.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    assert_eq!(
+                        streams(&path),
+                        method.client_streaming() || method.server_streaming(),
+                        "{path}"
+                    );
+                    methods += 1;
+                }
+            }
+        }
+        assert!(methods > 30);
     }
 
     #[test]

@@ -237,15 +237,17 @@ impl Publisher {
             note_clock(&mut seen, state);
             seen.metrics
                 .extend(dirty.metrics.iter().filter_map(|(environment, id)| state.metric(environment, id)));
+            // An effect on an experiment and one on its flag come together: the flag is compiled once.
+            let mut named = dirty.flags.clone();
             for number in &dirty.experiments {
                 let Some(experiment) = state.experiment_by_number(*number) else { continue };
                 // The experiment's allocation is part of its flag's answer.
                 if let Ok(name) = Name::parse(&experiment.name, Collection::Experiments) {
-                    flags.extend(state.flag(name.environment, &experiment.flag));
+                    named.insert((name.environment.to_owned(), experiment.flag.clone()));
                 }
                 seen.experiments.push(experiment);
             }
-            flags.extend(dirty.flags.iter().filter_map(|(environment, id)| state.flag(environment, id)));
+            flags.extend(named.iter().filter_map(|(environment, id)| state.flag(environment, id)));
         });
         seen.flags = flags.iter().filter_map(|flag| self.compile(flag)).collect();
         seen

@@ -1,4 +1,5 @@
-//! The audit chain: every command but ticks and facts, gap-free, each record linked to the one before by SHA-256.
+//! The audit chain: every command but ticks and facts, refused ones among them (but for one whose request id is too long
+//! to be written down), gap-free, each record linked to the one before by SHA-256.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -205,6 +205,10 @@ impl State {
                 let Some(experiment) = self.experiments.get(&number) else {
                     return Err(error(&section.name, "no such experiment"));
                 };
+                let strata = record.frozen.iter().flat_map(|frozen| &frozen.strata).chain(&record.strata);
+                if !strata.into_iter().all(|stratum| in_range(record.base_minute, stratum)) {
+                    return Err(error(&section.name, "a stratum ends beyond all time"));
+                }
                 let shape = shape_of(experiment);
                 let frozen: VecDeque<Frozen> = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect();
                 if !frozen.is_empty() {
@@ -221,7 +225,10 @@ impl State {
                 ledger.released = record.released;
                 ledger.strata = Arc::new(strata_of(&record.strata, &shape));
                 if !ledger.released {
-                    self.rows += ledger.rows;
+                    self.rows = self
+                        .rows
+                        .checked_add(ledger.rows)
+                        .ok_or_else(|| error(&section.name, "more rows than can be"))?;
                 }
                 self.ledgers.insert(number, ledger);
             }
@@ -314,6 +321,12 @@ fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Frozen {
         lost: record.lost,
         rows: record.rows,
     }
+}
+
+/// Its end has a minute, and its generation a number.
+fn in_range(base_minute: u32, stratum: &v1::Stratum) -> bool {
+    let end = stratum.start_minute.checked_add(stratum.minutes);
+    end.and_then(|end| end.checked_add(base_minute)).is_some() && u8::try_from(stratum.generation).is_ok()
 }
 
 fn strata_of(messages: &[v1::Stratum], shape: &Shape) -> Strata {
