@@ -158,17 +158,15 @@ impl State {
             .collect()
     }
 
-    /// Versions of a flag, newest first.
+    /// Versions of a flag; none when there is no such flag.
     #[must_use]
-    pub fn flag_history(&self, environment: &str, flag: &str) -> Vec<FlagVersionRecord> {
-        self.history(&key(environment, flag)).collect()
+    pub fn flag_history(&self, environment: &str, flag: &str) -> Option<History> {
+        let key = key(environment, flag);
+        self.flags.get(&key).map(|_| self.history(&key))
     }
 
-    /// Versions of a flag, newest first, decoded as they are asked for.
-    pub(crate) fn history(&self, key: &Key) -> impl Iterator<Item = FlagVersionRecord> + '_ {
-        let versions = self.histories.get(key).into_iter().flat_map(|history| history.versions.iter().rev());
-        // The fold itself wrote them.
-        versions.filter_map(|bytes| FlagVersionRecord::decode(bytes.as_ref()).ok())
+    pub(crate) fn history(&self, key: &Key) -> History {
+        History(self.histories.get(key).cloned())
     }
 
     /// Environments that hold anything.
@@ -182,6 +180,19 @@ impl State {
             }
         }
         all
+    }
+}
+
+/// The kept versions of a flag, shared with State.
+#[derive(Debug, Clone)]
+pub struct History(Option<Arc<FlagHistoryRecord>>);
+
+impl History {
+    /// Newest first, decoded as they are asked for.
+    pub fn newest_first(&self) -> impl Iterator<Item = FlagVersionRecord> {
+        let versions = self.0.iter().flat_map(|history| history.versions.iter().rev());
+        // The fold wrote them, and a snapshot's are decoded once when it is read.
+        versions.filter_map(|bytes| FlagVersionRecord::decode(bytes.as_ref()).ok())
     }
 }
 

@@ -1,5 +1,5 @@
-//! What must always hold, numbered. Each stands in a file of its own and is used by `apply`, by the simulation, by tests
-//! and as a metric.
+//! What must always hold, numbered. Each stands in a file of its own. `apply` asks A1 to A3 of what a command touched; the
+//! simulation and tests ask all of them of the whole state; `fold_halted` is the metric of a fold that one of them stopped.
 
 use std::fmt;
 

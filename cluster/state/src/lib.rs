@@ -37,6 +37,7 @@ pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, 
 pub use command::{Command, DecodeError, MAX_ENTRY_BYTES};
 pub use effect::Effect;
 pub use featureops_proto::log::Reply;
+pub use flags::History;
 pub use invariant::{Invariant, Violation};
 pub use ledger::strata_digest;
 pub use snapshot::{Section, SnapshotError};

@@ -9,7 +9,7 @@ use featureops_proto::log::{
     ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord, HeldRecord, LedgerRecord,
     MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ShardRecord, SideRecord,
 };
-use featureops_proto::v1::{self, AuditRecord, Decision};
+use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
 use prost::Message;
 
@@ -138,6 +138,10 @@ impl State {
             state.flags.insert(key(&flag.environment, &flag.flag), Arc::new(flag));
         }
         for history in records::<FlagHistoryRecord>(find("histories")?)? {
+            for version in &history.versions {
+                FlagVersionRecord::decode(version.as_ref())
+                    .map_err(|e| error("histories", &e.to_string()))?;
+            }
             state.histories.insert(key(&history.environment, &history.flag), Arc::new(history));
         }
         for metric in records::<MetricRecord>(find("metrics")?)? {

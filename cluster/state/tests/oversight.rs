@@ -461,7 +461,8 @@ fn history_diffs_and_revert_to_a_version() {
     d.done(to(1));
     assert_eq!(d.state.flag("production", "checkout").unwrap().description, "");
     assert_eq!(d.refused(to(99)), "NOT_FOUND");
-    let history = d.state.flag_history("production", "checkout");
+    let history = d.state.flag_history("production", "checkout").unwrap();
+    let history: Vec<_> = history.newest_first().collect();
     assert_eq!(history.iter().map(|v| v.change.as_str()).collect::<Vec<_>>(), ["revert", "set", "set"]);
 }
 

@@ -129,15 +129,11 @@ impl FlagService for Flags {
         let name = name(&request.name, Collection::Flags, "name")?;
         let page = Page::of(request.page_size, &request.page_token, &["versions", &request.name])?;
         let before = page.before()?;
-        let (exists, mut versions) = self.0.replica.read(|state| {
-            let exists = state.flag(name.environment, name.id).is_some();
-            (exists, state.flag_history(name.environment, name.id))
-        });
-        if !exists {
-            return Err(refusal::not_found("name", &request.name));
-        }
-        // Newest first, at most 100: a page is a slice of what is kept.
-        versions.retain(|version| before == 0 || version.flag_version < before);
+        // Taken as it is stored and decoded here: a version may be large, and applying waits while State is read.
+        let stored = self.0.replica.read(|state| state.flag_history(name.environment, name.id));
+        let Some(stored) = stored else { return Err(refusal::not_found("name", &request.name)) };
+        let versions = stored.newest_first().filter(|version| before == 0 || version.flag_version < before);
+        let versions = versions.take(page.wanted()).collect();
         let (versions, next_page_token) = page.cut(versions, |version| version.flag_version.to_string());
         Ok(Response::new(ListFlagVersionsResponse { versions, next_page_token }))
     }

@@ -96,8 +96,9 @@ impl State {
         check_etag(&c.etag, &etag(record))?;
         // A version that left the definition as it was stands for the newest one that wrote it.
         let definition = {
+            let history = self.history(&key);
             let mut until =
-                self.history(&key).skip_while(|version| version.flag_version > c.to_version).peekable();
+                history.newest_first().skip_while(|version| version.flag_version > c.to_version).peekable();
             let known = until.peek().is_some_and(|version| version.flag_version == c.to_version);
             until.find_map(|version| version.definition).filter(|_| known)
         };
