@@ -80,27 +80,19 @@ impl std::fmt::Display for Full {
 
 impl std::error::Error for Full {}
 
-/// Who raised an alarm, and why.
-pub(crate) type Alarm = (String, String);
-
 /// The latch of one mailbox: raised by the sender, lowered by the receiver before it reads.
 #[derive(Debug, Default)]
-pub(crate) struct Latch {
-    raised: AtomicBool,
-    // Latest wins: one trip answers all of them.
-    alarm: Mutex<Option<Alarm>>,
-}
+pub(crate) struct Latch(AtomicBool);
 
 impl Latch {
     /// True for the one caller that must send.
     fn raise(&self) -> bool {
-        !self.raised.swap(true, Ordering::AcqRel)
+        !self.0.swap(true, Ordering::AcqRel)
     }
 
     /// Lowered before the reading, so that what changes during it sends again.
-    pub(crate) fn lower(&self) -> Option<Alarm> {
-        self.raised.store(false, Ordering::Release);
-        self.alarm.lock().take()
+    pub(crate) fn lower(&self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -172,21 +164,8 @@ impl Directory {
 
     /// Tells the owner that new moments were frozen, or that anything else of its view changed.
     pub fn frozen(&self, experiment: u32) -> Notice {
-        self.notify(experiment, None)
-    }
-
-    /// Hands the owner an alarm of an outside monitor. A second one before the first was taken replaces it.
-    pub fn alarm(&self, experiment: u32, source: &str, reason: &str) -> Notice {
-        self.notify(experiment, Some((source.to_owned(), reason.to_owned())))
-    }
-
-    fn notify(&self, experiment: u32, alarm: Option<Alarm>) -> Notice {
         let door = self.entries.lock().get(&experiment).and_then(|entry| entry.door.clone());
         let Some(door) = door else { return Notice::NoOwner };
-        // Before the latch: whoever lowers it must find the alarm.
-        if alarm.is_some() {
-            *door.latch.alarm.lock() = alarm;
-        }
         if !door.latch.raise() {
             return Notice::Coalesced;
         }
@@ -224,7 +203,7 @@ impl Directory {
 
     pub(crate) fn attach(&self, supervisor: ActorRef<SupervisorMessage>) {
         *self.supervisor.lock() = Some(supervisor);
-        drop(self.reconcile.lower());
+        self.reconcile.lower();
         self.ask_to_reconcile();
     }
 
@@ -245,7 +224,7 @@ impl Directory {
 
     /// Takes the reconcile notice and reads what is wanted.
     pub(crate) fn wanted(&self) -> Vec<Wanted> {
-        drop(self.reconcile.lower());
+        self.reconcile.lower();
         let entries = self.entries.lock();
         entries
             .iter()

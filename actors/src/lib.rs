@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                          node (applier, publisher)
-//!        assign / end / frozen / alarm |        ^ submit, owner_view
+//!                assign / end / frozen |        ^ submit, owner_view
 //!                                      v        |
 //!   Owners = Directory (bounded) --> Supervisor --> Owner, Owner, Owner ...  (ractor)
 //!                                                     '--> mind (featureops-decision, pure)
@@ -80,11 +80,6 @@ impl Owners {
     /// The experiment's moments were frozen, or its view changed otherwise.
     pub fn frozen(&self, experiment: u32) -> Notice {
         self.directory.frozen(experiment)
-    }
-
-    /// An outside monitor's alarm.
-    pub fn alarm(&self, experiment: u32, source: &str, reason: &str) -> Notice {
-        self.directory.alarm(experiment, source, reason)
     }
 
     /// How every owner fares.

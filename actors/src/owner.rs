@@ -30,7 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const REPEAT_PAUSE: Duration = Duration::from_millis(250);
 
 pub(crate) enum OwnerMessage {
-    /// Something in the view changed, or an alarm waits: read them.
+    /// Something in the view changed: read it.
     Look,
     /// What became of the proposal under way.
     Answered { sequence: u64, answer: Answer },
@@ -90,9 +90,7 @@ impl Actor for Owner {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             OwnerMessage::Look => {
-                if let Some((source, reason)) = state.latch.lower() {
-                    state.step(&myself, Event::Alarm { source, reason }).await?;
-                }
+                state.latch.lower();
                 let Some(view) = state.ports.views.owner_view(state.experiment) else { return Ok(()) };
                 // The log has moved on to another owner. Its epoch in our hands would be two owners under one fence.
                 if view.frozen.epoch != state.epoch {

@@ -118,7 +118,6 @@ impl Mind for Simple {
                 self.waiting = None;
                 Vec::new()
             }
-            Event::Alarm { reason, .. } => vec![Action::Note(reason)],
         }
     }
 }

@@ -29,6 +29,9 @@ pub use featureops::v1;
 /// The encoded `FileDescriptorSet` of all files, for reflection and for rendering messages as JSON.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Policy of the decisions that alarms of outside monitors make: the fold writes it, replay knows it by it.
+pub const ALARM_POLICY: &str = "alarm/1";
+
 impl v1::Int128 {
     /// Splits a two's-complement value into its halves.
     #[must_use]

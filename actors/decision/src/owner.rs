@@ -1,10 +1,9 @@
 //! The owner's mind: one experiment's loop as a step function. Events in, actions out; no clock, no waiting, no chance of its own.
 //!
 //! ```text
-//!             Frozen(view) --+                      +--> Submit{stamp, decision}  (at most one in flight)
-//!   Alarm{source, reason} ---+--> Owner::step ------+
-//!    Replied{sequence, ..} --+                      +--> Note(text)
-//!   Unanswered{sequence} ----+
+//!             Frozen(view) --+                     +--> Submit{stamp, decision}  (at most one in flight)
+//!    Replied{sequence, ..} --+--> Owner::step -----+
+//!     Unanswered{sequence} --+                     +--> Note(text)
 //! ```
 //!
 //! The rules, in the order in which they apply:
@@ -17,8 +16,8 @@
 //!    What waits for a person is not proposed again unless 500 basis points differ or 60 seconds have passed.
 //!
 //! The replicated state enforces all of this again. Everything the owner must know is in the view: a new owner that has
-//! seen one view decides as the old one would. What it holds beyond that (the change in flight, an alarm not yet
-//! submitted, a refusal's pause, the last note) may be lost without harm.
+//! seen one view decides as the old one would. What it holds beyond that (the change in flight, a
+//! refusal's pause, the last note) may be lost without harm.
 
 use featureops_proto::v1::{self, AutonomyLevel, decision::Action as Kind, decision::Status};
 use featureops_proto::{ErrorCode, log};
@@ -107,13 +106,6 @@ pub struct Recent {
 pub enum Event {
     /// A newer frozen position.
     Frozen(Box<FrozenView>),
-    /// A monitor outside asks for a trip.
-    Alarm {
-        /// Which monitor.
-        source: String,
-        /// What it saw.
-        reason: String,
-    },
     /// The log answered.
     Replied {
         /// Of the stamp.
@@ -148,12 +140,6 @@ struct InFlight {
     decision: Box<v1::Decision>,
 }
 
-#[derive(Debug, Clone)]
-struct Raised {
-    source: String,
-    reason: String,
-}
-
 /// The mind of one experiment's owner.
 #[derive(Debug, Clone)]
 pub struct Owner {
@@ -165,9 +151,6 @@ pub struct Owner {
     settled_sequence: Option<(u64, u64)>,
     /// No growth before this log time.
     pause_until_ms: i64,
-    alarm: Option<Raised>,
-    /// The latest view, for an alarm that comes between two.
-    view: Option<Box<FrozenView>>,
     last_note: String,
 }
 
@@ -181,29 +164,14 @@ impl Owner {
             settled_position: 0,
             settled_sequence: None,
             pause_until_ms: i64::MIN,
-            alarm: None,
-            view: None,
             last_note: String::new(),
         }
-    }
-
-    /// Whether a change waits for its answer.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.in_flight.is_some()
     }
 
     /// One step. At most one `Submit`. `now_ms` is the node's clock and stamps notes only: rules read the view's log time.
     pub fn step(&mut self, event: Event, now_ms: i64, chance: &mut Chance) -> Vec<Action> {
         match event {
-            Event::Frozen(view) => self.look(view, now_ms, chance),
-            Event::Alarm { source, reason } => {
-                self.alarm = Some(Raised { source, reason });
-                match self.view.take() {
-                    Some(view) => self.look(view, now_ms, chance),
-                    None => Vec::new(),
-                }
-            }
+            Event::Frozen(view) => self.look(&view, now_ms, chance),
             Event::Replied { sequence, accepted } => self.settle(sequence, accepted),
             Event::Unanswered { sequence } => match &self.in_flight {
                 Some(waiting) if waiting.stamp.sequence == sequence => {
@@ -218,15 +186,11 @@ impl Owner {
         let Some(waiting) = self.in_flight.take_if(|waiting| waiting.stamp.sequence == sequence) else {
             return Vec::new();
         };
-        let is_alarm = waiting.decision.policy == record::ALARM_POLICY;
         let inputs = waiting.decision.inputs.as_ref();
         self.settled_position = inputs.map_or(0, |inputs| inputs.frozen_position);
         match accepted {
             Ok(()) => {
                 self.settled_sequence = Some((waiting.stamp.epoch, sequence));
-                if is_alarm {
-                    self.alarm = None;
-                }
                 Vec::new()
             }
             Err(code) => {
@@ -239,9 +203,6 @@ impl Owner {
                         | ErrorCode::TooFrequent
                 );
                 if !cured_by_view {
-                    if is_alarm {
-                        self.alarm = None;
-                    }
                     let log_time_ms = inputs.map_or(0, |inputs| inputs.log_time_ms);
                     self.pause_until_ms = log_time_ms.saturating_add(self.config.refusal_pause_ms);
                 }
@@ -250,11 +211,10 @@ impl Owner {
         }
     }
 
-    fn look(&mut self, view: Box<FrozenView>, now_ms: i64, chance: &mut Chance) -> Vec<Action> {
+    fn look(&mut self, view: &FrozenView, now_ms: i64, chance: &mut Chance) -> Vec<Action> {
         if let Some(waiting) = &self.in_flight {
             let overtaken = view.epoch != waiting.stamp.epoch || view.last_sequence >= waiting.stamp.sequence;
             if !overtaken {
-                self.view = Some(view);
                 return Vec::new();
             }
             // The answer got lost, or another epoch began: the view says what is true.
@@ -265,20 +225,16 @@ impl Owner {
             .settled_sequence
             .is_none_or(|(epoch, sequence)| view.epoch != epoch || view.last_sequence >= sequence);
         if !fresh || !shown {
-            self.view = Some(view);
             return Vec::new();
         }
-        let decided = self.decide(&view);
-        let actions = match decided {
+        match self.decide(view) {
             Ok(decision) => {
                 self.last_note.clear();
-                self.submit(&view, decision, chance)
+                self.submit(view, decision, chance)
             }
             Err(Wait::Quiet) => Vec::new(),
             Err(Wait::Because(text)) => self.note(text, now_ms),
-        };
-        self.view = Some(view);
-        actions
+        }
     }
 
     /// Says a thing once, not at every tick.
@@ -301,21 +257,8 @@ impl Owner {
         vec![Action::Submit { stamp, decision }]
     }
 
-    fn decide(&mut self, view: &FrozenView) -> Result<v1::Decision, Wait> {
-        use v1::experiment::State;
-        if view.state == State::Tripped || view.state == State::Stopped {
-            self.alarm = None;
-            return Err(Wait::Quiet);
-        }
-        // Kept until its trip is accepted: a stale stamp must not swallow an alarm.
-        if let Some(raised) = &self.alarm {
-            let decision = record::alarm(&view.inputs, &raised.source, &raised.reason);
-            if let Some(decision) = self.protect(view, decision) {
-                return Ok(decision);
-            }
-            self.alarm = None;
-        }
-        if view.state != State::Running {
+    fn decide(&self, view: &FrozenView) -> Result<v1::Decision, Wait> {
+        if view.state != v1::experiment::State::Running {
             return Err(Wait::Quiet);
         }
         if let Some(judgement) = guardrail::trip(&view.inputs)? {

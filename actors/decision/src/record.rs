@@ -16,8 +16,6 @@ use crate::policy::thompson::{self, Allocation};
 use crate::policy::weights::WHOLE;
 use crate::winner::{self, Winner};
 
-/// Policy of a trip that an outside monitor raised.
-pub const ALARM_POLICY: &str = "alarm/1";
 /// Error of the displayed intervals, shared over the arms.
 const INTERVAL_ALPHA: f64 = 0.05;
 
@@ -151,22 +149,6 @@ pub fn trip(inputs: &v1::DecisionInputs, judgement: &Judgement) -> v1::Decision 
     }
 }
 
-/// The record of a trip that a monitor outside raised; its evidence is the monitor's. An alarm names no arm: the record
-/// names the treatment that carries the most traffic.
-#[must_use]
-pub fn alarm(inputs: &v1::DecisionInputs, source: &str, reason: &str) -> v1::Decision {
-    v1::Decision {
-        action: v1::decision::Action::Trip as i32,
-        policy: ALARM_POLICY.to_owned(),
-        traffic_moved_basis_points: treated(inputs),
-        bounds: vec!["a tripped flag serves its safe variant until a person resumes it".to_owned()],
-        variant: heaviest_treatment(inputs),
-        narrative: vec![sentence(format!("{source} raised an alarm: {reason}"), &[])],
-        reason: format!("{source}: {reason}"),
-        ..common(inputs)
-    }
-}
-
 /// The record of a proposal to promote.
 ///
 /// # Errors
@@ -240,12 +222,6 @@ fn common(inputs: &v1::DecisionInputs) -> v1::Decision {
         inputs: Some(inputs.clone()),
         ..v1::Decision::default()
     }
-}
-
-fn heaviest_treatment(inputs: &v1::DecisionInputs) -> String {
-    let treatments = inputs.arms.iter().zip(&inputs.weights).skip(1);
-    let heaviest = treatments.reduce(|most, next| if next.1 > most.1 { next } else { most });
-    heaviest.map(|(arm, _)| arm.variant.clone()).unwrap_or_default()
 }
 
 /// Traffic that a trip takes off treatments.

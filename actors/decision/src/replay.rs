@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use featureops_proto::v1;
+use featureops_proto::{ALARM_POLICY, v1};
 
 use crate::ENGINE;
 use crate::error::InputError;
@@ -15,6 +15,8 @@ use crate::{guardrail, record, winner};
 /// Why a recorded decision cannot be recomputed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unavailable {
+    /// An outside monitor's alarm made it, on evidence that no record holds.
+    Alarm,
     /// The record has no inputs, or has lost its moments: only the newest of a flag keep them.
     NoInputs,
     /// Another version of the mathematics made it.
@@ -30,6 +32,7 @@ pub enum Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Alarm => write!(formatter, "an alarm made it: its evidence is the monitor's"),
             Self::NoInputs => write!(formatter, "the record holds no moments any more"),
             Self::Engine(version) => write!(formatter, "engine {version} is gone; this is {ENGINE}"),
             Self::Policy(policy) => write!(formatter, "policy {policy} is gone"),
@@ -50,10 +53,14 @@ impl From<InputError> for Unavailable {
 /// Recomputes the deciding fields from the recorded inputs; all other fields are the record's own.
 ///
 /// # Errors
-/// When the policy, its version or the engine is gone, or the inputs do not lead to an action at all.
+/// When an alarm made it, when the policy, its version or the engine is gone, or the inputs do not lead to an action at all.
 pub fn replay(recorded: &v1::Decision) -> Result<v1::Decision, Unavailable> {
+    // First: an alarm's record never had inputs, so it has lost none.
+    if recorded.policy == ALARM_POLICY {
+        return Err(Unavailable::Alarm);
+    }
     let inputs = recorded.inputs.as_ref().ok_or(Unavailable::NoInputs)?;
-    if inputs.strata.is_empty() && recorded.policy != record::ALARM_POLICY {
+    if inputs.strata.is_empty() {
         return Err(Unavailable::NoInputs);
     }
     if recorded.engine != ENGINE {
@@ -66,8 +73,6 @@ pub fn replay(recorded: &v1::Decision) -> Result<v1::Decision, Unavailable> {
         },
         guardrail::POLICY => record::trip(inputs, &guardrail::trip(inputs)?.ok_or(Unavailable::NoAction)?),
         winner::POLICY => record::promotion(inputs, &winner::winner(inputs)?.ok_or(Unavailable::NoAction)?)?,
-        // A fact from outside: nothing to recompute beyond what the record says about itself.
-        record::ALARM_POLICY => return Ok(recorded.clone()),
         other => return Err(Unavailable::Policy(other.to_owned())),
     };
     Ok(v1::Decision {

@@ -14,7 +14,7 @@ use featureops_decision::owner::{Action, Config, Event, FrozenView, Owner, Recen
 use featureops_decision::replay::{Unavailable, replay};
 use featureops_proto::v1::decision::{Action as Kind, Status};
 use featureops_proto::v1::{self, AutonomyLevel as Level, experiment::State};
-use featureops_proto::{ErrorCode, log};
+use featureops_proto::{ALARM_POLICY, ErrorCode, log};
 use harness::{converted, metric, proportions};
 use prost::Message as _;
 
@@ -291,32 +291,6 @@ fn harm_comes_first_and_ignores_what_holds_growth() {
 }
 
 #[test]
-fn an_alarm_trips_through_the_same_fences() {
-    let mut owner = Owner::new(Config::default());
-    let alarm = || Event::Alarm { source: "pager".to_owned(), reason: "latency".to_owned() };
-    assert!(step(&mut owner, alarm()).is_empty(), "before the first view there is nothing to stamp");
-    let (stamp, decision) = submitted(look(&mut owner, &view())).unwrap();
-    assert_eq!((decision.action(), decision.policy.as_str()), (Kind::Trip, "alarm/1"));
-    assert_eq!(stamp.sequence, 11);
-    assert_eq!(decision.variant, "v1", "apply wants an arm");
-    assert_eq!(replay(&decision).unwrap(), decision);
-    // A stale stamp does not swallow it.
-    step(&mut owner, Event::Replied { sequence: 11, accepted: Err(ErrorCode::StaleDecision) });
-    let mut later = view();
-    later.inputs.frozen_position = 8;
-    assert_eq!(submitted(look(&mut owner, &later)).unwrap().1.policy, "alarm/1");
-    // Raised while a change is in flight: kept for the view after the answer.
-    let mut owner = Owner::new(Config::default());
-    submitted(look(&mut owner, &view())).unwrap();
-    assert!(step(&mut owner, alarm()).is_empty());
-    step(&mut owner, Event::Replied { sequence: 11, accepted: Ok(()) });
-    let mut newer = view();
-    newer.inputs.frozen_position = 8;
-    newer.last_sequence = 11;
-    assert_eq!(submitted(look(&mut owner, &newer)).unwrap().1.action(), Kind::Trip);
-}
-
-#[test]
 fn a_winner_is_proposed_once_and_never_applied() {
     let mut view = FrozenView { growth: Level::A5Autopilot, ..won() };
     let decision = decide(&view).unwrap();
@@ -388,4 +362,22 @@ fn replay_gives_the_same_bytes_or_says_what_is_gone() {
         assert!(matches!(replay(&gone), Err(Unavailable::Engine(_))));
         assert_eq!(replay(&v1::Decision { inputs: None, ..recorded }), Err(Unavailable::NoInputs));
     }
+}
+
+#[test]
+fn an_alarm_is_not_replayed_its_evidence_is_the_monitors() {
+    // As the fold files it: no inputs, no engine.
+    let alarm = v1::Decision {
+        action: Kind::Trip as i32,
+        status: Status::Applied as i32,
+        policy: ALARM_POLICY.to_owned(),
+        reason: "pager: errors doubled".to_owned(),
+        ..v1::Decision::default()
+    };
+    let unavailable = replay(&alarm).unwrap_err();
+    assert_eq!(unavailable, Unavailable::Alarm);
+    assert!(unavailable.to_string().contains("its evidence is the monitor's"));
+    // Inputs would change nothing: no policy of this crate made it.
+    let with_inputs = v1::Decision { inputs: Some(view().inputs), ..alarm };
+    assert_eq!(replay(&with_inputs), Err(Unavailable::Alarm));
 }

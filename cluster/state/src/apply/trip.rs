@@ -4,7 +4,7 @@ use featureops_proto::log::{Done, Refusal, ResumeFlag, TripFlag};
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{AutonomyLevel, Decision, Inverse, Number, Sentence, Trip};
-use featureops_proto::{Collection, ErrorCode, Name};
+use featureops_proto::{ALARM_POLICY, Collection, ErrorCode, Name};
 
 use super::{Context, Outcome, flag_changed, flag_name, refuse};
 use crate::State;
@@ -15,8 +15,6 @@ use crate::oversight::ActionClass;
 use crate::state::Key;
 
 const MAX_REASON_BYTES: usize = 4_096;
-/// Policy of the decisions that outside alarms make.
-const ALARM: &str = "alarm/1";
 
 impl State {
     pub(super) fn trip_command(
@@ -92,8 +90,10 @@ impl State {
     fn same_alarm(&self, key: &Key, c: &TripFlag, now_ms: i64) -> Option<String> {
         const NOTED_MS: i64 = 60_000;
         let source = format!("{}: ", c.source);
-        let mut alarms =
-            self.decisions.of_flag(key).filter(|(_, d)| d.policy == ALARM && d.reason.starts_with(&source));
+        let mut alarms = self
+            .decisions
+            .of_flag(key)
+            .filter(|(_, d)| d.policy == ALARM_POLICY && d.reason.starts_with(&source));
         let (_, newest) = alarms.next()?;
         let age_ms = now_ms - newest.time.as_ref().map_or(0, crate::clock::millis);
         let same =
@@ -111,7 +111,7 @@ impl State {
             generation: experiment.map_or(0, |e| e.generations.len() as u32),
             action: Action::Trip as i32,
             status: status as i32,
-            policy: ALARM.to_owned(),
+            policy: ALARM_POLICY.to_owned(),
             statistics: vec![Number { name: "alarms".to_owned(), value: "1".to_owned() }],
             inverse: Some(Inverse {
                 runs: experiment.map(|e| e.runs.clone()).unwrap_or_default(),
