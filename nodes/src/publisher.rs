@@ -79,7 +79,6 @@ struct Seen {
     unit_key_id: Option<u64>,
     position: u64,
     log_time_ms: i64,
-    clock: bool,
 }
 
 /// Reads of the committed state, as the publisher needs them.
@@ -302,15 +301,13 @@ impl Publisher {
     }
 }
 
+/// Part of a look's first read: what changes between two reads of one look is noted and comes with the next.
 fn note_clock(seen: &mut Seen, state: &State) {
-    // The first read's: what changes between two reads of one look is noted and comes with the next.
-    if !std::mem::replace(&mut seen.clock, true) {
-        seen.position = state.position();
-        seen.log_time_ms = state.log_time_ms();
-        seen.unit_key_id = state.is_initialized().then(|| state.unit_key_id());
-        seen.receipt_keys =
-            state.receipt_keys().iter().filter_map(|key| Key::from_bytes(key.id, &key.key)).collect();
-    }
+    seen.position = state.position();
+    seen.log_time_ms = state.log_time_ms();
+    seen.unit_key_id = state.is_initialized().then(|| state.unit_key_id());
+    seen.receipt_keys =
+        state.receipt_keys().iter().filter_map(|key| Key::from_bytes(key.id, &key.key)).collect();
 }
 
 fn read_pages<T>(

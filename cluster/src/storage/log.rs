@@ -61,17 +61,6 @@ pub struct LogExtent {
     pub committed: Option<LogPosition>,
 }
 
-impl LogExtent {
-    /// Index of the first entry that is held.
-    #[must_use]
-    pub fn first_index(&self) -> Option<u64> {
-        match (self.purged, self.last) {
-            (Some(purged), Some(last)) if last.index > purged.index => Some(purged.index.saturating_add(1)),
-            _ => None,
-        }
-    }
-}
-
 /// The log of one node. Calls are serialized by the caller for writes; reads may come from anywhere.
 pub trait Log: Send + Sync + 'static {
     /// Adds entries at the end. They are readable when this returns, and durable after the next sync.

@@ -130,12 +130,6 @@ impl State {
         self.initialized
     }
 
-    /// Name of the cluster.
-    #[must_use]
-    pub fn cluster(&self) -> &str {
-        &self.cluster
-    }
-
     /// Id of the key units are hashed with.
     #[must_use]
     pub fn unit_key_id(&self) -> u64 {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use featureops_proto::log::ExperimentRecord;
-use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{
     ArmInput, AuditRecord, AutonomyLevel, AutonomyLevels, DecisionInputs, Experiment, MetricInput, Stratum,
     Verdict, VerifyAuditResponse,
@@ -13,43 +12,29 @@ use crate::State;
 use crate::allocation::weights_of;
 use crate::ledger::{Ledger, strata_digest};
 use crate::oversight::ActionClass;
-use crate::state::{Frozen, Key, key};
+use crate::state::{Frozen, key};
 
 /// What an owner is shown: moments frozen at a tick, and what binds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OwnerView {
-    /// Number of the experiment.
-    pub number: u32,
     /// Environment.
     pub environment: String,
-    /// The experiment's key.
-    pub experiment: String,
     /// The flag's key.
     pub flag: String,
     /// Exactly what a decision may rest on.
     pub inputs: DecisionInputs,
     /// Of the owner.
     pub seed: u64,
-    /// The experiment runs.
-    pub running: bool,
-    /// The flag is tripped.
-    pub tripped: bool,
     /// Level in force for reallocations.
     pub reallocate: AutonomyLevel,
     /// Level in force for trips.
     pub trip: AutonomyLevel,
-    /// Level in force for promotions.
-    pub promote: AutonomyLevel,
     /// Log time until which growth is held off by a human command; 0: it is not.
     pub cool_down_until_ms: i64,
     /// End of the freeze window that log time lies in; 0: none.
     pub frozen_until_ms: i64,
     /// Log time of the last decision.
     pub last_decision_ms: i64,
-    /// Numbers and records of decisions that wait for a person.
-    pub proposed: Vec<featureops_proto::v1::Decision>,
-    /// Node that owns it.
-    pub node: u64,
     /// Of the ownership.
     pub epoch: u64,
     /// Last sequence answered in this epoch.
@@ -119,22 +104,15 @@ impl State {
         let held = self.flags.get(&flag)?;
         let owner = record.owner.clone().unwrap_or_default();
         Some(OwnerView {
-            number,
             environment: record.environment.clone(),
-            experiment: record.experiment.clone(),
             flag: definition.flag.clone(),
             inputs: self.inputs(record, frozen),
             seed: definition.seed,
-            running: record.state() == Phase::Running,
-            tripped: held.trip.is_some(),
             reallocate: self.effective_level(&flag, ActionClass::Reallocate),
             trip: self.effective_level(&flag, ActionClass::Trip),
-            promote: self.effective_level(&flag, ActionClass::Promote),
             cool_down_until_ms: self.holding(held.cool_down_until_ms),
             frozen_until_ms: self.frozen_until(&record.environment).unwrap_or(0),
             last_decision_ms: record.last_decision_ms,
-            proposed: self.proposals(&flag),
-            node: owner.node,
             epoch: owner.epoch,
             last_sequence: owner.last_sequence,
         })
@@ -142,11 +120,6 @@ impl State {
 
     fn holding(&self, until_ms: i64) -> i64 {
         if until_ms > self.clock.now_ms() { until_ms } else { 0 }
-    }
-
-    fn proposals(&self, flag: &Key) -> Vec<featureops_proto::v1::Decision> {
-        let numbers = self.decisions.proposed(flag);
-        numbers.into_iter().filter_map(|number| self.decisions.get(number).map(|(_, d)| d.clone())).collect()
     }
 
     /// What an owner is shown of a frozen position, and what its decision must embed.

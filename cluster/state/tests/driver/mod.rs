@@ -171,7 +171,7 @@ impl Driver {
             expected_flag_version: view.inputs.flag_version,
         };
         let decision = v1::Decision {
-            experiment: format!("environments/production/experiments/{}", view.experiment),
+            experiment: self.state.experiment_by_number(number).unwrap().name,
             action: v1::decision::Action::Reallocate as i32,
             generation: view.inputs.generation,
             inputs: Some(view.inputs),
