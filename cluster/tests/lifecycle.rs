@@ -375,26 +375,34 @@ async fn a_crash_keeps_what_was_acknowledged_and_a_lying_disk_is_refused() {
     let disk = MemoryDisk::new(Arc::new(|| Duration::from_millis(1)));
     let (environment, _) = world(&disk);
     let cluster = start(&environment, options()).await;
+    let acknowledged = Arc::new(Mutex::new(Vec::new()));
+    // Each writes until the first refusal, so that the crash finds some acknowledged and some in flight.
     let writers: Vec<_> = (0..50)
-        .map(|number| {
-            let cluster = cluster.clone();
-            tokio::spawn(async move { cluster.propose(entry(&format!("{number}"))).await.is_ok() })
+        .map(|writer| {
+            let (cluster, acknowledged) = (cluster.clone(), acknowledged.clone());
+            tokio::spawn(async move {
+                for number in 0..10_000 {
+                    let text = format!("{writer}-{number}");
+                    if cluster.propose(entry(&text)).await.is_err() {
+                        return true;
+                    }
+                    acknowledged.lock().push(text.into_bytes());
+                }
+                false
+            })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(3)).await;
+    eventually("some are acknowledged", || !acknowledged.lock().is_empty()).await;
     disk.crash();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let mut acknowledged = Vec::new();
-    for (number, writer) in writers.into_iter().enumerate() {
-        if writer.is_finished() && writer.await.unwrap() {
-            acknowledged.push(format!("{number}").into_bytes());
-        }
+    for writer in writers {
+        assert!(writer.await.unwrap(), "the crash came after the last write");
     }
+    let acknowledged = std::mem::take(&mut *acknowledged.lock());
     drop(cluster);
     let cluster = start(&environment, options()).await;
     cluster.linearizable().await.unwrap();
     let held = cluster.read(|toy| toy.entries.iter().map(|(_, entry)| entry.clone()).collect::<Vec<_>>());
-    assert!(acknowledged.iter().all(|entry| held.contains(entry)));
+    assert!(!acknowledged.is_empty() && acknowledged.iter().all(|entry| held.contains(entry)));
     cluster.propose(entry("last")).await.unwrap();
     cluster.shutdown().await;
 
