@@ -1,6 +1,6 @@
 //! The hard case: behaviour swings by half over the day while the allocation learns, and everything is looked at all the time.
 //!
-//! 14 days of 30,000 units and three days of 50,000, hourly strata merged pairwise (oldest first) into at most 64, a
+//! 14 days of 30,000 units and three days of 50,000, hourly strata merged into at most 64 as the fold merges them, a
 //! decision every 20 minutes. FEATUREOPS_RUNS sets the number of runs (400).
 //! Harmless arms must not trip and must not win; a planted drop must be caught; pooled moments must fail the same check,
 //! or the check could not.
@@ -53,7 +53,7 @@ const AA: World = World {
     shift: 0.0,
     thompson: true,
     pooled: false,
-    merge: Merge::Shortest,
+    merge: Merge::MostAlike,
     steps: HOURS * STEPS_PER_HOUR,
 };
 
@@ -77,31 +77,31 @@ fn add(arm: &mut v1::ArmMoments, converted: bool) {
 /// How neighbours are chosen for merging.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Merge {
-    /// The oldest among the shortest pairs.
-    Shortest,
-    /// The pair whose arms' shares differ least, weighted by units; never the hour that is still open.
+    /// As the fold does it (`cluster/state`, `ledger/strata.rs`), to the integer: the pair whose arms' shares of units
+    /// differ least, weighted by units, the oldest of equals.
     MostAlike,
+    /// What the fold's choice is compared with: the oldest among the shortest pairs.
+    Shortest,
 }
 
+/// What pooling the two would confound, in the fold's units.
+fn apart(left: &v1::Stratum, right: &v1::Stratum) -> u128 {
+    let units = |stratum: &v1::Stratum| stratum.arms.iter().map(|arm| u128::from(arm.units)).sum::<u128>();
+    let (n, m) = (units(left), units(right));
+    let arms = left.arms.iter().zip(&right.arms);
+    let squares: u128 =
+        arms.map(|(a, b)| (u128::from(a.units) * m).abs_diff(u128::from(b.units) * n).pow(2)).sum();
+    ((squares / (n * m)) << 20) / (n + m)
+}
+
+/// Never merges the newest: that hour is still open.
 fn merge(strata: &mut Vec<v1::Stratum>, by: Merge) {
     while strata.len() > STRATA_MAX {
-        let length = |at: usize| f64::from(strata[at].minutes + strata[at + 1].minutes);
-        let units = |at: usize| strata[at].arms.iter().map(|arm| arm.units as f64).sum::<f64>();
-        let apart = |at: usize| {
-            let (left, right) = (units(at), units(at + 1));
-            let squares: f64 = strata[at]
-                .arms
-                .iter()
-                .zip(&strata[at + 1].arms)
-                .map(|(a, b)| (a.units as f64 / left - b.units as f64 / right).powi(2))
-                .sum();
-            left * right / (left + right) * squares
-        };
         let cost = |at: usize| match by {
-            Merge::Shortest => length(at),
-            Merge::MostAlike => apart(at),
+            Merge::MostAlike => apart(&strata[at], &strata[at + 1]),
+            Merge::Shortest => u128::from(strata[at].minutes + strata[at + 1].minutes),
         };
-        let at = (0..strata.len() - 2).min_by(|a, b| cost(*a).total_cmp(&cost(*b)).then(a.cmp(b))).unwrap();
+        let at = (0..strata.len() - 2).min_by_key(|at| (cost(*at), *at)).unwrap();
         let next = strata.remove(at + 1);
         let into = &mut strata[at];
         into.minutes += next.minutes;
@@ -240,8 +240,8 @@ fn harmless_arms_neither_trip_nor_win_in_three_fast_days() {
     }
 }
 
-/// A quarter of a million units in two weeks: what is left of the confounding inside merged hours begins to show. Long: only with
-/// FEATUREOPS_LONG. Merging the hours whose allocations are most alike removes it.
+/// A quarter of a million units in two weeks: intervals are narrow enough to show what merged hours confound. Merging the
+/// shortest neighbours instead of the most alike lets more of it through. Long: only with FEATUREOPS_LONG.
 #[test]
 fn many_units_show_what_merged_hours_hide() {
     if std::env::var_os("FEATUREOPS_LONG").is_none() {
@@ -249,10 +249,10 @@ fn many_units_show_what_merged_hours_hide() {
         return;
     }
     let world = World { units_per_step: 250, ..AA };
-    let (trips, winners, _) = rates(world, runs());
-    assert!(trips <= 0.065 && winners <= 0.065);
-    let (trips, winners, missed) = rates(World { merge: Merge::MostAlike, ..world }, runs());
+    let (trips, winners, missed) = rates(world, runs());
     assert!(trips <= 0.05 && winners <= 0.05 && missed <= 0.05);
+    let shortest = rates(World { merge: Merge::Shortest, ..world }, runs());
+    assert!(shortest.0 > trips && shortest.2 > missed, "the fold's choice of hours gains nothing");
 }
 
 #[test]

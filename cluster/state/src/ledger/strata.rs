@@ -5,7 +5,7 @@
 //!
 //! Past 64 of them two neighbours of one generation are merged: those whose arms' shares of units differ least, because
 //! what pooling confounds is exactly that difference. Merging the shortest neighbours instead leaves an any-look error
-//! of 6 % where a day swings by half and 250,000 units come in a fortnight; this leaves 3 %
+//! of 6.8 % where a day swings by half and 250,000 units come in a fortnight; this leaves 3.0 %
 //! (`FEATUREOPS_LONG=1 cargo test -p featureops-decision --test swing many_units -- --nocapture`).
 
 use featureops_proto::v1;
