@@ -2,8 +2,9 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../proto/featureops");
-    let files = ["flag", "metric", "experiment", "evaluation", "facts", "decision", "administration"]
-        .map(|name| format!("featureops/v1/{name}.proto"));
+    let files =
+        ["flag", "environment", "metric", "experiment", "evaluation", "facts", "decision", "administration"]
+            .map(|name| format!("featureops/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["../proto"])?;
     tonic_prost_build::configure()
         .build_transport(true)

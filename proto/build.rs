@@ -5,6 +5,7 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "featureops/v1/flag.proto",
+        "featureops/v1/environment.proto",
         "featureops/v1/metric.proto",
         "featureops/v1/experiment.proto",
         "featureops/v1/evaluation.proto",

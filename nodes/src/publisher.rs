@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use featureops_evaluation::{CompiledFlag, Key, Snapshot, compile};
-use featureops_proto::v1::{Experiment, Flag, Metric};
+use featureops_proto::v1::{Environment, Experiment, Flag, Metric};
 use featureops_proto::{Collection, Name};
 use featureops_state::{Effect, State};
 use parking_lot::Mutex;
@@ -218,7 +218,7 @@ impl Publisher {
     }
 
     fn compile(&self, flag: &Flag) -> Option<CompiledFlag> {
-        match compile(flag) {
+        match compile(flag, &Environment::default()) {
             Ok(compiled) => Some(compiled),
             Err(error) => {
                 self.not_compiled.fetch_add(1, Ordering::Relaxed);

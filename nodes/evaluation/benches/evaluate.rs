@@ -86,7 +86,7 @@ fn flag(nth: usize, flag_version: u64) -> Flag {
 }
 
 fn compiled(nth: usize, flag_version: u64) -> CompiledFlag {
-    compile(&flag(nth, flag_version)).unwrap()
+    compile(&flag(nth, flag_version), &featureops_proto::v1::Environment::default()).unwrap()
 }
 
 fn main() {

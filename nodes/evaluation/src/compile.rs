@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_proto::v1::{self, ValueType, condition::Operator, rule};
 use featureops_proto::{Collection, Name};
-use prost_types::Value;
+use prost_types::{Struct, Value, value::Kind};
 
 use crate::bucket::{BUCKETS, Stretch};
 use crate::condition::{Condition, Scalar, Set, Test};
@@ -23,15 +23,16 @@ use crate::size::check_size;
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(flag: &v1::Flag) -> Result<(), CompileError> {
-    compile(flag).map(|_| ())
+pub fn check(flag: &v1::Flag, environment: &v1::Environment) -> Result<(), CompileError> {
+    compile(flag, environment).map(|_| ())
 }
 
-/// Resolves a flag: its definition, and what the log adds to it (version, archived, trip, allocation).
+/// Resolves a flag: its definition, what the log adds to it (version, archived, trip, allocation), and what it shares with
+/// the flags of its environment (metadata, shared rules, the generation of `fractional`).
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn compile(flag: &v1::Flag) -> Result<CompiledFlag, CompileError> {
+pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<CompiledFlag, CompileError> {
     let name = match Name::parse(&flag.name, Collection::Flags) {
         Ok(name) => name,
         Err(error) => return refused("name", &flag.name, error),
@@ -56,10 +57,24 @@ pub fn compile(flag: &v1::Flag) -> Result<CompiledFlag, CompileError> {
         allocation: flag.allocation.as_ref().map(|given| allocation(given, &variants)).transpose()?,
         stale_after_ms: stale_after_ms(flag)?,
         state: state(flag),
+        metadata: metadata(flag, environment),
         default,
         safe,
         variants,
     })
+}
+
+/// The environment's metadata and the flag's, the flag's first, without nulls.
+fn metadata(flag: &v1::Flag, environment: &v1::Environment) -> Option<Box<Struct>> {
+    let own = flag.metadata.iter().flat_map(|metadata| &metadata.fields);
+    let shared = environment.metadata.iter().flat_map(|metadata| &metadata.fields);
+    let is_null = |value: &Value| matches!(value.kind, None | Some(Kind::NullValue(_)));
+    let fields: BTreeMap<_, _> = shared
+        .chain(own)
+        .filter(|(_, value)| !is_null(value))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    (!fields.is_empty()).then(|| Box::new(Struct { fields }))
 }
 
 /// An archived flag is unknown even if it is tripped; a trip stands over everything else.

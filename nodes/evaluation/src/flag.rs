@@ -4,7 +4,7 @@
 //! answers with the code default instead of a panic.
 
 use featureops_proto::v1;
-use prost_types::Value;
+use prost_types::{Struct, Value};
 
 use crate::bucket::Stretch;
 use crate::condition::Condition;
@@ -32,6 +32,8 @@ pub struct CompiledFlag {
     pub(crate) allocation: Option<Allocation>,
     pub(crate) stale_after_ms: Option<i64>,
     pub(crate) state: State,
+    /// Boxed: most flags have none.
+    pub(crate) metadata: Option<Box<Struct>>,
 }
 
 /// What stands before rules and allocation.
@@ -103,6 +105,7 @@ impl CompiledFlag {
             allocation: None,
             stale_after_ms: None,
             state: State::Unusable,
+            metadata: None,
         }
     }
 
@@ -122,6 +125,12 @@ impl CompiledFlag {
     #[must_use]
     pub const fn flag_version(&self) -> u64 {
         self.flag_version
+    }
+
+    /// What clients are told with every answer: the environment's metadata under the flag's own. `None`: nothing.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&Struct> {
+        self.metadata.as_deref()
     }
 
     /// The type of all its variants.

@@ -13,8 +13,11 @@ use prost_types::Struct;
 
 fn flag(bytes: &[u8]) {
     let Ok(flag) = Flag::decode(bytes) else { return };
-    let compiled = compile(&flag);
-    assert_eq!(check(&flag).err(), compiled.as_ref().err().cloned());
+    let compiled = compile(&flag, &featureops_proto::v1::Environment::default());
+    assert_eq!(
+        check(&flag, &featureops_proto::v1::Environment::default()).err(),
+        compiled.as_ref().err().cloned()
+    );
     let Ok(compiled) = compiled else { return };
     let snapshot = Snapshot::empty().apply([compiled], 1, 0);
     let attributes = Struct::default();

@@ -38,7 +38,7 @@ fn flag() -> Flag {
 }
 
 fn lines(flag: &Flag, fields: &[(&str, &str)]) -> Vec<String> {
-    let snapshot = Snapshot::empty().apply([compile(flag).unwrap()], 1, 0);
+    let snapshot = Snapshot::empty().apply([compile(flag, &v1::Environment::default()).unwrap()], 1, 0);
     let attributes = Struct {
         fields: fields.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect(),
     };

@@ -218,7 +218,7 @@ proptest! {
         receipt in prop::option::of(receipt()),
         age_ms in prop::sample::select(vec![-1_000_000i64, 0, 10_000, 10_001, 60_001]),
     ) {
-        let compiled = compile(&flag).unwrap();
+        let compiled = compile(&flag, &v1::Environment::default()).unwrap();
         let snapshot = Snapshot::empty().apply([compiled], 1, LOG_TIME_MS);
         let now_ms = LOG_TIME_MS + age_ms;
         let mut context = Context::new(&attributes);
@@ -237,7 +237,7 @@ proptest! {
         prop_assert_eq!(evaluation.error.is_some(), evaluation.reason == Reason::Error);
 
         // Determinism: again, and from another snapshot of the same flag.
-        let other = Snapshot::empty().apply([compile(&flag).unwrap()], 1, LOG_TIME_MS);
+        let other = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, LOG_TIME_MS);
         prop_assert_eq!(evaluate(&other, ENVIRONMENT, FLAG, &context, now_ms), evaluation);
 
         let explanation = explain(&snapshot, ENVIRONMENT, FLAG, &context, now_ms);
@@ -271,7 +271,7 @@ proptest! {
         other in generated::context(),
         age_ms in 0i64..100_000,
     ) {
-        let snapshot = Snapshot::empty().apply([compile(&flag).unwrap()], 1, LOG_TIME_MS);
+        let snapshot = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, LOG_TIME_MS);
         let first = evaluate(&snapshot, ENVIRONMENT, FLAG, &Context::new(&one), LOG_TIME_MS);
         if first.reason == Reason::Static {
             let second = evaluate(&snapshot, ENVIRONMENT, FLAG, &Context::new(&other), LOG_TIME_MS + age_ms);
@@ -287,7 +287,7 @@ proptest! {
         now_ms in any::<i64>(),
     ) {
         let flag = v1::Flag { trip: Some(v1::Trip::default()), archived: false, ..flag };
-        let snapshot = Snapshot::empty().apply([compile(&flag).unwrap()], 1, LOG_TIME_MS);
+        let snapshot = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, LOG_TIME_MS);
         let mut context = Context::new(&attributes);
         let key = Key::new(0, [1; 16]).unwrap();
         if let Some(unit) = context.unit() {

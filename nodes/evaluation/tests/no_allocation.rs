@@ -65,7 +65,11 @@ fn an_evaluation_allocates_nothing() {
     for _ in 0..4_000 {
         let flag = generated::flag().new_tree(&mut runner).unwrap().current();
         let attributes = generated::context().new_tree(&mut runner).unwrap().current();
-        let snapshot = Snapshot::empty().apply([compile(&flag).unwrap()], 1, 0);
+        let snapshot = Snapshot::empty().apply(
+            [compile(&flag, &featureops_proto::v1::Environment::default()).unwrap()],
+            1,
+            0,
+        );
         let generation = flag.allocation.as_ref().map_or(1, |allocation| allocation.generation);
         let receipt = Receipt {
             experiment: generated::EXPERIMENT,

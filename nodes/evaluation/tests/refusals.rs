@@ -71,7 +71,7 @@ type Change = fn(&mut Flag);
 
 #[test]
 fn a_refusal_names_path_value_and_way_out() {
-    assert_eq!(check(&good()), Ok(()));
+    assert_eq!(check(&good(), &featureops_proto::v1::Environment::default()), Ok(()));
     let cases: &[(&str, &str, &str, Change)] = &[
         ("name", "checkout", "environments/", |f| f.name = "checkout".to_owned()),
         ("type", "0", "BOOLEAN, STRING", |f| f.r#type = 0),
@@ -179,7 +179,7 @@ fn a_refusal_names_path_value_and_way_out() {
     for (path, value, hint, change) in cases {
         let mut flag = good();
         change(&mut flag);
-        let error = check(&flag).expect_err(path);
+        let error = check(&flag, &featureops_proto::v1::Environment::default()).expect_err(path);
         assert_eq!(&error.path, path, "{error}");
         assert!(value.is_empty() || &error.value == value, "{error}");
         assert!(error.message.contains(hint), "{error}");
@@ -199,17 +199,17 @@ fn the_bounds_themselves_are_accepted() {
     flag.rules[0].conditions[0].values = (0..1_000).map(|n| Value::from(format!("country {n}"))).collect();
     allocated(&mut flag).runs = vec![Run { arm: 0, length: 0 }; 126];
     allocated(&mut flag).runs.extend(good().allocation.unwrap().runs);
-    assert_eq!(check(&flag), Ok(()));
+    assert_eq!(check(&flag, &featureops_proto::v1::Environment::default()), Ok(()));
 
     let mut objects = Flag { rules: vec![], allocation: None, ..good() };
     objects.r#type = ValueType::Object.into();
     objects.variants = ["a", "b"].map(|name| (name.to_owned(), nested(32))).into();
-    assert_eq!(check(&objects), Ok(()));
+    assert_eq!(check(&objects, &featureops_proto::v1::Environment::default()), Ok(()));
 }
 
 /// A flag may be tripped that names no safe variant: then nobody is served a variant.
 #[test]
 fn a_trip_needs_no_safe_variant() {
     let flag = Flag { safe_variant: None, stale_after_seconds: 0, trip: Some(Default::default()), ..good() };
-    assert_eq!(check(&flag), Ok(()));
+    assert_eq!(check(&flag, &featureops_proto::v1::Environment::default()), Ok(()));
 }

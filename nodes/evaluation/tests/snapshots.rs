@@ -20,7 +20,8 @@ fn flag(environment: usize, key: usize, flag_version: u64, archived: bool) -> Fl
 }
 
 fn compiled(environment: usize, key: usize, flag_version: u64, archived: bool) -> CompiledFlag {
-    compile(&flag(environment, key, flag_version, archived)).unwrap_or_else(|error| unreachable!("{error}"))
+    compile(&flag(environment, key, flag_version, archived), &featureops_proto::v1::Environment::default())
+        .unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 proptest! {

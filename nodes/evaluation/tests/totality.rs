@@ -87,8 +87,8 @@ proptest! {
             stale_after_seconds,
             ..Flag::default()
         };
-        let compiled = compile(&flag);
-        prop_assert_eq!(check(&flag).err(), compiled.as_ref().err().cloned());
+        let compiled = compile(&flag, &v1::Environment::default());
+        prop_assert_eq!(check(&flag, &featureops_proto::v1::Environment::default()).err(), compiled.as_ref().err().cloned());
         if let Ok(compiled) = compiled {
             let snapshot = Snapshot::empty().apply([compiled], u64::MAX, i64::MAX);
             let context = Context::new(&attributes);
@@ -106,7 +106,7 @@ proptest! {
         now_ms in any::<i64>(),
         names in (".{0,8}", ".{0,8}"),
     ) {
-        let snapshot = Snapshot::empty().apply([compile(&flag).unwrap()], 1, log_time_ms);
+        let snapshot = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, log_time_ms);
         let mut context = Context::new(&attributes);
         if let Some(key) = &override_key {
             context = context.with_targeting_key(key);
@@ -162,7 +162,7 @@ fn deep_and_long_inputs_are_answered() {
         }],
         ..Flag::default()
     };
-    let snapshot = Snapshot::empty().apply([compile(&flag).unwrap()], 1, 0);
+    let snapshot = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, 0);
     let evaluation = evaluate(&snapshot, ENVIRONMENT, FLAG, &Context::new(&attributes), 0);
     assert_eq!(evaluation.variant, Some("a"));
     assert_eq!(evaluation.bucket, Some(bucket_of(FLAG, &long)));
@@ -170,5 +170,8 @@ fn deep_and_long_inputs_are_answered() {
 
     let refused =
         Flag { variants: [("a".to_owned(), generated::object([("account", deep)]))].into(), ..flag };
-    assert_eq!(check(&refused).unwrap_err().path, "variants[a]");
+    assert_eq!(
+        check(&refused, &featureops_proto::v1::Environment::default()).unwrap_err().path,
+        "variants[a]"
+    );
 }

@@ -143,6 +143,12 @@ fn message(error: EvaluationError, flag: &str, environment: &str) -> String {
             format!("flag '{}' is not known in environment '{}'", echo(flag), clip(environment))
         }
         EvaluationError::TypeMismatch => format!("flag '{}' has another type than was expected", echo(flag)),
+        EvaluationError::ParseError => {
+            format!(
+                "flag '{}' cannot be evaluated: its targeting cannot be read, or takes too many steps",
+                echo(flag)
+            )
+        }
         EvaluationError::General | EvaluationError::Unspecified => {
             format!("flag '{}' cannot be evaluated: its definition does not compile", echo(flag))
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
-    ArchiveFlagRequest, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
+    ArchiveFlagRequest, Environment, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
     ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest,
 };
 use featureops_proto::{Collection, Name, environment_of};
@@ -70,7 +70,7 @@ impl FlagService for Flags {
             flag = merge(held, flag, &mask.paths)?;
         }
         let flag = definition(flag);
-        featureops_evaluation::check(&flag).map_err(|error| {
+        featureops_evaluation::check(&flag, &Environment::default()).map_err(|error| {
             refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
         })?;
         let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
