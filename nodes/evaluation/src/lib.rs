@@ -18,6 +18,7 @@ mod context;
 mod evaluate;
 mod explain;
 mod flag;
+pub mod flagd;
 pub mod limits;
 pub mod minute;
 mod murmur;

@@ -28,3 +28,15 @@ pub const MAX_FLAG_BYTES: usize = 256 * 1024;
 pub const MAX_CONTEXT_BYTES: usize = 64 * 1024;
 /// Longest `stale_after_seconds`: 366 days.
 pub const MAX_STALE_AFTER_SECONDS: i64 = 366 * 24 * 60 * 60;
+/// Bytes of a flagd document.
+pub const MAX_DOCUMENT_BYTES: usize = 64 * 1024 * 1024;
+/// Values in a flagd document, each object, list and scalar one: a byte of text can become a value of 32.
+pub const MAX_DOCUMENT_VALUES: usize = 4_000_000;
+/// Flags of a flagd document.
+pub const MAX_DOCUMENT_FLAGS: usize = 100_000;
+/// Shared rules of an environment.
+pub const MAX_EVALUATORS: usize = 1_000;
+/// Warnings about a flagd document; of more only the number is told.
+pub const MAX_WARNINGS: usize = 1_000;
+/// Bytes of a targeting after shared rules were put in.
+pub const MAX_EXPANDED_BYTES: usize = 4 * MAX_FLAG_BYTES;

@@ -1,0 +1,180 @@
+//! A document out: flags as every flagd client evaluates them by itself.
+//!
+//! Two forms. [`export`] keeps `$evaluators` and the environment's metadata apart, so that what was imported is exported
+//! again: `export(import(document))` is the document, but for `{}` as targeting, nulls for defaults, the list form of
+//! `flags` and what the schema does not know. [`export_for_sync`] is what a stream of flags carries: both merged into
+//! the flags, and each flag's source.
+//!
+//! | here | in the document |
+//! |---|---|
+//! | archived | left out |
+//! | tripped | its safe variant for everybody: the default, and no targeting |
+//! | disabled | `DISABLED`, with all it has |
+//! | targeting, then an experiment | the allocation where targeting gives null |
+//! | rules, splits, an allocation | as [`super::rules`] says |
+//! | a safe variant, staleness, owner, tags, description | no word for them |
+
+use std::collections::BTreeMap;
+
+use featureops_proto::v1;
+use featureops_proto::{Collection, Name};
+use prost_types::Struct;
+use prost_types::value::Kind;
+use serde_json::{Map, Value as Json, json};
+
+use super::{rules, value};
+use crate::limits;
+
+/// The document of an environment's flags, shared rules and metadata apart.
+#[must_use]
+pub fn export(flags: &[v1::Flag], environment: &v1::Environment) -> Json {
+    let mut document = Map::new();
+    document.insert("flags".to_owned(), written(flags, |flag| Some(definition(flag, rule_of(flag)?))));
+    if !environment.evaluators.is_empty() {
+        let rules = environment.evaluators.iter().map(|(name, text)| (name.clone(), parsed(text))).collect();
+        document.insert("$evaluators".to_owned(), Json::Object(rules));
+    }
+    if let Some(metadata) = &environment.metadata {
+        document.insert("metadata".to_owned(), value::object_to_json(metadata));
+    }
+    Json::Object(document)
+}
+
+/// The document of an environment's flags as a stream carries it, everything shared merged into the flags.
+#[must_use]
+pub fn export_for_sync(flags: &[v1::Flag], environment: &v1::Environment) -> Json {
+    let form = SyncForm::of(environment);
+    json!({ "flags": written(flags, |flag| form.flag(flag)) })
+}
+
+fn written(flags: &[v1::Flag], write: impl Fn(&v1::Flag) -> Option<Json>) -> Json {
+    let key = |flag: &v1::Flag| Some(Name::parse(&flag.name, Collection::Flags).ok()?.id.to_owned());
+    let entry = |flag| Some((key(flag)?, write(flag)?));
+    Json::Object(flags.iter().filter_map(entry).collect())
+}
+
+/// Writes flags one by one as a stream carries them; the environment's shared rules are read once.
+#[derive(Debug)]
+pub struct SyncForm<'e> {
+    environment: &'e v1::Environment,
+    source: &'e str,
+    /// Each with the bytes of its text.
+    evaluators: BTreeMap<&'e str, (Json, usize)>,
+}
+
+impl<'e> SyncForm<'e> {
+    /// For flags of an environment.
+    #[must_use]
+    pub fn of(environment: &'e v1::Environment) -> Self {
+        let id = environment.name.strip_prefix("environments/").unwrap_or(&environment.name);
+        let evaluators = environment.evaluators.iter();
+        Self {
+            environment,
+            source: if environment.source.is_empty() { id } else { &environment.source },
+            evaluators: evaluators.map(|(name, text)| (name.as_str(), (parsed(text), text.len()))).collect(),
+        }
+    }
+
+    /// What selectors call `source`.
+    #[must_use]
+    pub const fn source(&self) -> &'e str {
+        self.source
+    }
+
+    /// The flag's definition, without its key. `None` for an archived flag.
+    #[must_use]
+    pub fn flag(&self, flag: &v1::Flag) -> Option<Json> {
+        let mut rule = rule_of(flag)?;
+        if let Some(rule) = &mut rule {
+            let mut room = limits::MAX_EXPANDED_BYTES;
+            self.expand(rule, &mut room);
+        }
+        let mut definition = definition(flag, rule);
+        let fields = definition.as_object_mut()?;
+        fields.insert("source".to_owned(), Json::from(self.source));
+        match merged(self.environment.metadata.as_ref(), flag.metadata.as_ref()) {
+            Json::Object(metadata) if metadata.is_empty() => fields.remove("metadata"),
+            metadata => fields.insert("metadata".to_owned(), metadata),
+        };
+        Some(definition)
+    }
+
+    /// Puts shared rules where they are named. One pass: a reference inside a shared rule stays, and so does one that
+    /// finds no room, so that a client says PARSE_ERROR for them.
+    fn expand(&self, rule: &mut Json, room: &mut usize) {
+        match rule {
+            Json::Object(fields) => {
+                let name = if fields.len() == 1 { fields.get("$ref").and_then(Json::as_str) } else { None };
+                match name.and_then(|name| self.evaluators.get(name)) {
+                    Some((shared, bytes)) if bytes <= room => {
+                        *room -= bytes;
+                        *rule = shared.clone();
+                    }
+                    _ => fields.values_mut().for_each(|value| self.expand(value, room)),
+                }
+            }
+            Json::Array(values) => values.iter_mut().for_each(|value| self.expand(value, room)),
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+        }
+    }
+}
+
+/// The environment's metadata under the flag's own, without nulls.
+fn merged(shared: Option<&Struct>, own: Option<&Struct>) -> Json {
+    let fields =
+        |metadata: Option<&Struct>| metadata.map(|metadata| metadata.fields.clone()).unwrap_or_default();
+    let mut all = fields(shared);
+    let own = fields(own).into_iter().filter(|(_, value)| !is_null(value));
+    all.extend(own);
+    all.retain(|_, value| !is_null(value));
+    value::object_to_json(&Struct { fields: all })
+}
+
+const fn is_null(value: &prost_types::Value) -> bool {
+    matches!(value.kind, None | Some(Kind::NullValue(_)))
+}
+
+/// A flag without its key. A tripped flag has one answer for everybody.
+fn definition(flag: &v1::Flag, targeting: Option<Json>) -> Json {
+    let tripped = flag.trip.is_some();
+    let mut fields = Map::new();
+    let state = if flag.disabled && !tripped { "DISABLED" } else { "ENABLED" };
+    fields.insert("state".to_owned(), Json::from(state));
+    let variants = flag.variants.iter().map(|(name, value)| (name.clone(), value::to_json(value))).collect();
+    fields.insert("variants".to_owned(), Json::Object(variants));
+    if let Some(default) = if tripped { &flag.safe_variant } else { &flag.default_variant } {
+        fields.insert("defaultVariant".to_owned(), Json::from(default.as_str()));
+    }
+    if let Some(targeting) = targeting {
+        fields.insert("targeting".to_owned(), targeting);
+    }
+    if let Some(metadata) = &flag.metadata {
+        fields.insert("metadata".to_owned(), value::object_to_json(metadata));
+    }
+    Json::Object(fields)
+}
+
+/// What varies: `None` for an archived flag, `Some(None)` for one that has a single answer.
+#[allow(clippy::option_option, reason = "a flag may be absent, and a flag may have no rule")]
+fn rule_of(flag: &v1::Flag) -> Option<Option<Json>> {
+    if flag.archived {
+        return None;
+    }
+    if flag.trip.is_some() {
+        return Some(None);
+    }
+    if flag.targeting.is_empty() {
+        return Some(rules::targeting(flag));
+    }
+    let targeting = parsed(&flag.targeting);
+    Some(Some(match flag.allocation.as_ref().map(rules::allocation) {
+        // Evaluated twice, and the same both times: a context does not change within an evaluation.
+        Some(allocation) => json!({ "if": [{ "===": [targeting, null] }, allocation, targeting] }),
+        None => targeting,
+    }))
+}
+
+/// A rule's JSON. Text that is none, which no door lets in, is written as a string: no client serves a variant for it.
+fn parsed(text: &str) -> Json {
+    serde_json::from_str(text).unwrap_or_else(|_| Json::from(text))
+}
