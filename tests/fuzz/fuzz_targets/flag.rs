@@ -3,7 +3,7 @@
 #![no_main]
 
 use featureops_evaluation::{Context, Snapshot, check, compile, evaluate, explain};
-use featureops_proto::v1::Flag;
+use featureops_proto::v1::{Environment, Flag};
 use featureops_proto::{Collection, Name};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
@@ -11,8 +11,9 @@ use prost_types::Struct;
 
 fuzz_target!(|input: &[u8]| {
     let Ok(flag) = Flag::decode(input) else { return };
-    let compiled = compile(&flag);
-    assert_eq!(check(&flag).err(), compiled.as_ref().err().cloned());
+    let environment = Environment::default();
+    let compiled = compile(&flag, &environment);
+    assert_eq!(check(&flag, &environment).err(), compiled.as_ref().err().cloned());
     let (Ok(compiled), Ok(name)) = (compiled, Name::parse(&flag.name, Collection::Flags)) else { return };
     let snapshot = Snapshot::empty().apply([compiled], 1, 0);
     let attributes = Struct::default();

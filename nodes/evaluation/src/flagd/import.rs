@@ -141,7 +141,11 @@ fn by_key(given: Json, path: Path<'_>, warnings: &mut Warnings) -> Outcome<BTree
             }
         }
         other => {
-            return refused(path, kind_of(&other), "flags are an object by key, or a list of flags with keys");
+            return refused(
+                path,
+                kind_of(&other),
+                "flags are an object by key, or a list of flags with keys",
+            );
         }
     }
     within(path, flags.len(), limits::MAX_DOCUMENT_FLAGS, "flags")?;

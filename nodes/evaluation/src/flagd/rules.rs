@@ -127,10 +127,11 @@ fn condition(given: &v1::Condition) -> Option<Json> {
 
 /// The attribute's value, null when it is missing.
 ///
+/// An object's key is looked up with a default: without one, Node's interpreter gives `x` for `x.y` when `x` is falsy.
 /// Engines index texts and lists, and know their length; a native path descends into objects only. So where a key could
 /// be either, what it is looked up in must be no text and no list.
 fn attribute(path: &str) -> Json {
-    let found = json!({ "var": path });
+    let found = look_up(path);
     let ends = path.match_indices('.').map(|(at, _)| at);
     let guards: Vec<Json> = ends
         .filter_map(|at| path.split_at_checked(at))
@@ -139,7 +140,7 @@ fn attribute(path: &str) -> Json {
             key == "length" || key.bytes().all(|byte| byte.is_ascii_digit())
         })
         .flat_map(|(prefix, _)| {
-            let prefix = json!({ "var": prefix });
+            let prefix = look_up(prefix);
             [is_no_list(&prefix), not(is_text(&prefix))]
         })
         .collect();
@@ -147,6 +148,10 @@ fn attribute(path: &str) -> Json {
         Some(guard) => json!({ "if": [guard, found, null] }),
         None => found,
     }
+}
+
+fn look_up(path: &str) -> Json {
+    if path.contains('.') { json!({ "var": [path, null] }) } else { json!({ "var": path }) }
 }
 
 fn not(condition: Json) -> Json {

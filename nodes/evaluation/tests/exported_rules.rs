@@ -1,0 +1,379 @@
+//! A native flag, exported: clients that evaluate it by themselves serve what the server serves.
+//!
+//! Told by the document that is expected, by hand; and by the official in-process engines, which run when they are
+//! there: `FEATUREOPS_PYTHON` names an interpreter with openfeature-flagd-core 2.0, `FEATUREOPS_NODE_MODULES` a folder
+//! with @openfeature/flagd-core 4.0. The cases they are given stay in the target folder.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test's helpers may fail")]
+
+mod generated;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use featureops_evaluation::flagd::{export, export_for_sync};
+use featureops_evaluation::{Context, Snapshot, compile, evaluate};
+use featureops_proto::v1::{self, condition::Operator, rule};
+use generated::{ENVIRONMENT, number};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use prost_types::{Struct, Value, value::Kind};
+use serde_json::{Value as Json, json};
+
+fn flag() -> v1::Flag {
+    v1::Flag {
+        name: "environments/production/flags/checkout".to_owned(),
+        r#type: v1::ValueType::Boolean.into(),
+        variants: [("off".to_owned(), Value::from(false)), ("on".to_owned(), Value::from(true))].into(),
+        default_variant: Some("off".to_owned()),
+        safe_variant: Some("off".to_owned()),
+        ..v1::Flag::default()
+    }
+}
+
+fn exported(flag: v1::Flag) -> Json {
+    export(&[flag], &v1::Environment::default())["flags"]["checkout"].clone()
+}
+
+fn condition(attribute: &str, operator: Operator, values: impl IntoIterator<Item = Value>) -> v1::Condition {
+    let values = values.into_iter().collect();
+    v1::Condition { attribute: attribute.to_owned(), operator: operator.into(), values }
+}
+
+fn rule(conditions: Vec<v1::Condition>, serve: rule::Serve) -> v1::Rule {
+    v1::Rule { id: "r".to_owned(), conditions, serve: Some(serve) }
+}
+
+fn variant(name: &str) -> rule::Serve {
+    rule::Serve::Variant(name.to_owned())
+}
+
+fn split(entries: &[(&str, u32)]) -> rule::Serve {
+    let entry = |(name, weight): &(&str, u32)| v1::WeightedVariant {
+        variant: (*name).to_owned(),
+        weight_basis_points: *weight,
+    };
+    rule::Serve::Split(v1::Split { variants: entries.iter().map(entry).collect() })
+}
+
+fn allocation() -> v1::Allocation {
+    let run = |(arm, length)| v1::Run { arm, length };
+    v1::Allocation {
+        variants: vec!["off".to_owned(), "on".to_owned()],
+        runs: [(0, 3_000), (1, 1_000), (1, 500), (0, 0), (1, 0), (0, 5_500)].map(run).into(),
+        ..v1::Allocation::default()
+    }
+}
+
+#[test]
+fn a_flags_state_in_the_document() {
+    let on_off = json!({"off": false, "on": true});
+    assert_eq!(exported(flag()), json!({"state": "ENABLED", "variants": on_off, "defaultVariant": "off"}));
+    let rules = vec![rule(vec![], variant("on"))];
+    let with_rules = v1::Flag { rules, ..flag() };
+    assert_eq!(exported(with_rules.clone())["targeting"], json!({"if": [true, "on"]}));
+    assert_eq!(exported(v1::Flag { disabled: true, ..flag() })["state"], "DISABLED");
+    let tripped = v1::Flag {
+        trip: Some(v1::Trip::default()),
+        disabled: true,
+        allocation: Some(allocation()),
+        safe_variant: Some("on".to_owned()),
+        ..with_rules
+    };
+    let answer = json!({"state": "ENABLED", "variants": on_off, "defaultVariant": "on"});
+    assert_eq!(exported(tripped.clone()), answer);
+    let nothing_safe = v1::Flag { safe_variant: None, ..tripped.clone() };
+    assert_eq!(exported(nothing_safe), json!({"state": "ENABLED", "variants": on_off}));
+    assert_eq!(exported(v1::Flag { archived: true, ..tripped }), Json::Null);
+}
+
+#[test]
+fn rules_splits_and_allocations_in_the_document() {
+    let german = || condition("country", Operator::Equals, [Value::from("DE")]);
+    let beta = || condition("beta", Operator::Exists, []);
+    let runs = json!({"fractional": [["off", 3_000], ["on", 1_500], ["off", 5_500]]});
+    let first = json!({"===": [{"var": "country"}, "DE"]});
+    let second = json!({"!==": [{"var": "beta"}, null]});
+    let given = |rules, allocation| exported(v1::Flag { rules, allocation, ..flag() })["targeting"].clone();
+    let experiment = Some(allocation());
+    assert_eq!(given(vec![], experiment.clone()), runs);
+    assert_eq!(
+        given(vec![rule(vec![german(), beta()], variant("on"))], None),
+        json!({"if": [{"and": [first, second]}, "on"]})
+    );
+    let halves = || split(&[("on", 5_000), ("off", 0), ("off", 5_000)]);
+    let rules = vec![rule(vec![german()], halves()), rule(vec![beta()], variant("on"))];
+    let half = json!({"fractional": [["on", 5_000], ["off", 5_000]]});
+    assert_eq!(given(rules, experiment.clone()), json!({"if": [first, half, second, "on", runs]}));
+    // What always holds ends the rules.
+    let rules = vec![rule(vec![], halves()), rule(vec![german()], variant("on"))];
+    assert_eq!(given(rules, experiment.clone()), half);
+    // Targeting first; an experiment gets those whom it leaves to the default.
+    let targeting = json!({"if": [{"$ref": "staff"}, "on", null]});
+    let both = v1::Flag { targeting: targeting.to_string(), allocation: experiment, ..flag() };
+    assert_eq!(exported(both)["targeting"], json!({"if": [{"===": [targeting, null]}, runs, targeting]}));
+}
+
+#[test]
+fn every_operator_in_the_document() {
+    let x = json!({"var": "x"});
+    let no_list = json!({"in": [x, {"merge": [x]}]});
+    let no_text = json!({"!": [{"starts_with": [x, ""]}]});
+    let like_a_number = json!({"in": [{"substr": [{"cat": [x]}, 0, 1]}, "-0123456789"]});
+    let there = json!({"!==": [x, null]});
+    let text = |text: &str| vec![Value::from(text)];
+    let cases = [
+        (Operator::Equals, text("DE"), json!({"===": [x, "DE"]})),
+        (Operator::NotEquals, text("DE"), json!({"!": [{"===": [x, "DE"]}]})),
+        (Operator::Equals, vec![number(18.0)], json!({"===": [x, 18]})),
+        (Operator::Equals, vec![number(1.0)], json!({"and": [{"===": [x, 1]}, like_a_number]})),
+        (
+            Operator::Equals,
+            vec![Value::from(false)],
+            json!({"and": [{"===": [x, false]}, {"!": [like_a_number]}]}),
+        ),
+        (
+            Operator::Less,
+            vec![number(18.5)],
+            json!({"and": [there, no_list, no_text, like_a_number, {"<": [x, 18.5]}]}),
+        ),
+        (Operator::In, vec![Value::from("DE"), number(7.0)], json!({"in": [x, ["DE", 7]]})),
+        (
+            Operator::NotIn,
+            vec![Value::from("DE"), number(0.0)],
+            json!({"!": [{"or": [{"in": [x, ["DE"]]}, {"and": [{"===": [x, 0]}, like_a_number]}]}]}),
+        ),
+        (Operator::StartsWith, text("D"), json!({"starts_with": [x, "D"]})),
+        (Operator::EndsWith, text("E"), json!({"ends_with": [x, "E"]})),
+        (
+            Operator::Contains,
+            text("b"),
+            json!({"or": [
+                {"and": [{"starts_with": [x, ""]}, {"in": ["b", x]}]},
+                {"in": ["b", {"merge": [x]}]}
+            ]}),
+        ),
+        (
+            Operator::Contains,
+            vec![number(7.0)],
+            json!({"and": [{"!": [no_list]}, {"in": [7, {"merge": [x]}]}]}),
+        ),
+        (Operator::Exists, vec![], there.clone()),
+        (Operator::NotExists, vec![], json!({"===": [x, null]})),
+    ];
+    for (operator, values, expected) in cases {
+        let rules = vec![rule(vec![condition("x", operator, values)], variant("on"))];
+        let targeting = &exported(v1::Flag { rules, ..flag() })["targeting"];
+        assert_eq!(targeting, &json!({"if": [expected, "on"]}), "{operator:?}");
+    }
+    // Engines index lists and texts, and know their length.
+    let rules = vec![rule(vec![condition("x.y.0", Operator::Exists, [])], variant("on"))];
+    let inner = json!({"var": ["x.y", null]});
+    let guard = json!({"and": [{"in": [inner, {"merge": [inner]}]}, {"!": [{"starts_with": [inner, ""]}]}]});
+    let found = json!({"if": [guard, {"var": ["x.y.0", null]}, null]});
+    let targeting = &exported(v1::Flag { rules, ..flag() })["targeting"];
+    assert_eq!(targeting, &json!({"if": [{"!==": [found, null]}, "on"]}));
+}
+
+/// A context as JSON, when JSON can say it. Clients carry a unit as a text.
+fn context_json(context: &Struct) -> Option<Json> {
+    fn of(value: &Value) -> Option<Json> {
+        Some(match value.kind.as_ref() {
+            None | Some(Kind::NullValue(_)) => Json::Null,
+            Some(Kind::BoolValue(value)) => Json::from(*value),
+            Some(Kind::NumberValue(number)) if !number.is_finite() => return None,
+            // Some clients send whole numbers as integers, some as floats.
+            Some(Kind::NumberValue(number)) if *number == 18.0 => Json::from(18),
+            Some(Kind::NumberValue(number)) => Json::from(*number),
+            Some(Kind::StringValue(text)) => Json::from(text.as_str()),
+            Some(Kind::ListValue(list)) => list.values.iter().map(of).collect::<Option<Json>>()?,
+            Some(Kind::StructValue(object)) => context_json(object)?,
+        })
+    }
+    let unit = context.fields.get("targetingKey");
+    if unit.is_some_and(|unit| !matches!(unit.kind, Some(Kind::StringValue(_)))) {
+        return None;
+    }
+    let fields = context.fields.iter().map(|(key, value)| Some((key.clone(), of(value)?)));
+    Some(Json::Object(fields.collect::<Option<_>>()?))
+}
+
+/// Where an engine may see something and a native path does not.
+fn attributes() -> impl Strategy<Value = Option<&'static str>> {
+    prop::option::weighted(
+        0.3,
+        prop::sample::select(vec![
+            "groups.0",
+            "groups.length",
+            "country.0",
+            "country.length",
+            "account.0.plan",
+        ]),
+    )
+}
+
+/// Flags under their own keys, and contexts with what the server serves. ASCII units only: the Node engine hashes
+/// others by UTF-16.
+fn suite(flags: usize, contexts: usize, generation: v1::FractionalVersion) -> Json {
+    let mut runner = TestRunner::deterministic();
+    let mut draw = || {
+        let attribute = prop::collection::vec(attributes(), 12);
+        let given = (generated::flag(), attribute, prop::collection::vec(generated::context(), contexts));
+        given.new_tree(&mut runner).unwrap().current()
+    };
+    let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
+    let (mut all, mut cases) = (Vec::new(), Vec::new());
+    for nth in 0..flags {
+        let (mut flag, attributes, contexts) = draw();
+        let key = format!("flag-{nth}");
+        flag.name = format!("environments/{ENVIRONMENT}/flags/{key}");
+        flag.archived = false;
+        let conditions = flag.rules.iter_mut().flat_map(|rule| &mut rule.conditions);
+        for (condition, attribute) in conditions.zip(attributes) {
+            if let Some(attribute) = attribute {
+                condition.attribute = attribute.to_owned();
+            }
+        }
+        let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
+        let value_type = match flag.r#type() {
+            v1::ValueType::Boolean => "boolean",
+            v1::ValueType::String => "string",
+            v1::ValueType::Number => "float",
+            _ => "object",
+        };
+        for context in contexts {
+            let Some(json) = context_json(&context) else { continue };
+            if json["targetingKey"].as_str().is_some_and(|unit| !unit.is_ascii()) {
+                continue;
+            }
+            let variant = evaluate(&snapshot, ENVIRONMENT, &key, &Context::new(&context), 0).variant;
+            cases.push(json!({"flag": key, "type": value_type, "context": json, "variant": variant}));
+        }
+        all.push(flag);
+    }
+    json!({"document": export_for_sync(&all, &environment), "cases": cases})
+}
+
+fn clients(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients").join(script)
+}
+
+fn run(suite: &Json, name: &str, command: &mut Command, after: &[&str]) {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&file, suite.to_string()).unwrap();
+    let output = command.arg(file).args(after).output().unwrap();
+    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{said}");
+    assert!(output.status.success(), "{said}{failed}");
+}
+
+/// Every operator on every kind of value, one condition each.
+fn conditions() -> Json {
+    let scalars = || {
+        let numbers = [0.0, -0.0, 1.0, 18.0, -3.0, 0.5].map(number);
+        let texts =
+            ["", "a", "DE", "0", "1", "18", "true", "True", "null", "-", "[object Object]"].map(Value::from);
+        numbers.into_iter().chain(texts).chain([true, false].map(Value::from))
+    };
+    let list = |values: &[Value]| Value::from(values.to_vec());
+    let seen: Vec<Value> = scalars()
+        .chain(scalars().map(|scalar| list(&[scalar])))
+        .chain([
+            Value { kind: None },
+            list(&[]),
+            list(&[Value { kind: None }]),
+            list(&[list(&[])]),
+            list(&[list(&[number(1.0)])]),
+            list(&[Value::from("a"), number(1.0), Value::from(false)]),
+            generated::object([]),
+            generated::object([("0", Value::from("a")), ("length", number(1.0)), ("a", Value::from(true))]),
+            Value::from("Dance: 18 DE"),
+            number(1e300),
+            number(-1e-7),
+        ])
+        .collect();
+    let environment = v1::Environment::default();
+    let (mut flags, mut cases) = (Vec::new(), Vec::new());
+    for operator in (1..=13).map(|operator| Operator::try_from(operator).unwrap()) {
+        let values: Vec<Vec<Value>> = match operator {
+            Operator::Exists | Operator::NotExists => vec![vec![]],
+            Operator::In | Operator::NotIn => {
+                scalars().map(|scalar| vec![scalar, Value::from("x")]).collect()
+            }
+            _ => scalars().map(|scalar| vec![scalar]).collect(),
+        };
+        for (attribute, values) in values
+            .iter()
+            .flat_map(|values| ["x", "x.0", "x.length", "x.a"].map(|attribute| (attribute, values.clone())))
+        {
+            let key = format!("flag-{}", flags.len());
+            let flag = v1::Flag {
+                name: format!("environments/{ENVIRONMENT}/flags/{key}"),
+                rules: vec![rule(vec![condition(attribute, operator, values)], variant("on"))],
+                ..flag()
+            };
+            let Ok(compiled) = compile(&flag, &environment) else { continue };
+            flags.push(flag);
+            let snapshot = Snapshot::empty().apply([compiled], 1, 0);
+            for value in seen.iter().map(Some).chain([None]) {
+                let fields = value.map(|value| ("x".to_owned(), value.clone())).into_iter().collect();
+                let context = Struct { fields };
+                let variant = evaluate(&snapshot, ENVIRONMENT, &key, &Context::new(&context), 0).variant;
+                let context = context_json(&context).unwrap();
+                cases.push(json!({"flag": key, "type": "boolean", "context": context, "variant": variant}));
+            }
+        }
+    }
+    json!({"document": export_for_sync(&flags, &environment), "cases": cases})
+}
+
+#[test]
+fn the_python_engine_serves_what_the_server_serves() {
+    let Some(python) = std::env::var_os("FEATUREOPS_PYTHON") else {
+        println!("skipped: FEATUREOPS_PYTHON names no interpreter with openfeature-flagd-core");
+        return;
+    };
+    let command = || {
+        let mut command = Command::new(&python);
+        command.arg(clients("exported_rules.py"));
+        command
+    };
+    run(&conditions(), "exported_conditions_python.json", &mut command(), &[]);
+    let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion3);
+    run(&drawn, "exported_v3.json", &mut command(), &[]);
+}
+
+#[test]
+fn the_node_engine_serves_what_the_server_serves() {
+    let Ok(modules) = std::env::var("FEATUREOPS_NODE_MODULES") else {
+        println!("skipped: FEATUREOPS_NODE_MODULES names no folder with @openfeature/flagd-core");
+        return;
+    };
+    let command = || {
+        let mut command = Command::new("node");
+        command.arg(clients("exported_rules.mjs"));
+        command
+    };
+    run(&conditions(), "exported_conditions_node.json", &mut command(), &[&modules]);
+    let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion2);
+    run(&drawn, "exported_v2.json", &mut command(), &[&modules]);
+}
+
+/// The cases are worth their time: every reason and many answers occur among them.
+#[test]
+fn the_cases_are_not_all_alike() {
+    let suite = suite(500, 20, v1::FractionalVersion::FractionalVersion2);
+    let cases = suite["cases"].as_array().unwrap();
+    let mut variants = BTreeMap::<&str, usize>::new();
+    for case in cases {
+        *variants.entry(case["variant"].as_str().unwrap_or("none")).or_default() += 1;
+    }
+    assert!(cases.len() > 5_000, "{}", cases.len());
+    assert!(variants.len() == 5 && variants.values().all(|count| *count > 100), "{variants:?}");
+    let flags = suite["document"]["flags"].as_object().unwrap();
+    let with = |part: &str| flags.values().filter(|flag| flag.to_string().contains(part)).count();
+    for part in ["\"if\"", "fractional", "DISABLED", "starts_with", "merge", "some", ".length"] {
+        assert!(with(part) > 20, "{part}: {}", with(part));
+    }
+}
