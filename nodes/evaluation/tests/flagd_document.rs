@@ -317,6 +317,20 @@ fn the_public_suites_flags_come_out_as_they_went_in() {
     assert!(files >= 10, "{files} files in {}", testbed.display());
 }
 
+#[test]
+fn a_hundred_thousand_flags_are_taken_in() {
+    let flag = r#"{"state": "ENABLED", "variants": {"on": true, "off": false}, "defaultVariant": "off",
+        "targeting": {"if": [{"in": [{"var": "country"}, ["DE", "FR"]]}, "on", {"fractional": [["on", 10], ["off", 90]]}]}}"#;
+    let flags: Vec<String> =
+        (0..limits::MAX_DOCUMENT_FLAGS).map(|nth| format!("\"flag-{nth}\": {flag}")).collect();
+    let imported = taken_in(&format!("{{\"flags\": {{{}}}}}", flags.join(",")));
+    assert_eq!((imported.flags.len(), imported.warnings.len()), (limits::MAX_DOCUMENT_FLAGS, 0));
+    let sync = export_for_sync(&imported.flags, &imported.environment);
+    assert_eq!(sync["flags"].as_object().unwrap().len(), limits::MAX_DOCUMENT_FLAGS);
+    let more = format!("{{\"flags\": {{{}, \"one-more\": {flag}}}}}", flags.join(","));
+    assert!(refusal(&more).starts_with("flags '100001': at most 100000 flags"));
+}
+
 fn json_value() -> impl Strategy<Value = Json> {
     let number = prop_oneof![
         (-9_007_199_254_740_991i64..=9_007_199_254_740_991).prop_map(Json::from),
@@ -407,7 +421,8 @@ proptest! {
         for text in [text, json.to_string(), json!({"flags": json}).to_string(), json!({"flags": {"f": json}, "$evaluators": json, "metadata": json}).to_string()] {
             if let Ok(imported) = import(&text, "production", &v1::Environment::default()) {
                 let exported = export(&imported.flags, &imported.environment).to_string();
-                import(&exported, "production", &imported.environment).unwrap();
+                let again = import(&exported, "production", &imported.environment).unwrap();
+                prop_assert_eq!((again.flags, again.environment), (imported.flags.clone(), imported.environment.clone()));
                 let _ = export_for_sync(&imported.flags, &imported.environment);
             }
         }
