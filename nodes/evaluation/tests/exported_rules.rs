@@ -213,6 +213,15 @@ fn attributes() -> impl Strategy<Value = Option<&'static str>> {
     )
 }
 
+fn reach_further(flag: &mut v1::Flag, attributes: Vec<Option<&str>>) {
+    let conditions = flag.rules.iter_mut().flat_map(|rule| &mut rule.conditions);
+    for (condition, attribute) in conditions.zip(attributes) {
+        if let Some(attribute) = attribute {
+            condition.attribute = attribute.to_owned();
+        }
+    }
+}
+
 /// Flags under their own keys, and contexts with what the server serves. ASCII units only: the Node engine hashes
 /// others by UTF-16.
 fn suite(flags: usize, contexts: usize, generation: v1::FractionalVersion) -> Json {
@@ -229,12 +238,7 @@ fn suite(flags: usize, contexts: usize, generation: v1::FractionalVersion) -> Js
         let key = format!("flag-{nth}");
         flag.name = format!("environments/{ENVIRONMENT}/flags/{key}");
         flag.archived = false;
-        let conditions = flag.rules.iter_mut().flat_map(|rule| &mut rule.conditions);
-        for (condition, attribute) in conditions.zip(attributes) {
-            if let Some(attribute) = attribute {
-                condition.attribute = attribute.to_owned();
-            }
-        }
+        reach_further(&mut flag, attributes);
         let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
         let value_type = match flag.r#type() {
             v1::ValueType::Boolean => "boolean",

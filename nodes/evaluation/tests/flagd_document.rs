@@ -246,6 +246,7 @@ fn shared_rules_are_put_in_once_and_within_bounds() {
     let flag = |targeting: Json| v1::Flag {
         name: "environments/production/flags/f".to_owned(),
         targeting: targeting.to_string(),
+        variants: [("on".to_owned(), Value::from(true))].into(),
         ..v1::Flag::default()
     };
     let large = json!({"cat": "x".repeat(200_000)});
@@ -269,6 +270,28 @@ fn shared_rules_are_put_in_once_and_within_bounds() {
     let text = targeting(flag(bomb)).to_string();
     assert!(text.len() < limits::MAX_EXPANDED_BYTES + 10_000 * 20, "{}", text.len());
     assert_eq!(export_for_sync(&[flag(json!({}))], &environment)["flags"]["f"]["source"], "shop");
+}
+
+/// Some clients refuse a whole set for one flag that they cannot read.
+#[test]
+fn a_stream_carries_nothing_that_a_client_stumbles_over() {
+    let document = json!({
+        "flags": {
+            "none": {"state": "ENABLED", "variants": {}},
+            "odd": {
+                "state": "ENABLED", "variants": {"a": null},
+                "metadata": {"": 1, "list": [1], "object": {}, "null": null, "both": null, "text": "own"}
+            },
+        },
+        "metadata": {"both": 1, "text": "shared", "list": true, "odd": {"a": 1}}
+    });
+    let imported = taken_in(&document.to_string());
+    let expected = json!({"flags": {"odd": {
+        "state": "ENABLED", "variants": {"a": null}, "defaultVariant": "", "source": "production",
+        "metadata": {"both": 1, "text": "own", "list": true}
+    }}});
+    assert_eq!(export_for_sync(&imported.flags, &imported.environment), expected);
+    assert_eq!(export(&imported.flags, &imported.environment), document);
 }
 
 /// Where the public suite's flag files are, if they are on this machine.

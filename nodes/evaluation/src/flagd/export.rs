@@ -5,6 +5,10 @@
 //! `flags` and what the schema does not know. [`export_for_sync`] is what a stream of flags carries: both merged into
 //! the flags, and each flag's source.
 //!
+//! Some clients refuse the whole set for one flag they cannot read: a default that is not there (Rust), no variants,
+//! metadata that are no scalars (Python). So a stream says `""` for no default, which means the same, and leaves out such
+//! metadata, which no client could hand on, and flags without variants, which have nothing to serve.
+//!
 //! | here | in the document |
 //! |---|---|
 //! | archived | left out |
@@ -81,9 +85,12 @@ impl<'e> SyncForm<'e> {
         self.source
     }
 
-    /// The flag's definition, without its key. `None` for an archived flag.
+    /// The flag's definition, without its key. `None` for an archived flag and one without variants.
     #[must_use]
     pub fn flag(&self, flag: &v1::Flag) -> Option<Json> {
+        if flag.variants.is_empty() {
+            return None;
+        }
         let mut rule = rule_of(flag)?;
         if let Some(rule) = &mut rule {
             let mut room = limits::MAX_EXPANDED_BYTES;
@@ -91,6 +98,7 @@ impl<'e> SyncForm<'e> {
         }
         let mut definition = definition(flag, rule);
         let fields = definition.as_object_mut()?;
+        fields.entry("defaultVariant").or_insert_with(|| Json::from(""));
         fields.insert("source".to_owned(), Json::from(self.source));
         match merged(self.environment.metadata.as_ref(), flag.metadata.as_ref()) {
             Json::Object(metadata) if metadata.is_empty() => fields.remove("metadata"),
@@ -119,19 +127,15 @@ impl<'e> SyncForm<'e> {
     }
 }
 
-/// The environment's metadata under the flag's own, without nulls.
+/// The environment's metadata under the flag's own: strings, numbers and booleans. A null hides nothing.
 fn merged(shared: Option<&Struct>, own: Option<&Struct>) -> Json {
-    let fields =
-        |metadata: Option<&Struct>| metadata.map(|metadata| metadata.fields.clone()).unwrap_or_default();
-    let mut all = fields(shared);
-    let own = fields(own).into_iter().filter(|(_, value)| !is_null(value));
-    all.extend(own);
-    all.retain(|_, value| !is_null(value));
-    value::object_to_json(&Struct { fields: all })
+    let fields = [shared, own].into_iter().flatten().flat_map(|metadata| &metadata.fields);
+    let scalars = fields.filter(|(key, value)| !key.is_empty() && is_scalar(value));
+    Json::Object(scalars.map(|(key, value)| (key.clone(), value::to_json(value))).collect())
 }
 
-const fn is_null(value: &prost_types::Value) -> bool {
-    matches!(value.kind, None | Some(Kind::NullValue(_)))
+const fn is_scalar(value: &prost_types::Value) -> bool {
+    matches!(value.kind, Some(Kind::BoolValue(_) | Kind::NumberValue(_) | Kind::StringValue(_)))
 }
 
 /// A flag without its key. A tripped flag has one answer for everybody.
