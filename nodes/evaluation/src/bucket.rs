@@ -1,22 +1,32 @@
-//! A unit's bucket: the published `fractional` arithmetic with weights that sum to 10,000.
+//! A unit's bucket: the published `fractional` arithmetic, in either generation, with weights that sum to 10,000.
 //!
 //! The hash is stretched over the buckets by multiplication, not by remainder, so that every client that evaluates the
 //! exported rule finds the same bucket.
 
+use featureops_proto::v1::FractionalVersion;
+
+use crate::logic::Generation;
 use crate::murmur::Murmur3;
 
 /// Buckets of a flag: one for each basis point.
 pub const BUCKETS: u32 = 10_000;
 
 /// The bucket of a unit, 0 to 9,999, given the state after the flag's key.
-pub(crate) fn bucket_after(flag_key: Murmur3, unit: &str) -> u16 {
-    spread(flag_key.with(unit.as_bytes()).finish())
+pub(crate) fn bucket_after(generation: Generation, seed: Murmur3, unit: &str) -> u16 {
+    spread(generation.hash_of_unit(seed, unit))
 }
 
-/// The bucket of a unit under a flag's key, 0 to 9,999.
+/// The bucket of a unit under a flag's key, 0 to 9,999, by the second generation of `fractional`.
 #[must_use]
 pub fn bucket_of(flag_key: &str, unit: &str) -> u16 {
-    bucket_after(Murmur3::new().with(flag_key.as_bytes()), unit)
+    bucket_of_version(FractionalVersion::FractionalVersion2, flag_key, unit)
+}
+
+/// The bucket of a unit under a flag's key, 0 to 9,999, by the environment's generation of `fractional`.
+#[must_use]
+pub fn bucket_of_version(version: FractionalVersion, flag_key: &str, unit: &str) -> u16 {
+    let generation = Generation::of(version);
+    bucket_after(generation, generation.seed(flag_key), unit)
 }
 
 fn spread(hash: u32) -> u16 {

@@ -13,8 +13,9 @@ use crate::bucket::{BUCKETS, Stretch};
 use crate::condition::{Condition, Scalar, Set, Test};
 use crate::context::Path;
 use crate::evaluate::type_of;
-use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant};
+use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant, find};
 use crate::limits;
+use crate::logic::{self, Generation, Program, Target};
 use crate::murmur::Murmur3;
 use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
 use crate::size::check_size;
@@ -39,19 +40,30 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
     };
     // Before anything is copied.
     check_size(flag)?;
-    let value_type = value_type(flag)?;
-    let variants = variants(flag, value_type)?;
-    let default = named(&variants, flag.default_variant.as_deref(), "default_variant")?;
+    let (value_type, variants) = if flag.imported { imported_variants(flag)? } else { variants(flag)? };
+    // flagd reads an empty name as none.
+    let default = flag.default_variant.as_deref().filter(|name| !(flag.imported && name.is_empty()));
+    let default = named(&variants, default, "default_variant")?;
     let safe = named(&variants, flag.safe_variant.as_deref(), "safe_variant")?;
     let mut conditions = Conditions::default();
     let rules = rules(flag, &variants, &mut conditions)?;
+    let generation = Generation::of(environment.fractional());
+    let (targeting, issues) = targeting(flag, environment, &variants)?;
+    if let Some(issue) = issues.into_iter().next()
+        && !flag.imported
+    {
+        return Err(issue);
+    }
     Ok(CompiledFlag {
         environment: name.environment.into(),
         key: name.id.into(),
         key_hash: Murmur3::new().with(name.id.as_bytes()),
+        generation,
+        seed: generation.seed(name.id),
         flag_version: flag.flag_version,
         value_type,
         rules,
+        targeting,
         conditions: conditions.all.into(),
         attributes: conditions.attributes.into(),
         allocation: flag.allocation.as_ref().map(|given| allocation(given, &variants)).transpose()?,
@@ -62,6 +74,43 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         safe,
         variants,
     })
+}
+
+/// What of an imported flag cannot work, with its path: what its evaluations will answer with an error.
+///
+/// A flag that does not compile at all is refused, not warned about.
+#[must_use]
+pub fn warnings(flag: &v1::Flag, environment: &v1::Environment) -> Vec<(String, String)> {
+    let variants = if flag.imported { imported_variants(flag) } else { variants(flag) };
+    let issues = variants.and_then(|(_, variants)| targeting(flag, environment, &variants));
+    let issues = issues.map(|(_, issues)| issues).unwrap_or_default();
+    issues.into_iter().map(|issue| (issue.path, format!("'{}': {}", issue.value, issue.message))).collect()
+}
+
+/// The targeting rule, and what in it cannot work.
+fn targeting(
+    flag: &v1::Flag,
+    environment: &v1::Environment,
+    variants: &[Variant],
+) -> Outcome<(Option<Box<Program>>, Vec<CompileError>)> {
+    if flag.targeting.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    if !flag.rules.is_empty() {
+        return refused(
+            "targeting",
+            &flag.targeting,
+            "a flag has rules or targeting, not both: write the rules as targeting, or leave one out",
+        );
+    }
+    let is_variant = |name: &str| find(variants, name).is_some();
+    let target = Target {
+        evaluators: &environment.evaluators,
+        generation: Generation::of(environment.fractional()),
+        is_variant: &is_variant,
+    };
+    let (program, issues) = logic::compile(&flag.targeting, target)?;
+    Ok((program.map(Box::new), issues))
 }
 
 /// The environment's metadata and the flag's, the flag's first, without nulls.
@@ -114,12 +163,32 @@ fn stale_after_ms(flag: &v1::Flag) -> Outcome<Option<i64>> {
     }
 }
 
-fn variants(flag: &v1::Flag, value_type: ValueType) -> Outcome<Box<[Variant]>> {
+/// Variants as flagd takes them: of several types, null among them, or none at all. The type is that of all, if they
+/// have one.
+fn imported_variants(flag: &v1::Flag) -> Outcome<(ValueType, Box<[Variant]>)> {
+    within("variants", flag.variants.len(), limits::MAX_VARIANTS, "variants")?;
+    let mut variants = Vec::with_capacity(flag.variants.len());
+    for (name, value) in &flag.variants {
+        if name.len() > limits::MAX_NAME_BYTES {
+            let max = limits::MAX_NAME_BYTES;
+            return refused("variants", name, format_args!("a variant's name has at most {max} bytes"));
+        }
+        variants.push(Variant { name: name.as_str().into(), value: value.clone() });
+    }
+    let mut types = variants.iter().map(|variant| type_of(&variant.value));
+    let first = types.next().unwrap_or_default();
+    let value_type = if types.all(|other| other == first) { first } else { ValueType::Unspecified };
+    Ok((value_type, variants.into()))
+}
+
+fn variants(flag: &v1::Flag) -> Outcome<(ValueType, Box<[Variant]>)> {
+    let value_type = value_type(flag)?;
     if flag.variants.is_empty() {
         return refused("variants", 0, "a flag needs at least one variant");
     }
     within("variants", flag.variants.len(), limits::MAX_VARIANTS, "variants")?;
-    flag.variants
+    let variants: Box<[Variant]> = flag
+        .variants
         .iter()
         .map(|(name, value)| {
             check_name(|| "variants".to_owned(), name)?;
@@ -136,7 +205,8 @@ fn variants(flag: &v1::Flag, value_type: ValueType) -> Outcome<Box<[Variant]>> {
             }
             Ok(Variant { name: name.as_str().into(), value: value.clone() })
         })
-        .collect()
+        .collect::<Outcome<_>>()?;
+    Ok((value_type, variants))
 }
 
 fn check_name(path: impl Fn() -> String, name: &str) -> Outcome<()> {
@@ -159,10 +229,9 @@ const fn type_name(value_type: ValueType) -> &'static str {
 
 /// The index of a variant.
 fn index_of(variants: &[Variant], name: &str, path: impl Fn() -> String) -> Outcome<u16> {
-    match variants.binary_search_by(|variant| variant.name.as_ref().cmp(name)) {
-        // At most 64 variants.
-        Ok(index) => Ok(index as u16),
-        Err(_) => {
+    match find(variants, name) {
+        Some(index) => Ok(index),
+        None => {
             let known: Vec<&str> = variants.iter().take(8).map(|variant| variant.name.as_ref()).collect();
             refused(path(), name, format_args!("no such variant; this flag has {}", known.join(", ")))
         }

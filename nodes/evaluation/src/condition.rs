@@ -111,7 +111,7 @@ impl Set {
         set
     }
 
-    fn holds(&self, seen: &Seen<'_>) -> bool {
+    pub(crate) fn holds(&self, seen: &Seen<'_>) -> bool {
         match seen {
             Seen::Boolean(true) => self.has_true,
             Seen::Boolean(false) => self.has_false,

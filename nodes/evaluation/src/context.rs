@@ -17,6 +17,7 @@ pub const RECEIPT_ATTRIBUTE: &str = "featureopsReceipt";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'c> {
     attributes: Option<&'c Struct>,
+    overlay: Option<&'c Struct>,
     targeting_key: Option<&'c str>,
     receipt: Option<VerifiedReceipt>,
 }
@@ -25,19 +26,31 @@ impl<'c> Context<'c> {
     /// A context without attributes and without a unit.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { attributes: None, targeting_key: None, receipt: None }
+        Self { attributes: None, overlay: None, targeting_key: None, receipt: None }
     }
 
     /// A context over the caller's attributes.
     #[must_use]
     pub const fn new(attributes: &'c Struct) -> Self {
-        Self { attributes: Some(attributes), targeting_key: None, receipt: None }
+        Self { attributes: Some(attributes), overlay: None, targeting_key: None, receipt: None }
     }
 
     /// The same with another unit than `targetingKey` names. A receipt of the former unit is dropped.
     #[must_use]
     pub const fn with_targeting_key(self, targeting_key: &'c str) -> Self {
-        Self { attributes: self.attributes, targeting_key: Some(targeting_key), receipt: None }
+        Self { targeting_key: Some(targeting_key), receipt: None, ..self }
+    }
+
+    /// The same with the server's own keys, which win over the caller's. They may name another unit, so a receipt is
+    /// dropped.
+    #[must_use]
+    pub const fn with_overlay(self, overlay: &'c Struct) -> Self {
+        Self { overlay: Some(overlay), receipt: None, ..self }
+    }
+
+    /// The unit that stands for `targetingKey`, whatever the attributes say.
+    pub(crate) const fn targeting_key(&self) -> Option<&'c str> {
+        self.targeting_key
     }
 
     /// The unit: a non-empty string. A number is not a unit, as in the published `fractional`.
@@ -80,7 +93,13 @@ impl<'c> Context<'c> {
         self.receipt.as_ref()
     }
 
-    fn field(&self, key: &str) -> Option<&'c Value> {
+    /// A key at the top: the server's own, else the caller's.
+    pub(crate) fn field(&self, key: &str) -> Option<&'c Value> {
+        if let Some(overlay) = self.overlay
+            && let Some(value) = overlay.fields.get(key)
+        {
+            return Some(value);
+        }
         self.attributes?.fields.get(key)
     }
 
@@ -174,6 +193,18 @@ mod tests {
             assert_eq!(Context::new(&attributes).with_targeting_key("").unit(), None);
         }
         assert_eq!(Context::empty().unit(), None);
+    }
+
+    #[test]
+    fn the_servers_own_keys_win_over_the_callers() {
+        let attributes = context_of(&[("targetingKey", Value::from("ada")), ("plan", Value::from("pro"))]);
+        let overlay = context_of(&[("targetingKey", Value::from("bob")), ("region", Value::from("eu"))]);
+        let context = Context::new(&attributes).with_overlay(&overlay);
+        assert_eq!(context.unit(), Some("bob"));
+        assert!(matches!(context.look_up(&Path::new("region")), Seen::Text("eu")));
+        assert!(matches!(context.look_up(&Path::new("plan")), Seen::Text("pro")));
+        assert_eq!(context.with_targeting_key("eve").unit(), Some("eve"));
+        assert_eq!(Context::empty().with_overlay(&overlay).unit(), Some("bob"));
     }
 
     #[test]

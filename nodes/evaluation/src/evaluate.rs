@@ -6,6 +6,7 @@
 //!   state too old     -> safe variant
 //!   disabled          -> no value
 //!   rules, in order   -> the first whose conditions all hold: its variant, or its split by bucket
+//!   or targeting      -> the variant it names; null leaves the choice open, what cannot be evaluated is an error
 //!   allocation        -> the arm of the receipt while its generation lives, else the bucket's arm
 //!   default           -> the default variant, or no value
 //! ```
@@ -23,7 +24,8 @@ use crate::bucket::{bucket_after, target_of};
 use crate::condition::Condition;
 use crate::context::{Context, Seen};
 use crate::explain::{Trace, Untraced, step};
-use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State};
+use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State, find};
+use crate::logic::{Asked, Decision};
 use crate::snapshot::Snapshot;
 
 /// The answer. It borrows from the snapshot.
@@ -72,7 +74,7 @@ pub fn evaluate<'s>(
     now_ms: i64,
 ) -> Evaluation<'s> {
     match snapshot.get(environment, flag) {
-        Some(flag) => walk(flag, context, snapshot.age_ms(now_ms), &mut Untraced),
+        Some(flag) => walk(flag, context, Now::of(snapshot, now_ms), &mut Untraced),
         None => Evaluation::error(EvaluationError::FlagNotFound, 0),
     }
 }
@@ -84,8 +86,8 @@ pub fn evaluate_all<'s>(
     context: &Context<'_>,
     now_ms: i64,
 ) -> impl Iterator<Item = (&'s CompiledFlag, Evaluation<'s>)> {
-    let age_ms = snapshot.age_ms(now_ms);
-    snapshot.flags(environment).map(move |flag| (flag, walk(flag, context, age_ms, &mut Untraced)))
+    let now = Now::of(snapshot, now_ms);
+    snapshot.flags(environment).map(move |flag| (flag, walk(flag, context, now, &mut Untraced)))
 }
 
 impl Evaluation<'_> {
@@ -122,10 +124,23 @@ pub(crate) fn type_of(value: &Value) -> ValueType {
     }
 }
 
+/// The present: by the caller's clock, and as the age of the state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    ms: i64,
+    age_ms: i64,
+}
+
+impl Now {
+    pub(crate) fn of(snapshot: &Snapshot, now_ms: i64) -> Self {
+        Self { ms: now_ms, age_ms: snapshot.age_ms(now_ms) }
+    }
+}
+
 pub(crate) fn walk<'s>(
     flag: &'s CompiledFlag,
     context: &Context<'_>,
-    age_ms: i64,
+    now: Now,
     trace: &mut impl Trace,
 ) -> Evaluation<'s> {
     match flag.state {
@@ -144,6 +159,7 @@ pub(crate) fn walk<'s>(
         State::Disabled | State::Serving => {}
     }
     if let Some(limit_ms) = flag.stale_after_ms {
+        let age_ms = now.age_ms;
         let stale = age_ms > limit_ms;
         trace.step(|| step("age", format!("state is {age_ms} ms old, limit {limit_ms} ms"), stale));
         if stale {
@@ -172,6 +188,14 @@ pub(crate) fn walk<'s>(
                     None => serve_default(flag, trace),
                 },
             };
+        }
+    }
+    if let Some(targeting) = &flag.targeting {
+        let asked = Asked { flag_key: &flag.key, seed: flag.seed, now_ms: now.ms };
+        match targeting.decide(context, asked, |name| find(&flag.variants, name), trace) {
+            Decision::Variant(variant) => return serve(flag, Some(variant), Reason::TargetingMatch, trace),
+            Decision::Error(error) => return Evaluation::error(error, flag.flag_version),
+            Decision::Nothing => {}
         }
     }
     if let Some(allocation) = &flag.allocation {
@@ -213,7 +237,7 @@ fn holds(
 }
 
 fn find_bucket(flag: &CompiledFlag, context: &Context<'_>, trace: &mut impl Trace) -> Option<u16> {
-    let bucket = context.unit().map(|unit| bucket_after(flag.key_hash, unit));
+    let bucket = context.unit().map(|unit| bucket_after(flag.generation, flag.seed, unit));
     trace.step(|| match bucket {
         Some(bucket) => step("bucket", format!("{bucket} of 10,000"), true),
         None => step("bucket", "the context has no targetingKey, so there is no unit to assign", false),

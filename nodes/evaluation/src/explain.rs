@@ -6,12 +6,16 @@
 use featureops_proto::v1::{EvaluationError, ExplainStep};
 
 use crate::context::Context;
-use crate::evaluate::{Evaluation, walk};
+use crate::evaluate::{Evaluation, Now, walk};
+use crate::limits;
 use crate::snapshot::Snapshot;
 
 /// Hears the steps of a walk.
 pub(crate) trait Trace {
     fn step(&mut self, step: impl FnOnce() -> ExplainStep);
+
+    /// A step within a targeting rule. A rule may iterate, and nobody reads more than some.
+    fn detail(&mut self, step: impl FnOnce() -> ExplainStep);
 }
 
 /// Hears nothing.
@@ -20,11 +24,20 @@ pub(crate) struct Untraced;
 impl Trace for Untraced {
     #[inline(always)]
     fn step(&mut self, _: impl FnOnce() -> ExplainStep) {}
+
+    #[inline(always)]
+    fn detail(&mut self, _: impl FnOnce() -> ExplainStep) {}
 }
 
 impl Trace for Vec<ExplainStep> {
     fn step(&mut self, step: impl FnOnce() -> ExplainStep) {
         self.push(step());
+    }
+
+    fn detail(&mut self, step: impl FnOnce() -> ExplainStep) {
+        if self.len() < limits::MAX_EXPLAINED_DETAILS {
+            self.push(step());
+        }
     }
 }
 
@@ -55,7 +68,7 @@ pub fn explain<'s>(
         Some(flag) => {
             let finding = format!("found at version {}", flag.flag_version());
             steps.push(step("flag", finding, true));
-            walk(flag, context, snapshot.age_ms(now_ms), &mut steps)
+            walk(flag, context, Now::of(snapshot, now_ms), &mut steps)
         }
         None => {
             steps.push(step("flag", "there is no such flag in this environment", false));

@@ -9,6 +9,7 @@ use prost_types::{Struct, Value};
 use crate::bucket::Stretch;
 use crate::condition::Condition;
 use crate::context::Path;
+use crate::logic::{Generation, Program};
 use crate::murmur::Murmur3;
 
 /// A flag as evaluation reads it.
@@ -16,8 +17,11 @@ use crate::murmur::Murmur3;
 pub struct CompiledFlag {
     pub(crate) environment: Box<str>,
     pub(crate) key: Box<str>,
-    /// The hash state after the flag's key; also the flag's place in a snapshot.
+    /// The hash of the flag's key: its place in a snapshot.
     pub(crate) key_hash: Murmur3,
+    /// Which bytes buckets are hashes of, and the hash state after the flag's key among them.
+    pub(crate) generation: Generation,
+    pub(crate) seed: Murmur3,
     pub(crate) flag_version: u64,
     pub(crate) value_type: v1::ValueType,
     /// Sorted by name.
@@ -29,6 +33,8 @@ pub struct CompiledFlag {
     pub(crate) conditions: Box<[Condition]>,
     /// The attributes that conditions ask about, each once.
     pub(crate) attributes: Box<[Path]>,
+    /// Instead of rules.
+    pub(crate) targeting: Option<Box<Program>>,
     pub(crate) allocation: Option<Allocation>,
     pub(crate) stale_after_ms: Option<i64>,
     pub(crate) state: State,
@@ -51,6 +57,12 @@ pub(crate) enum State {
 pub(crate) struct Variant {
     pub(crate) name: Box<str>,
     pub(crate) value: Value,
+}
+
+/// The index of a variant among all, sorted by name.
+pub(crate) fn find(variants: &[Variant], name: &str) -> Option<u16> {
+    // At most 64 variants.
+    variants.binary_search_by(|variant| variant.name.as_ref().cmp(name)).ok().map(|index| index as u16)
 }
 
 #[derive(Debug)]
@@ -94,6 +106,8 @@ impl CompiledFlag {
             environment: environment.into(),
             key: key.into(),
             key_hash: Murmur3::new().with(key.as_bytes()),
+            generation: Generation::V2,
+            seed: Murmur3::new(),
             flag_version,
             value_type: v1::ValueType::Unspecified,
             variants: Box::default(),
@@ -102,6 +116,7 @@ impl CompiledFlag {
             rules: Box::default(),
             conditions: Box::default(),
             attributes: Box::default(),
+            targeting: None,
             allocation: None,
             stale_after_ms: None,
             state: State::Unusable,
@@ -133,7 +148,7 @@ impl CompiledFlag {
         self.metadata.as_deref()
     }
 
-    /// The type of all its variants.
+    /// The type of all its variants; unspecified when an imported flag has several.
     #[must_use]
     pub const fn value_type(&self) -> v1::ValueType {
         self.value_type
@@ -159,6 +174,9 @@ impl CompiledFlag {
 
     /// Whether every unit gets the default at any time, so that clients may cache it until they hear of a change.
     pub(crate) fn is_static(&self) -> bool {
-        self.rules.is_empty() && self.allocation.is_none() && self.stale_after_ms.is_none()
+        self.rules.is_empty()
+            && self.targeting.is_none()
+            && self.allocation.is_none()
+            && self.stale_after_ms.is_none()
     }
 }

@@ -20,6 +20,7 @@ mod explain;
 mod flag;
 pub mod flagd;
 pub mod limits;
+pub mod logic;
 pub mod minute;
 mod murmur;
 mod number;
@@ -29,8 +30,8 @@ mod size;
 mod snapshot;
 mod unit;
 
-pub use bucket::{BUCKETS, bucket_of};
-pub use compile::{check, compile};
+pub use bucket::{BUCKETS, bucket_of, bucket_of_version};
+pub use compile::{check, compile, warnings};
 pub use context::{Context, RECEIPT_ATTRIBUTE, TARGETING_KEY_ATTRIBUTE};
 pub use evaluate::{Assignment, Evaluation, evaluate, evaluate_all};
 pub use explain::{Explanation, explain};

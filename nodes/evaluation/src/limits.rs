@@ -40,3 +40,15 @@ pub const MAX_EVALUATORS: usize = 1_000;
 pub const MAX_WARNINGS: usize = 1_000;
 /// Bytes of a targeting after shared rules were put in.
 pub const MAX_EXPANDED_BYTES: usize = 4 * MAX_FLAG_BYTES;
+/// Levels of a targeting rule, shared rules put in.
+pub const MAX_TARGETING_DEPTH: usize = 128;
+/// Bytes of a targeting rule, shared rules put in: its text, and 16 for every value in it.
+pub const MAX_TARGETING_BYTES: usize = 1024 * 1024;
+/// Steps of one evaluation of a targeting rule: operators evaluated and items visited.
+pub const MAX_TARGETING_STEPS: u32 = 100_000;
+/// Items of all lists that one evaluation makes.
+pub const MAX_TARGETING_ITEMS: usize = 64 * 1024;
+/// Bytes of all texts that one evaluation makes.
+pub const MAX_TARGETING_TEXT_BYTES: usize = 256 * 1024;
+/// Steps after which an explanation tells no more of a targeting rule's inside.
+pub const MAX_EXPLAINED_DETAILS: usize = 1_000;

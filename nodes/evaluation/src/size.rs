@@ -11,6 +11,10 @@ use crate::refusal::{Outcome, refused};
 /// Bounds the definition's bytes, and the depth and numbers of every value.
 pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<()> {
     let mut bytes = flag.description.len() + flag.owner.len();
+    bytes += flag.targeting.len();
+    for (key, value) in flag.metadata.iter().flat_map(|metadata| &metadata.fields) {
+        bytes += key.len() + weigh(value, 1, &|| format!("metadata[{key}]"))?;
+    }
     bytes += flag.tags.iter().map(|tag| tag.len() + 16).sum::<usize>();
     for (name, value) in &flag.variants {
         bytes += name.len() + weigh(value, 1, &|| format!("variants[{name}]"))?;
