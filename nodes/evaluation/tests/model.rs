@@ -6,7 +6,7 @@
 mod generated;
 
 use featureops_evaluation::{Context, Evaluation, Key, Receipt, Snapshot, compile, evaluate, explain};
-use featureops_proto::v1::{self, EvaluationError, Reason, condition::Operator, rule};
+use featureops_proto::v1::{self, EvaluationError, FractionalVersion, Reason, condition::Operator, rule};
 use generated::{ENVIRONMENT, EXPERIMENT, FLAG};
 use proptest::prelude::*;
 use prost_types::{Struct, Value, value::Kind};
@@ -37,7 +37,13 @@ fn answer_of(evaluation: &Evaluation<'_>) -> Answer {
     }
 }
 
-fn model(flag: &v1::Flag, context: &Struct, receipt: Option<&Receipt>, age_ms: i64) -> Answer {
+fn model(
+    flag: &v1::Flag,
+    version: FractionalVersion,
+    context: &Struct,
+    receipt: Option<&Receipt>,
+    age_ms: i64,
+) -> Answer {
     let say = |variant: Option<&String>, reason| Answer {
         variant: variant.cloned(),
         value: variant.map(|name| flag.variants[name].clone()),
@@ -63,7 +69,12 @@ fn model(flag: &v1::Flag, context: &Struct, receipt: Option<&Receipt>, age_ms: i
         _ => None,
     };
     let bucket = unit.map(|unit| {
-        let hash = naive_hash(format!("{FLAG}{unit}").as_bytes());
+        // Texts here are shorter than 24 bytes, so that a head is one byte.
+        let text = |text: &str| [&[0x60 + text.len() as u8], text.as_bytes()].concat();
+        let hash = naive_hash(&match version {
+            FractionalVersion::FractionalVersion3 => [vec![0x82], text(FLAG), text(&unit)].concat(),
+            _ => format!("{FLAG}{unit}").into_bytes(),
+        });
         (u128::from(hash) * 10_000 / (1 << 32)) as u32
     });
     let varies = !flag.rules.is_empty() || flag.allocation.is_some() || flag.stale_after_seconds > 0;
@@ -217,8 +228,10 @@ proptest! {
         attributes in generated::context(),
         receipt in prop::option::of(receipt()),
         age_ms in prop::sample::select(vec![-1_000_000i64, 0, 10_000, 10_001, 60_001]),
+        version in prop::sample::select(vec![FractionalVersion::Unspecified, FractionalVersion::FractionalVersion3]),
     ) {
-        let compiled = compile(&flag, &v1::Environment::default()).unwrap();
+        let environment = v1::Environment { fractional: version.into(), ..v1::Environment::default() };
+        let compiled = compile(&flag, &environment).unwrap();
         let snapshot = Snapshot::empty().apply([compiled], 1, LOG_TIME_MS);
         let now_ms = LOG_TIME_MS + age_ms;
         let mut context = Context::new(&attributes);
@@ -231,13 +244,13 @@ proptest! {
             honoured = Some(receipt);
         }
         let evaluation = evaluate(&snapshot, ENVIRONMENT, FLAG, &context, now_ms);
-        prop_assert_eq!(answer_of(&evaluation), model(&flag, &attributes, honoured, age_ms.max(0)));
+        prop_assert_eq!(answer_of(&evaluation), model(&flag, version, &attributes, honoured, age_ms.max(0)));
         prop_assert_eq!(evaluation.flag_version, flag.flag_version);
         prop_assert_eq!(evaluation.variant.is_some(), evaluation.value.is_some());
         prop_assert_eq!(evaluation.error.is_some(), evaluation.reason == Reason::Error);
 
         // Determinism: again, and from another snapshot of the same flag.
-        let other = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, LOG_TIME_MS);
+        let other = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, LOG_TIME_MS);
         prop_assert_eq!(evaluate(&other, ENVIRONMENT, FLAG, &context, now_ms), evaluation);
 
         let explanation = explain(&snapshot, ENVIRONMENT, FLAG, &context, now_ms);

@@ -5,12 +5,14 @@ mod generated;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 use featureops_evaluation::{Context, Key, Receipt, Snapshot, UnitKey, compile, evaluate, evaluate_all};
-use featureops_proto::v1::Reason;
+use featureops_proto::v1::{Environment, Flag, FractionalVersion, Reason, ValueType};
 use generated::{ENVIRONMENT, FLAG};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
+use prost_types::{Struct, Value};
 
 struct Counting;
 
@@ -118,4 +120,70 @@ fn an_evaluation_allocates_nothing() {
         assert!(reasons.contains_key(&(reason, false)), "{reason:?} was never drawn: {reasons:?}");
     }
     assert!(reasons.contains_key(&(Reason::Split, true)), "{reasons:?}");
+}
+
+/// Comparisons, logic, `var`, `in`, prefixes, versions and `fractional` never allocate; the others not for small values.
+#[test]
+fn targeting_allocates_nothing() {
+    let object = |fields: &[(&str, Value)]| {
+        Value::from(
+            fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect::<BTreeMap<_, _>>(),
+        )
+    };
+    let nested =
+        object(&[("bb", Value::from(1.5)), ("a", object(&[])), ("c", Value::from(vec![Value::from("x")]))]);
+    let attributes = Struct {
+        fields: [
+            ("targetingKey", Value::from("ada")),
+            ("email", Value::from("ada@example.com")),
+            ("age", Value::from(30.25)),
+            ("version", Value::from("1.2.3-beta.1")),
+            ("account", object(&[("plan", Value::from("pro")), ("seats", Value::from(7.0))])),
+            ("groups", Value::from(vec![Value::from("x"), Value::from("beta"), nested.clone()])),
+            ("unit", nested),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into(),
+    };
+    let rules = [
+        r#"{"if": [{"==": [{"var": "account.plan"}, "pro"]}, "a", {"!": {"var": "email"}}, "b"]}"#,
+        r#"{"if": [{"and": [{"<": [18, {"var": "age"}, 65]}, {"or": [{"!==": [1, {"var": "none"}]}, false]}]}, "a"]}"#,
+        r#"{"if": [{"in": [{"var": "groups.1"}, ["alpha", "beta", 7, null]]}, "a"]}"#,
+        r#"{"if": [{"in": ["beta", {"var": "groups"}]}, {"if": [{"in": ["@example", {"var": "email"}]}, "a"]}]}"#,
+        r#"{"if": [{"in": [{"var": "age"}, "30.25"]}, "a"]}"#,
+        r#"{"if": [{"starts_with": [{"var": "email"}, "ada"]}, {"if": [{"ends_with": [{"var": "email"}, ".com"]}, "a"]}]}"#,
+        r#"{"if": [{"sem_ver": [{"var": "version"}, ">=", "1.2.3-alpha"]}, {"if": [{"sem_ver": [{"var": "age"}, "^", 30]}, "a"]}]}"#,
+        r#"{"if": [{">": [{"+": [{"var": "age"}, {"*": [2, "3"]}, {"%": [7, 3]}, {"max": [1, 2]}]}, 1]}, "a"]}"#,
+        r#"{"fractional": [["a", 25], ["b", 25], ["c", 50]]}"#,
+        r#"{"fractional": [{"var": "email"}, ["a", 25], ["b", 75]]}"#,
+        r#"{"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "email"}]}, ["a", 25], ["b", 75]]}"#,
+        r#"{"fractional": [{"var": "unit"}, ["a", {"-": [{"var": "$flagd.timestamp"}, 1]}], [{"var": "x"}, 75]]}"#,
+        r#"{"if": [{"some": [{"var": "groups"}, {"==": [{"var": ""}, "beta"]}]}, {"substr": ["abc", 0, 1]}]}"#,
+        r#"{"if": [{"missing": ["email", "none"]}, {"reduce": [["a"], {"var": "current"}, ""]}]}"#,
+        r#"{"unknown": 1}"#,
+        r#"{"equals": [{"var": ["none", 1]}, {"var": {"cat": ["acc", "ount.plan"]}}]}"#,
+    ];
+    for version in [FractionalVersion::FractionalVersion2, FractionalVersion::FractionalVersion3] {
+        let environment = Environment { fractional: version.into(), ..Environment::default() };
+        for rule in rules {
+            let flag = Flag {
+                name: format!("environments/{ENVIRONMENT}/flags/{FLAG}"),
+                r#type: ValueType::String.into(),
+                variants: ["a", "b", "c"].map(|name| (name.to_owned(), Value::from(name))).into(),
+                targeting: rule.to_owned(),
+                imported: true,
+                ..Flag::default()
+            };
+            let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
+            let mut reason = Reason::Unspecified;
+            let counted = allocations(|| {
+                let context = Context::new(&attributes);
+                reason =
+                    std::hint::black_box(evaluate(&snapshot, ENVIRONMENT, FLAG, &context, 30_000)).reason;
+            });
+            assert_eq!(counted, 0, "{rule}");
+            let known = !rule.contains("unknown") && !rule.contains("equals");
+            assert_eq!(reason != Reason::Error, known, "{rule}: {reason:?}");
+        }
+    }
 }

@@ -5,12 +5,15 @@
 //! registry. Without either the test says so and passes; the clients' own runner is where it must not be skipped.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test's helpers may fail")]
 
+mod json;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use featureops_evaluation::{CompiledFlag, Context, Snapshot, as_integer, compile, evaluate};
 use featureops_proto::v1::{Environment, EvaluationError, Flag, FractionalVersion, Reason, ValueType};
-use prost_types::{ListValue, Struct, Value, value::Kind};
+use json::{struct_of, value_of};
+use prost_types::{Struct, Value};
 use serde_json::Value as Json;
 
 fn testbed() -> Option<PathBuf> {
@@ -23,23 +26,6 @@ fn testbed() -> Option<PathBuf> {
     let suites = registries
         .filter_map(|entry| Some(entry.ok()?.path().join("open-feature-flagd-0.3.0/flagd-testbed")));
     suites.into_iter().find(|path| path.is_dir())
-}
-
-fn value_of(json: &Json) -> Value {
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(value) => Kind::BoolValue(*value),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        Json::Array(items) => Kind::ListValue(ListValue { values: items.iter().map(value_of).collect() }),
-        Json::Object(_) => Kind::StructValue(struct_of(json)),
-    };
-    Value { kind: Some(kind) }
-}
-
-fn struct_of(json: &Json) -> Struct {
-    let fields = json.as_object().unwrap().iter();
-    Struct { fields: fields.map(|(key, value)| (key.clone(), value_of(value))).collect() }
 }
 
 /// A document's flags, as the import door takes them.
