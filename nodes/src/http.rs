@@ -34,6 +34,7 @@ use crate::observation::Exposition;
 use crate::refusal;
 use crate::rpc::administration_service_server::AdministrationServiceServer;
 use crate::rpc::decision_service_server::DecisionServiceServer;
+use crate::rpc::environment_service_server::EnvironmentServiceServer;
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
 use crate::rpc::experiment_service_server::ExperimentServiceServer;
 use crate::rpc::fact_service_server::FactServiceServer;
@@ -41,6 +42,7 @@ use crate::rpc::flag_service_server::FlagServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
 use crate::services::administration::{Administration, raise_alarm};
 use crate::services::decision::Decisions;
+use crate::services::environment::Environments;
 use crate::services::evaluation::Evaluations;
 use crate::services::experiment::Experiments;
 use crate::services::facts::Facts;
@@ -62,6 +64,7 @@ const SERVICES: &[&str] = &[
     <EvaluationServiceServer<Evaluations> as NamedService>::NAME,
     <FactServiceServer<Facts> as NamedService>::NAME,
     <FlagServiceServer<Flags> as NamedService>::NAME,
+    <EnvironmentServiceServer<Environments> as NamedService>::NAME,
     <MetricServiceServer<Metrics> as NamedService>::NAME,
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
@@ -82,7 +85,7 @@ pub async fn set_serving(health: &HealthReporter, serves: bool) {
 /// The descriptors of the API cannot be read.
 pub fn front(host: &Arc<Host>, health: HealthReporter) -> Result<Front, String> {
     let bytes = host.limits.request_bytes;
-    // Only facts and flags are large; nothing else has a reason to be.
+    // Only facts, flags and sets of flags are large; nothing else has a reason to be.
     let (evaluation, small) = (bytes.min(EVALUATION_BYTES_MAX), bytes.min(SMALL_BYTES_MAX));
     let descriptors = featureops_proto::DESCRIPTORS;
     let reflection =
@@ -93,6 +96,9 @@ pub fn front(host: &Arc<Host>, health: HealthReporter) -> Result<Front, String> 
     grpc.add_service(evaluation.clone())
         .add_service(FactServiceServer::new(Facts(host.clone())).max_decoding_message_size(bytes))
         .add_service(FlagServiceServer::new(Flags(host.clone())).max_decoding_message_size(bytes))
+        .add_service(
+            EnvironmentServiceServer::new(Environments(host.clone())).max_decoding_message_size(bytes),
+        )
         .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
         .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
         .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))

@@ -9,7 +9,7 @@
 //! Effects are hints to look again, so what is published is always State as it is then, never an effect's content: two
 //! changes of one flag cost one compilation. The position that is claimed is the one that came with the effects, not the
 //! one State has by now: State may be at an entry before the entry's effects are noted. Positions never go back. A start and a snapshot install mark everything
-//! dirty. The sink only fills a set and rings a bell: apply never waits for a compilation.
+//! dirty. A flag is compiled against its environment, so a change of that makes all its flags dirty. The sink only fills a set and rings a bell: apply never waits for a compilation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::changes::{self, Feed, Looked, Since};
 use crate::registry::Registry;
 
 /// Shortest time between two publications.
@@ -39,7 +40,7 @@ const READ_MAX: usize = 512;
 pub struct Published {
     /// The compiled flags.
     pub snapshot: Snapshot,
-    /// Numbers, scales and arms.
+    /// What environments share; numbers, scales and arms.
     pub registry: Registry,
     /// Newest first.
     pub receipt_keys: Arc<[Key]>,
@@ -50,6 +51,7 @@ pub struct Published {
 #[derive(Default)]
 struct Dirty {
     everything: bool,
+    environments: BTreeSet<String>,
     flags: BTreeSet<(String, String)>,
     metrics: BTreeSet<(String, String)>,
     experiments: BTreeSet<u32>,
@@ -61,7 +63,9 @@ struct Dirty {
 
 impl Dirty {
     fn bound(&mut self) {
-        if self.flags.len() + self.metrics.len() + self.experiments.len() > DIRTY_MAX {
+        if self.environments.len() + self.flags.len() + self.metrics.len() + self.experiments.len()
+            > DIRTY_MAX
+        {
             let Self { since, position, log_time_ms, .. } = *self;
             *self = Self { everything: true, since, position, log_time_ms, ..Self::default() };
         }
@@ -71,8 +75,8 @@ impl Dirty {
 /// What one look at State brought.
 #[derive(Default)]
 struct Seen {
-    /// Compiled page by page: the messages of all flags at once would be the most memory a start takes.
     flags: Vec<CompiledFlag>,
+    looked: Vec<Looked>,
     metrics: Vec<Metric>,
     experiments: Vec<Experiment>,
     receipt_keys: Vec<Key>,
@@ -93,6 +97,9 @@ pub struct Publisher {
     dirty: Mutex<Dirty>,
     bell: Notify,
     position: watch::Sender<u64>,
+    feed: Mutex<Feed>,
+    /// The place of the last change that clients notice.
+    changed: watch::Sender<u64>,
     /// Milliseconds from the first waiting effect to its publication, the last time.
     lag_ms: AtomicU64,
     publications: AtomicU64,
@@ -106,6 +113,8 @@ impl Default for Publisher {
             dirty: Mutex::new(Dirty { everything: true, ..Dirty::default() }),
             bell: Notify::new(),
             position: watch::Sender::new(0),
+            feed: Mutex::default(),
+            changed: watch::Sender::new(0),
             lag_ms: AtomicU64::new(0),
             publications: AtomicU64::new(0),
             not_compiled: AtomicU64::new(0),
@@ -130,6 +139,9 @@ impl Publisher {
                 match effect {
                     Effect::FlagChanged { environment, flag } => {
                         dirty.flags.insert((environment.clone(), flag.clone()));
+                    }
+                    Effect::EnvironmentChanged { environment } => {
+                        dirty.environments.insert(environment.clone());
                     }
                     Effect::MetricChanged { environment, metric } => {
                         dirty.metrics.insert((environment.clone(), metric.clone()));
@@ -173,6 +185,16 @@ impl Publisher {
         self.position.subscribe()
     }
 
+    /// What clients would notice after a place that an earlier answer named as its latest; 0 is before everything.
+    pub fn changes_since(&self, place: u64) -> Since {
+        self.feed.lock().since(place)
+    }
+
+    /// Moves with every publication that clients notice; what it says can be evaluated by then.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// Publishes until it is dropped.
     pub async fn run(self: Arc<Self>, source: Arc<dyn Source>) {
         loop {
@@ -185,15 +207,20 @@ impl Publisher {
     /// Publishes once, whatever is dirty now.
     pub fn publish(&self, source: &dyn Source) {
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        let mut seen =
-            if dirty.everything { self.read_everything(source) } else { self.read_dirty(source, &dirty) };
+        let before = self.current.load();
+        let mut registry = before.registry.clone();
+        let mut seen = if dirty.everything {
+            self.read_everything(source, &mut registry)
+        } else {
+            self.read_dirty(source, &dirty, &mut registry)
+        };
+        let mut read = 0;
+        source.with(&mut |state| read = state.position());
         // Whoever reads everything holds all that State held when he began. Whoever reads what was noted holds no more
         // than was noted: an entry that State has already applied may not have been noted yet.
         if !dirty.everything {
             (seen.position, seen.log_time_ms) = (dirty.position, dirty.log_time_ms);
         }
-        let before = self.current.load();
-        let mut registry = before.registry.clone();
         for metric in &seen.metrics {
             registry.put_metric(metric);
         }
@@ -214,26 +241,41 @@ impl Publisher {
             self.lag_ms.store(lag, Ordering::Relaxed);
         }
         self.publications.fetch_add(1, Ordering::Relaxed);
+        // After the snapshot: who hears of a change and evaluates gets the new answer.
+        if self.feed.lock().note(seen.looked, position, read) {
+            self.changed.send_replace(position);
+        }
         self.position.send_replace(position);
     }
 
-    fn compile(&self, flag: &Flag) -> Option<CompiledFlag> {
-        match compile(flag, &Environment::default()) {
-            Ok(compiled) => Some(compiled),
-            Err(error) => {
-                self.not_compiled.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(flag = flag.name, error = %error, "committed flag does not compile; it answers GENERAL");
-                let name = Name::parse(&flag.name, Collection::Flags).ok()?;
-                Some(CompiledFlag::unusable(name.environment, name.id, flag.flag_version))
-            }
-        }
+    /// Compiles a flag against its environment, and notes how clients see it.
+    fn take(&self, flag: Flag, registry: &Registry, seen: &mut Seen) {
+        let Ok(name) = Name::parse(&flag.name, Collection::Flags) else { return };
+        let environment = registry.environment(name.environment);
+        let compiled = match environment {
+            Some(environment) => compile(&flag, environment),
+            None => compile(&flag, &Environment::default()),
+        };
+        seen.flags.push(compiled.unwrap_or_else(|error| {
+            self.not_compiled.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(flag = flag.name, error = %error, "committed flag does not compile; it answers GENERAL");
+            CompiledFlag::unusable(name.environment, name.id, flag.flag_version)
+        }));
+        // Of a whole environment's flags the name is shared.
+        let known = seen.looked.last().filter(|last| last.environment.as_ref() == name.environment);
+        let environment = known.map_or_else(|| name.environment.into(), |last| Arc::clone(&last.environment));
+        let (shared, key) = (registry.shared(name.environment), name.id.into());
+        seen.looked.push(Looked { environment, flag: key, face: changes::face(flag, shared) });
     }
 
-    fn read_dirty(&self, source: &dyn Source, dirty: &Dirty) -> Seen {
+    fn read_dirty(&self, source: &dyn Source, dirty: &Dirty, registry: &mut Registry) -> Seen {
         let mut seen = Seen::default();
         let mut flags = Vec::new();
         source.with(&mut |state| {
             note_clock(&mut seen, state);
+            for environment in &dirty.environments {
+                registry.put_environment(state.environment(environment));
+            }
             seen.metrics
                 .extend(dirty.metrics.iter().filter_map(|(environment, id)| state.metric(environment, id)));
             // An effect on an experiment and one on its flag come together: the flag is compiled once.
@@ -246,26 +288,47 @@ impl Publisher {
                 }
                 seen.experiments.push(experiment);
             }
-            flags.extend(named.iter().filter_map(|(environment, id)| state.flag(environment, id)));
+            for (environment, id) in &named {
+                // The first flag of an environment that was never set brings it, with its defaults.
+                if registry.environment(environment).is_none() {
+                    registry.put_environment(state.environment(environment));
+                }
+                if !dirty.environments.contains(environment) {
+                    flags.extend(state.flag(environment, id));
+                }
+            }
         });
-        seen.flags = flags.iter().filter_map(|flag| self.compile(flag)).collect();
+        for flag in flags {
+            self.take(flag, registry, &mut seen);
+        }
+        for environment in &dirty.environments {
+            self.read_flags(source, environment, registry, &mut seen);
+        }
         seen
     }
 
-    fn read_everything(&self, source: &dyn Source) -> Seen {
+    /// Page by page: the messages of all flags at once would be the most memory a start takes.
+    fn read_flags(&self, source: &dyn Source, environment: &str, registry: &Registry, seen: &mut Seen) {
+        read_pages(
+            source,
+            |state, after| state.flags(environment, after, READ_MAX, true),
+            |flag| id_of(&flag.name, Collection::Flags),
+            |flag| self.take(flag, registry, seen),
+        );
+    }
+
+    fn read_everything(&self, source: &dyn Source, registry: &mut Registry) -> Seen {
         let mut seen = Seen::default();
         let mut environments = Vec::new();
         source.with(&mut |state| {
             note_clock(&mut seen, state);
             environments = state.environments();
+            for environment in &environments {
+                registry.put_environment(state.environment(environment));
+            }
         });
         for environment in &environments {
-            read_pages(
-                source,
-                |state, after| state.flags(environment, after, READ_MAX, true),
-                |flag| id_of(&flag.name, Collection::Flags),
-                |flag| seen.flags.extend(self.compile(&flag)),
-            );
+            self.read_flags(source, environment, registry, &mut seen);
             read_pages(
                 source,
                 |state, after| state.metrics(environment, after, READ_MAX),
@@ -388,5 +451,94 @@ mod tests {
         let published = publisher.load();
         assert_eq!(published.snapshot.position(), 3);
         assert!(published.snapshot.get("p", "f").is_some());
+    }
+
+    fn flag(id: &str) -> Flag {
+        Flag {
+            name: format!("environments/p/flags/{id}"),
+            r#type: ValueType::Boolean.into(),
+            variants: [("on".to_owned(), true.into())].into(),
+            default_variant: Some("on".into()),
+            ..Flag::default()
+        }
+    }
+
+    /// A publisher of three flags, and what it publishes next.
+    fn furnished() -> (Held, Publisher, impl FnMut(&Held, &Publisher, Command)) {
+        let held = Held(Mutex::new(State::default()));
+        let receipt_key = Some(ReceiptKey { id: 1, key: vec![7; 16] });
+        let mut position = 0;
+        let mut step = move |held: &Held, publisher: &Publisher, command| {
+            position += 1;
+            let effects = held.apply(position, command);
+            publisher.note(position, 0, &effects);
+            publisher.publish(held);
+        };
+        let publisher = Publisher::default();
+        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key };
+        step(&held, &publisher, Command::Initialize(initialize));
+        for id in ["a", "b", "c"] {
+            step(&held, &publisher, set(flag(id)));
+        }
+        (held, publisher, step)
+    }
+
+    fn set(flag: Flag) -> Command {
+        Command::SetFlag(SetFlag { flag: Some(flag), etag: String::new() })
+    }
+
+    fn told(publisher: &Publisher, place: u64) -> Vec<(String, &'static str)> {
+        match publisher.changes_since(place).changes {
+            changes::Changes::Flags(flags) => {
+                flags.into_iter().map(|((_, flag), change)| (flag.to_string(), change.as_str())).collect()
+            }
+            changes::Changes::Everything => panic!("everything"),
+        }
+    }
+
+    #[test]
+    fn flags_are_compiled_against_their_environment_and_clients_hear_what_differs() {
+        let (held, publisher, mut step) = furnished();
+        let environment = |source: &str, team: &str| {
+            let fields = [("team".to_owned(), team.into())].into();
+            let name = "environments/p".to_owned();
+            let metadata = Some(prost_types::Struct { fields });
+            Environment { name, source: source.into(), metadata, ..Environment::default() }
+        };
+        assert!(publisher.load().registry.environment("p").is_some(), "there as soon as a flag is");
+        let mut changed = publisher.changes();
+        changed.mark_unchanged();
+        let place = publisher.changes_since(0).latest;
+        assert_eq!(told(&publisher, place), []);
+        let describe = Flag { description: "new".into(), owner: "o".into(), ..flag("a") };
+        step(&held, &publisher, set(describe));
+        assert_eq!(told(&publisher, place), [], "clients see neither");
+        assert!(!changed.has_changed().unwrap());
+
+        let set_environment = |environment| {
+            let (environment, etag) = (Some(environment), String::new());
+            Command::SetEnvironment(featureops_proto::log::SetEnvironment { environment, etag })
+        };
+        step(&held, &publisher, set_environment(environment("s", "x")));
+        assert!(changed.has_changed().unwrap());
+        let all = |change| ["a", "b", "c"].map(|flag| (flag.to_owned(), change));
+        assert_eq!(told(&publisher, place), all("update"));
+        let published = publisher.load();
+        assert_eq!(published.registry.environment("p").unwrap().source, "s");
+        let metadata = published.snapshot.get("p", "b").unwrap().metadata().unwrap();
+        assert_eq!(metadata.fields["team"], "x".into());
+
+        let place = publisher.changes_since(place).latest;
+        step(&held, &publisher, set(Flag { disabled: true, ..flag("b") }));
+        step(&held, &publisher, set(flag("d")));
+        let archive = featureops_proto::log::ArchiveFlag { name: flag("c").name, etag: String::new() };
+        step(&held, &publisher, Command::ArchiveFlag(archive));
+        let expected = [("b", "update"), ("c", "delete"), ("d", "write")];
+        assert_eq!(told(&publisher, place), expected.map(|(flag, change)| (flag.to_owned(), change)));
+        // A start reads everything again: what is the same is no change.
+        let place = publisher.changes_since(place).latest;
+        publisher.republish();
+        publisher.publish(&held);
+        assert_eq!(told(&publisher, place), []);
     }
 }

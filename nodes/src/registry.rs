@@ -1,4 +1,5 @@
-//! What the door of facts must know: numbers, scales and arms by key, as of the published position.
+//! What fronts and the door of facts must know beside the flags: what an environment's flags share; numbers, scales and
+//! arms by key, as of the published position.
 //!
 //! Published together with the evaluation snapshot and never changed once made, so that a fact is admitted without a
 //! lock on State. A change copies the map of one environment's pointers; entries are shared.
@@ -6,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use featureops_proto::v1::{Experiment, Metric, experiment, metric::Kind};
-use featureops_proto::{Collection, Name};
+use featureops_proto::v1::{Environment, Experiment, Metric, experiment, metric::Kind};
+use featureops_proto::{Collection, Name, environment_of};
 
+use crate::changes::Shared;
 use crate::fixed_point::{Unscalable, scaled};
 
 /// Decimal places of a metric that names none.
@@ -69,15 +71,51 @@ impl MetricEntry {
 type ByKey<T> = BTreeMap<Box<str>, T>;
 type ByEnvironment<T> = BTreeMap<Box<str>, Arc<ByKey<T>>>;
 
-/// All metrics and experiments. Clones share everything.
+/// An environment as fronts see it.
+#[derive(Debug)]
+struct EnvironmentEntry {
+    environment: Arc<Environment>,
+    shared: Shared,
+}
+
+/// All environments, metrics and experiments. Clones share everything.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
+    environments: Arc<BTreeMap<Box<str>, Arc<EnvironmentEntry>>>,
     metrics: Arc<ByEnvironment<MetricEntry>>,
     experiments: Arc<ByEnvironment<Arc<ExperimentEntry>>>,
     numbers: Arc<BTreeMap<u32, Arc<ExperimentEntry>>>,
 }
 
 impl Registry {
+    /// An environment that holds anything or was set; none that nothing names. An empty source stands for the id.
+    #[must_use]
+    pub fn environment(&self, id: &str) -> Option<&Arc<Environment>> {
+        self.environments.get(id).map(|entry| &entry.environment)
+    }
+
+    /// All of them by id.
+    pub fn environments(&self) -> impl Iterator<Item = (&str, &Arc<Environment>)> {
+        self.environments.iter().map(|(id, entry)| (id.as_ref(), &entry.environment))
+    }
+
+    /// What the flags of an environment show of it.
+    #[must_use]
+    pub fn shared(&self, id: &str) -> Shared {
+        self.environments.get(id).map(|entry| entry.shared).unwrap_or_default()
+    }
+
+    /// Takes in an environment as State has it.
+    pub fn put_environment(&mut self, environment: Environment) {
+        let Ok(id) = environment_of(&environment.name) else { return };
+        if self.environments.get(id).is_some_and(|entry| entry.environment.as_ref() == &environment) {
+            return;
+        }
+        let (id, shared) = (id.into(), Shared::of(&environment));
+        let entry = Arc::new(EnvironmentEntry { environment: Arc::new(environment), shared });
+        Arc::make_mut(&mut self.environments).insert(id, entry);
+    }
+
     /// The metric of a key.
     #[must_use]
     pub fn metric(&self, environment: &str, key: &str) -> Option<MetricEntry> {

@@ -18,6 +18,11 @@ pub enum Effect {
         /// Flag.
         flag: String,
     },
+    /// What the flags of an environment share changed: every one of them may answer otherwise.
+    EnvironmentChanged {
+        /// Environment.
+        environment: String,
+    },
     /// A metric was defined or changed.
     MetricChanged {
         /// Environment.

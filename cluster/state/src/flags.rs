@@ -29,6 +29,8 @@ pub enum Change {
     Archive,
     /// An earlier definition was written again.
     Revert,
+    /// The definition came with a whole set.
+    Import,
     /// Anything else, by name; the definition stayed.
     Other(&'static str),
 }
@@ -39,6 +41,7 @@ impl Change {
             Self::Set => "set",
             Self::Archive => "archive",
             Self::Revert => "revert",
+            Self::Import => "import",
             Self::Other(name) => name,
         }
     }
@@ -66,7 +69,7 @@ impl State {
         let Some(record) = self.flag_mut(key) else { return 0 };
         record.flag_version += 1;
         record.update_ms = now;
-        let defines = matches!(change, Change::Set | Change::Archive | Change::Revert);
+        let defines = matches!(change, Change::Set | Change::Archive | Change::Revert | Change::Import);
         if defines {
             record.definition_version = record.flag_version;
         }
@@ -167,19 +170,6 @@ impl State {
 
     pub(crate) fn history(&self, key: &Key) -> History {
         History(self.histories.get(key).cloned())
-    }
-
-    /// Environments that hold anything.
-    #[must_use]
-    pub fn environments(&self) -> Vec<String> {
-        let mut all: Vec<String> = Vec::new();
-        for name in self.flags.keys().chain(self.metrics.keys()).map(|(e, _)| e).chain(self.oversight.keys())
-        {
-            if let Err(at) = all.binary_search(name) {
-                all.insert(at, name.clone());
-            }
-        }
-        all
     }
 }
 

@@ -6,8 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord, HeldRecord, LedgerRecord,
-    MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ShardRecord, SideRecord,
+    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
+    HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord,
+    ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -52,6 +53,7 @@ impl State {
     pub fn sections(&self) -> Vec<Section> {
         let mut sections = vec![
             section("header", [&self.header()]),
+            section("environments", self.environments.values().map(AsRef::as_ref)),
             section("flags", self.flags.values().map(AsRef::as_ref)),
             section("histories", self.histories.values().map(AsRef::as_ref)),
             section("metrics", self.metrics.values().map(AsRef::as_ref)),
@@ -134,6 +136,12 @@ impl State {
             |name: &str| sections.iter().find(|s| s.name == name).ok_or_else(|| error(name, "missing"));
         let mut state = Self::new();
         let header: HeaderRecord = records(find("header")?)?.pop().ok_or_else(|| error("header", "empty"))?;
+        // Snapshots of releases that knew no environments have no such section: none was ever set.
+        for section in sections.iter().filter(|s| s.name == "environments") {
+            for environment in records::<EnvironmentRecord>(section)? {
+                state.environments.insert(environment.environment.clone(), Arc::new(environment));
+            }
+        }
         for flag in records::<FlagRecord>(find("flags")?)? {
             state.flags.insert(key(&flag.environment, &flag.flag), Arc::new(flag));
         }

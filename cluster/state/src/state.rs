@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord, ReceiptKey,
+    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord,
+    ReceiptKey,
 };
 
 use crate::audit::Audit;
@@ -70,6 +71,8 @@ pub struct State {
     pub(crate) cluster: String,
     pub(crate) unit_key_id: u64,
     pub(crate) receipt_keys: Vec<ReceiptKey>,
+    /// Those that were ever set.
+    pub(crate) environments: BTreeMap<String, Arc<EnvironmentRecord>>,
     pub(crate) flags: BTreeMap<Key, Arc<FlagRecord>>,
     pub(crate) histories: BTreeMap<Key, Arc<FlagHistoryRecord>>,
     pub(crate) metrics: BTreeMap<Key, Arc<MetricRecord>>,
@@ -103,6 +106,8 @@ pub enum Before {
     Flag(Key, Arc<FlagRecord>),
     /// An experiment.
     Experiment(u32, Arc<ExperimentRecord>),
+    /// An environment; absent: it was never set.
+    Environment(String, Option<Arc<EnvironmentRecord>>),
 }
 
 impl State {
@@ -174,6 +179,12 @@ impl State {
                 }
                 Before::Experiment(number, record) => {
                     self.experiments.insert(number, record);
+                }
+                Before::Environment(id, Some(record)) => {
+                    self.environments.insert(id, record);
+                }
+                Before::Environment(id, None) => {
+                    self.environments.remove(&id);
                 }
             }
         }

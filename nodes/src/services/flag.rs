@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
-    ArchiveFlagRequest, Environment, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
+    ArchiveFlagRequest, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
     ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest,
 };
 use featureops_proto::{Collection, Name, environment_of};
@@ -56,6 +56,7 @@ impl FlagService for Flags {
         let mut flag = required(request.flag, "flag")?;
         let mut etag = request.etag;
         let name = name(&flag.name, Collection::Flags, "flag.name")?;
+        let environment = self.0.replica.read(|state| state.environment(name.environment));
         // A mask without paths is no mask, as everywhere in this kind of API: it would write nothing and say OK.
         if let Some(mask) = &request.update_mask
             && !mask.paths.is_empty()
@@ -70,7 +71,7 @@ impl FlagService for Flags {
             flag = merge(held, flag, &mask.paths)?;
         }
         let flag = definition(flag);
-        featureops_evaluation::check(&flag, &Environment::default()).map_err(|error| {
+        featureops_evaluation::check(&flag, &environment).map_err(|error| {
             refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
         })?;
         let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
@@ -150,6 +151,9 @@ fn definition(flag: Flag) -> Flag {
         trip: None,
         allocation: None,
         autonomy: None,
+        warnings: Vec::new(),
+        // Only an import keeps what cannot compile.
+        imported: false,
         ..flag
     }
 }
@@ -168,12 +172,15 @@ fn merge(mut held: Flag, written: Flag, paths: &[String]) -> Result<Flag, Status
             "owner" => held.owner.clone_from(&written.owner),
             "tags" => held.tags.clone_from(&written.tags),
             "stale_after_seconds" => held.stale_after_seconds = written.stale_after_seconds,
+            "targeting" => held.targeting.clone_from(&written.targeting),
+            "metadata" => held.metadata.clone_from(&written.metadata),
+            "purpose" => held.purpose = written.purpose,
             other => {
                 return Err(refusal::invalid(
                     &format!("update_mask.paths[{index}]"),
                     other,
                     "is not a field that can be written; known: type, variants, default_variant, safe_variant, \
-                     rules, disabled, description, owner, tags, stale_after_seconds, or * for all",
+                     rules, disabled, description, owner, tags, stale_after_seconds, targeting, metadata, purpose, or * for all",
                 ));
             }
         }

@@ -10,6 +10,7 @@
 
 pub mod administration;
 pub mod decision;
+pub mod environment;
 pub mod evaluation;
 pub mod experiment;
 pub mod facts;

@@ -25,7 +25,8 @@ impl State {
     ) -> Result<Outcome, Refusal> {
         let Some(flag) = &c.flag else { return refuse(ErrorCode::InvalidArgument, "flag", "", "missing") };
         let key = parse(&flag.name, Collection::Flags)?;
-        let definition = checked(flag)?;
+        // Whoever writes a flag by hand means what he writes: from here on it must compile.
+        let definition = Flag { imported: false, ..checked(flag)? };
         match self.flags.get(&key) {
             Some(record) => {
                 check_etag(&c.etag, &etag(record))?;
@@ -116,7 +117,7 @@ impl State {
     }
 
     /// What an experiment on the flag or a trip rests on may not be taken away.
-    fn check_holds_experiment(
+    pub(super) fn check_holds_experiment(
         &self,
         ctx: &Context,
         key: &Key,
@@ -157,7 +158,7 @@ impl State {
         Ok(())
     }
 
-    fn flag_written(
+    pub(super) fn flag_written(
         &mut self,
         ctx: &Context,
         key: &Key,
@@ -183,7 +184,7 @@ impl State {
 }
 
 /// The definition without output fields, if other commands can rely on it.
-fn checked(flag: &Flag) -> Result<Flag, Refusal> {
+pub(super) fn checked(flag: &Flag) -> Result<Flag, Refusal> {
     use prost::Message as _;
     let bytes = flag.encoded_len();
     if bytes > MAX_FLAG_BYTES {
@@ -194,10 +195,11 @@ fn checked(flag: &Flag) -> Result<Flag, Refusal> {
             format!("at most {MAX_FLAG_BYTES} bytes"),
         );
     }
-    if flag.r#type() == ValueType::Unspecified {
+    // An imported flag may be whatever flagd would load: variants of several types, or none.
+    if flag.r#type() == ValueType::Unspecified && !flag.imported {
         return refuse(ErrorCode::InvalidArgument, "flag.type", "", "boolean, string, number or object");
     }
-    if flag.variants.is_empty() {
+    if flag.variants.is_empty() && !flag.imported {
         return refuse(ErrorCode::InvalidArgument, "flag.variants", "", "at least one variant");
     }
     for (field, variant) in
@@ -221,6 +223,10 @@ fn checked(flag: &Flag) -> Result<Flag, Refusal> {
         owner: flag.owner.clone(),
         tags: flag.tags.clone(),
         stale_after_seconds: flag.stale_after_seconds,
+        targeting: flag.targeting.clone(),
+        metadata: flag.metadata.clone(),
+        purpose: flag.purpose,
+        imported: flag.imported,
         ..Flag::default()
     })
 }

@@ -2,6 +2,7 @@
 //! against the invariants before it stands.
 
 mod decision;
+mod environment;
 mod experiment;
 mod flag;
 mod identity;
@@ -157,7 +158,7 @@ impl State {
             }
         };
         self.record(&ctx, action, resource, detail, code, effects);
-        self.requests.remember(&command.request_id, content_hash, &reply);
+        self.requests.remember(&command.request_id, content_hash, &environment::kept_reply(&reply));
         Ok(reply)
     }
 
@@ -179,6 +180,8 @@ impl State {
         match kind {
             C::Initialize(c) => self.initialize(c, effects),
             C::RotateReceiptKey(c) => self.rotate_receipt_key(ctx, c, effects),
+            C::SetEnvironment(c) => self.set_environment(ctx, c, effects),
+            C::ImportFlags(c) => self.import_flags(ctx, c, effects),
             C::SetFlag(c) => self.set_flag(ctx, c, effects),
             C::ArchiveFlag(c) => self.archive_flag(ctx, c, effects),
             C::RevertFlag(c) => self.revert_flag(ctx, c, effects),
@@ -266,6 +269,10 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
     match kind {
         C::Initialize(c) => ("cluster.initialize", c.cluster.clone()),
         C::RotateReceiptKey(_) => ("cluster.rotate_receipt_key", String::new()),
+        C::SetEnvironment(c) => {
+            ("environment.set", c.environment.as_ref().map(|e| e.name.clone()).unwrap_or_default())
+        }
+        C::ImportFlags(c) => ("flag.import", c.parent.clone()),
         C::SetFlag(c) => ("flag.set", c.flag.as_ref().map(|f| f.name.clone()).unwrap_or_default()),
         C::ArchiveFlag(c) => ("flag.archive", c.name.clone()),
         C::RevertFlag(c) => ("flag.revert", c.name.clone()),

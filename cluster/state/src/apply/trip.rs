@@ -63,7 +63,7 @@ impl State {
             self.overrule(ctx, &key, effects);
         }
         let (touched, version, etag) = self.flag_facts(&key);
-        let done = Done { name: flag_name(&key), version, etag, decision, took_effect };
+        let done = Done { name: flag_name(&key), version, etag, decision, took_effect, ..Done::default() };
         Ok(Outcome { done, detail: c.reason.clone(), touched })
     }
 

@@ -8,6 +8,26 @@ use featureops_state::Command;
 
 use crate::{Golden, text};
 
+fn metadata(key: &str, value: &str) -> prost_types::Struct {
+    let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text(value))) };
+    prost_types::Struct { fields: BTreeMap::from([(text(key), value)]) }
+}
+
+fn environment() -> v1::Environment {
+    v1::Environment {
+        name: text("environments/production"),
+        source: text("flags.json"),
+        metadata: Some(metadata("flagSetId", "shop")),
+        fractional: v1::FractionalVersion::FractionalVersion3 as i32,
+        evaluators: BTreeMap::from([(
+            text("staff"),
+            text(r#"{"ends_with":[{"var":"email"},"@example.com"]}"#),
+        )]),
+        description: text("what customers see"),
+        ..v1::Environment::default()
+    }
+}
+
 fn entries() -> Vec<(&'static str, entry::Command)> {
     use entry::Command as C;
     let name = || text("environments/production/flags/checkout");
@@ -235,6 +255,32 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             "assign_owners",
             C::AssignOwners(log::AssignOwners {
                 assignments: vec![log::assign_owners::Assignment { experiment: 3, node: 1 }],
+            }),
+        ),
+        (
+            "set_environment",
+            C::SetEnvironment(log::SetEnvironment { environment: Some(environment()), etag: text("n1") }),
+        ),
+        (
+            "import_flags",
+            C::ImportFlags(log::ImportFlags {
+                parent: text("environments/production"),
+                environment: Some(environment()),
+                flags: vec![v1::Flag {
+                    name: name(),
+                    r#type: v1::ValueType::Boolean as i32,
+                    variants: BTreeMap::from([(
+                        text("on"),
+                        prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) },
+                    )]),
+                    targeting: text(r#"{"if":[{"$ref":"staff"},"on"]}"#),
+                    metadata: Some(metadata("team", "payments")),
+                    purpose: v1::Purpose::Release as i32,
+                    imported: true,
+                    ..v1::Flag::default()
+                }],
+                prune: true,
+                etag: text("n1"),
             }),
         ),
         (

@@ -1,0 +1,187 @@
+//! Environments: read, listed, set; and whole sets of flags in flagd's form.
+//!
+//! A native flag that was accepted keeps compiling: what would stop one (a shared rule that it refers to) is refused here,
+//! and says which flag. Imported flags are kept as flagd would keep them, with warnings.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use featureops_evaluation::CompileError;
+use featureops_proto::log::{self, entry};
+use featureops_proto::v1::{
+    Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
+    ImportFlagsResponse, ListEnvironmentsRequest, ListEnvironmentsResponse, SetEnvironmentRequest,
+};
+use featureops_proto::{Collection, Name, environment_of};
+use prost_types::value::Kind;
+use tonic::{Request, Response, Status};
+
+use crate::host::{Host, Write};
+use crate::page::Page;
+use crate::refusal;
+use crate::replica::Replica;
+use crate::rpc::environment_service_server::EnvironmentService;
+use crate::services::required;
+
+/// Flags read from State in one go.
+const READ_MAX: usize = 512;
+
+/// The service.
+pub struct Environments(pub Arc<Host>);
+
+#[tonic::async_trait]
+impl EnvironmentService for Environments {
+    async fn get_environment(
+        &self,
+        request: Request<GetEnvironmentRequest>,
+    ) -> Result<Response<Environment>, Status> {
+        let request = request.into_inner();
+        let id = environment_of(&request.name).map_err(refusal::bad_name("name"))?;
+        Ok(Response::new(self.0.replica.read(|state| state.environment(id))))
+    }
+
+    async fn list_environments(
+        &self,
+        request: Request<ListEnvironmentsRequest>,
+    ) -> Result<Response<ListEnvironmentsResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::of(request.page_size, &request.page_token, &["environments"])?;
+        let read = self.0.replica.read(|state| {
+            let ids = state.environments_after(&page.after, page.wanted());
+            ids.iter().map(|id| state.environment(id)).collect()
+        });
+        let (environments, next_page_token) = page.cut(read, |environment: &Environment| {
+            environment_of(&environment.name).unwrap_or_default().to_owned()
+        });
+        Ok(Response::new(ListEnvironmentsResponse { environments, next_page_token }))
+    }
+
+    async fn set_environment(
+        &self,
+        request: Request<SetEnvironmentRequest>,
+    ) -> Result<Response<Environment>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let environment = required(request.environment, "environment")?;
+        let id = environment_of(&environment.name).map_err(refusal::bad_name("environment.name"))?.to_owned();
+        check_metadata(&environment, "environment.metadata")?;
+        check_evaluators(&environment)?;
+        let environment = definition(environment);
+        let environment = self.keeps_compiling(&id, environment, BTreeSet::new()).await?;
+        let command = entry::Command::SetEnvironment(log::SetEnvironment {
+            environment: Some(environment),
+            etag: request.etag,
+        });
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        self.0.write(write, |state, _| Some(state.environment(&id))).await.map(Response::new)
+    }
+
+    async fn import_flags(
+        &self,
+        _request: Request<ImportFlagsRequest>,
+    ) -> Result<Response<ImportFlagsResponse>, Status> {
+        Err(Status::unimplemented("flagd documents are not read by this build yet"))
+    }
+
+    async fn export_flags(
+        &self,
+        _request: Request<ExportFlagsRequest>,
+    ) -> Result<Response<ExportFlagsResponse>, Status> {
+        Err(Status::unimplemented("flagd documents are not written by this build yet"))
+    }
+}
+
+impl Environments {
+    /// The environment again, if every native flag that rests on its shared rules and is not replaced compiles with it.
+    async fn keeps_compiling(
+        &self,
+        id: &str,
+        environment: Environment,
+        replaced: BTreeSet<String>,
+    ) -> Result<Environment, Status> {
+        let (replica, id) = (self.0.replica.clone(), id.to_owned());
+        let checked = self.0.beside(move || {
+            let mut stopped = None;
+            for_each_flag(&replica, &id, |flag| {
+                let rests = !flag.imported && flag.targeting.contains("$ref");
+                if stopped.is_some() || !rests || replaced.contains(&flag.name) {
+                    return;
+                }
+                // What did not compile before is not stopped by this.
+                let was = replica.read(|state| state.environment(&id));
+                if let Err(error) = featureops_evaluation::check(&flag, &environment)
+                    && featureops_evaluation::check(&flag, &was).is_ok()
+                {
+                    stopped = Some((flag.name.clone(), error));
+                }
+            });
+            (environment, stopped)
+        });
+        match checked.await? {
+            (environment, None) => Ok(environment),
+            (_, Some((name, error))) => Err(stops(&name, &error)),
+        }
+    }
+}
+
+/// Hands over the flags of an environment that are not archived.
+fn for_each_flag(replica: &Replica, environment: &str, mut take: impl FnMut(Flag)) {
+    let mut after = String::new();
+    loop {
+        let page = replica.read(|state| state.flags(environment, &after, READ_MAX, false));
+        let (full, last) = (page.len() >= READ_MAX, page.last().map(|flag| id_of(&flag.name)));
+        page.into_iter().for_each(&mut take);
+        match last {
+            Some(last) if full && last > after => after = last,
+            _ => return,
+        }
+    }
+}
+
+fn id_of(name: &str) -> String {
+    Name::parse(name, Collection::Flags).map(|name| name.id.to_owned()).unwrap_or_default()
+}
+
+fn stops(flag: &str, error: &CompileError) -> Status {
+    let field = format!("flags.{}.{}", id_of(flag), error.path);
+    let way_out = format!("would no longer compile ({}); change or archive that flag first", error.message);
+    refusal::invalid(&field, &error.value, way_out)
+}
+
+/// What a person defines of an environment; what the log adds is left out.
+fn definition(environment: Environment) -> Environment {
+    Environment { environment_version: 0, etag: String::new(), update_time: None, ..environment }
+}
+
+/// Fronts hand metadata to clients as flat key and value.
+fn check_metadata(environment: &Environment, field: &str) -> Result<(), Status> {
+    let fields = environment.metadata.iter().flat_map(|metadata| &metadata.fields);
+    for (key, value) in fields {
+        let kind = match value.kind {
+            Some(Kind::ListValue(_)) => "a list",
+            Some(Kind::StructValue(_)) => "an object",
+            _ => continue,
+        };
+        let field = format!("{field}.{}", refusal::clip(key));
+        return Err(refusal::invalid(&field, kind, "is no metadata; a string, a number or a boolean is"));
+    }
+    Ok(())
+}
+
+fn check_evaluators(environment: &Environment) -> Result<(), Status> {
+    for (name, rule) in &environment.evaluators {
+        let field = format!("environment.evaluators.{}", refusal::clip(name));
+        if name.is_empty() {
+            return Err(refusal::invalid(&field, "", "a shared rule needs a name, by which $ref finds it"));
+        }
+        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(rule) {
+            let way_out = format!("is not JSON ({error}); a shared rule is JsonLogic as JSON text");
+            return Err(refusal::invalid(&field, rule, way_out));
+        }
+    }
+    Ok(())
+}
