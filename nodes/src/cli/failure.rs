@@ -24,7 +24,7 @@ macro_rules! exits {
 
 exits! {
     Done = 0, "done";
-    Internal = 1, "internal error";
+    Internal = 1, "a flag test or a strict lint did not pass; or an internal error";
     Usage = 2, "the command line or a file given to it is wrong";
     NotFound = 3, "the named resource does not exist";
     Refused = 4, "refused: the state does not allow it, events were not counted, or a check failed";
@@ -65,6 +65,11 @@ impl Failure {
     }
 
     pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Exit::Internal, message)
+    }
+
+    /// A test or a lint ran and found something: 1, as test programs end.
+    pub fn found(message: impl Into<String>) -> Self {
         Self::new(Exit::Internal, message)
     }
 

@@ -18,6 +18,7 @@ mod completions;
 mod decision;
 mod demo;
 mod doctor;
+mod environment;
 mod experiment;
 mod experiment_status;
 mod facts;
@@ -63,6 +64,9 @@ enum Command {
     /// Flags: define, read, explain, revert.
     #[command(subcommand)]
     Flag(flag::FlagCommand),
+    /// Environments: what all their flags share.
+    #[command(subcommand)]
+    Environment(environment::EnvironmentCommand),
     /// Metrics: what an outcome means.
     #[command(subcommand)]
     Metric(metric::MetricCommand),
@@ -164,6 +168,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let session = Session::new(Settings::resolve(&cli.global)?)?;
     match request {
         Command::Flag(command) => flag::run(&session, command).await,
+        Command::Environment(command) => environment::run(&session, command).await,
         Command::Metric(command) => metric::run(&session, command).await,
         Command::Experiment(command) => experiment::run(&session, command).await,
         Command::Exposure(command) => facts::run_exposure(&session, command).await,

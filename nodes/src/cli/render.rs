@@ -29,12 +29,15 @@ macro_rules! named {
 named!(
     AuditRecord,
     Decision,
+    Environment,
     Experiment,
     ExperimentStatus,
     ExplainResponse,
     Flag,
+    ImportFlagsResponse,
     ListAuditResponse,
     ListDecisionsResponse,
+    ListEnvironmentsResponse,
     ListExperimentsResponse,
     ListFlagsResponse,
     ListFlagVersionsResponse,
@@ -83,6 +86,15 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// # Errors
 /// Names the file, and for an unknown field the nearest known one.
 pub fn read_message<M: Named>(path: &std::path::Path) -> Result<M, Failure> {
+    parse_message(&read_text(path)?)
+        .map_err(|message| Failure::usage(format!("{}: {message}", path.display())))
+}
+
+/// Reads a definition's text; `-` is standard input.
+///
+/// # Errors
+/// Names the file.
+pub fn read_text(path: &std::path::Path) -> Result<String, Failure> {
     use std::io::Read as _;
     let shown = path.display();
     let fault = |message: String| Failure::usage(format!("{shown}: {message}"));
@@ -97,19 +109,28 @@ pub fn read_message<M: Named>(path: &std::path::Path) -> Result<M, Failure> {
         .read_to_string(&mut text)
         .map_err(|error| fault(error.to_string()))?;
     if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(fault(format!("is larger than {MAX_FILE_BYTES} bytes")));
+        return Err(fault(format!("is larger than {MAX_FILE_BYTES} bytes; split it")));
     }
-    parse_message(&text).map_err(fault)
+    Ok(text)
 }
 
-/// Parses canonical JSON or YAML. JSON is tried first: nearly all of it is YAML too, but its errors are clearer.
+/// Parses canonical JSON or YAML.
 pub fn parse_message<M: Named>(text: &str) -> Result<M, String> {
-    let descriptor = descriptor(M::NAME).map_err(|failure| failure.message)?;
-    let parsed: serde_json::Value = if text.trim_start().starts_with(['{', '[']) {
-        serde_json::from_str(text).map_err(|error| error.to_string())?
+    message_of(parse_object(text)?)
+}
+
+/// Parses JSON or YAML. JSON is tried first: nearly all of it is YAML too, but its errors are clearer.
+pub fn parse_object(text: &str) -> Result<serde_json::Value, String> {
+    if text.trim_start().starts_with(['{', '[']) {
+        serde_json::from_str(text).map_err(|error| error.to_string())
     } else {
-        serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?
-    };
+        serde_yaml_ng::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+/// The message that canonical JSON holds.
+pub fn message_of<M: Named>(parsed: serde_json::Value) -> Result<M, String> {
+    let descriptor = descriptor(M::NAME).map_err(|failure| failure.message)?;
     if !parsed.is_object() {
         return Err(format!("must hold one {}", M::NAME));
     }

@@ -88,6 +88,22 @@ impl Session {
         print(&text)
     }
 
+    /// Prints what is no message of the API in the form asked for.
+    pub fn show_value(
+        &self,
+        value: &serde_json::Value,
+        table: impl FnOnce(&mut Page),
+    ) -> Result<(), Failure> {
+        let text = match self.settings.output {
+            Output::Json => format!("{value:#}\n"),
+            Output::Yaml => {
+                serde_yaml_ng::to_string(value).map_err(|error| Failure::internal(error.to_string()))?
+            }
+            Output::Table => self.page(table),
+        };
+        print(&text)
+    }
+
     /// Prints one message of a stream: a line of JSON, a YAML document, or what `table` writes.
     pub fn show_next<M: Named>(&self, message: &M, table: impl FnOnce(&mut Page)) -> Result<(), Failure> {
         let text = match self.settings.output {

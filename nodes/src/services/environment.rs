@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use featureops_evaluation::CompileError;
-use featureops_proto::log::{self, entry};
+use featureops_evaluation::{CompileError, flagd};
+use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
     Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
-    ImportFlagsResponse, ListEnvironmentsRequest, ListEnvironmentsResponse, SetEnvironmentRequest,
+    ImportFlagsResponse, ImportWarning, ListEnvironmentsRequest, ListEnvironmentsResponse,
+    SetEnvironmentRequest,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, ErrorCode, Name, environment_of};
+use prost::Message as _;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
@@ -25,6 +27,9 @@ use crate::services::required;
 
 /// Flags read from State in one go.
 const READ_MAX: usize = 512;
+
+/// Bytes of the flags of one export.
+const EXPORT_BYTES_MAX: usize = 128 << 20;
 
 /// The service.
 pub struct Environments(pub Arc<Host>);
@@ -82,16 +87,91 @@ impl EnvironmentService for Environments {
 
     async fn import_flags(
         &self,
-        _request: Request<ImportFlagsRequest>,
+        request: Request<ImportFlagsRequest>,
     ) -> Result<Response<ImportFlagsResponse>, Status> {
-        Err(Status::unimplemented("flagd documents are not read by this build yet"))
+        let (metadata, _, request) = request.into_parts();
+        let id = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?.to_owned();
+        let present = self.0.replica.read(|state| state.environment(&id));
+        let etag = present.etag.clone();
+        let (document, into) = (request.document, id.clone());
+        let read = self.0.beside(move || flagd::import(&document, &into, &present)).await?;
+        let read = read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
+        let replaced = read.flags.iter().map(|flag| flag.name.clone()).collect();
+        let environment = self.keeps_compiling(&id, definition(read.environment), replaced).await?;
+        let command = entry::Command::ImportFlags(log::ImportFlags {
+            parent: request.parent,
+            environment: Some(environment),
+            flags: read.flags,
+            prune: request.prune,
+            etag,
+        });
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        let warnings = read.warnings;
+        self.0
+            .write(write, |state, done| Some(imported(done, warnings, state.environment(&id))))
+            .await
+            .map(Response::new)
     }
 
     async fn export_flags(
         &self,
-        _request: Request<ExportFlagsRequest>,
+        request: Request<ExportFlagsRequest>,
     ) -> Result<Response<ExportFlagsResponse>, Status> {
-        Err(Status::unimplemented("flagd documents are not written by this build yet"))
+        let request = request.into_inner();
+        let id = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?.to_owned();
+        let replica = self.0.replica.clone();
+        let written = self.0.beside(move || {
+            let environment = replica.read(|state| state.environment(&id));
+            let (mut flags, mut bytes) = (Vec::new(), 0);
+            for_each_flag(&replica, &id, |flag| {
+                bytes += flag.encoded_len();
+                // Beyond the bound only the size is of interest.
+                if bytes <= EXPORT_BYTES_MAX {
+                    flags.push(flag);
+                }
+            });
+            if bytes > EXPORT_BYTES_MAX {
+                return Err(bytes);
+            }
+            Ok(format!("{:#}\n", flagd::export(&flags, &environment)))
+        });
+        match written.await? {
+            Ok(document) => Ok(Response::new(ExportFlagsResponse { document })),
+            Err(bytes) => Err(refusal::coded(
+                ErrorCode::LimitReached,
+                format!(
+                    "the flags have {bytes} bytes, an export at most {EXPORT_BYTES_MAX}; read them page by page"
+                ),
+            )),
+        }
+    }
+}
+
+/// What an import did, told to whoever asked for it.
+fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environment) -> ImportFlagsResponse {
+    let told = done.imported.clone().unwrap_or_default();
+    for id in &told.kept {
+        let message = "not in the document, and kept: a trip or an experiment holds it; resume or stop that, then prune";
+        warnings.push(ImportWarning { path: format!("flags.{id}"), message: message.to_owned() });
+    }
+    let (named, changed) =
+        (told.changed.len() + told.archived.len(), told.changed_count + told.archived_count);
+    if (named as u64) < u64::from(changed) {
+        let message =
+            format!("repeated request: {changed} flags were written the first time, {named} are named here");
+        warnings.push(ImportWarning { path: "request_id".to_owned(), message });
+    }
+    ImportFlagsResponse {
+        changed: told.changed,
+        archived: told.archived,
+        unchanged: told.unchanged_count,
+        warnings,
+        environment: Some(environment),
     }
 }
 

@@ -1,0 +1,65 @@
+//! `flag lint`: what a definition says and can never happen. It finds and tells; what to do is a person's to say.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::definitions;
+use super::findings::{Finding, findings};
+use crate::cli::failure::Failure;
+use crate::cli::page::{Cell, Tone};
+use crate::cli::session::Session;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Looks for:
+  rule-never-matches    an earlier rule always wins, or two conditions contradict each other
+  allocation-never-reached  a rule matches everybody before the running experiment
+  weight                entries of a split or fractional that nobody is served by
+  variant-never-served  no rule, split, arm, default or safe variant serves it
+  variants-unused       a static flag with two or more variants that nobody is served
+  no-default, no-safe   the code default is used; the flag can neither trip nor hold an experiment
+  reference             a shared rule nobody refers to, or a reference to none
+  targeting             targeting that is not JSON, or names a variant that is none")]
+pub struct LintArgs {
+    /// Only these flags [default: all].
+    keys: Vec<String>,
+    /// Look through these definitions instead of the server's: a flagd document, a flag, or a list of flags.
+    #[arg(long, value_name = "FILE")]
+    definitions: Option<PathBuf>,
+    /// End with 1 when anything is found.
+    #[arg(long)]
+    strict: bool,
+}
+
+pub async fn run(session: &Session, args: LintArgs) -> Result<(), Failure> {
+    let found = match &args.definitions {
+        Some(path) => definitions::read(path, &session.settings.environment)?,
+        None => definitions::fetch(session).await?,
+    };
+    let mut all = findings(&found.flags, &found.environment);
+    if !args.keys.is_empty() {
+        all.retain(|finding| args.keys.contains(&finding.flag));
+    }
+    let flags = found.flags.len();
+    let listed: Vec<_> = all.iter().map(Finding::json).collect();
+    session.show_value(&json!({ "flags": flags, "findings": listed }), |page| {
+        let rows = all
+            .iter()
+            .map(|finding| {
+                vec![
+                    Cell::new(&finding.flag),
+                    Cell::new(finding.code).tone(Tone::Warn),
+                    Cell::new(&finding.path),
+                    Cell::new(&finding.message),
+                ]
+            })
+            .collect();
+        page.table(&["FLAG", "CODE", "WHERE", "FINDING"], rows, &format!("nothing found in {flags} flags"));
+    })?;
+    match all.len() {
+        0 => Ok(()),
+        count if args.strict => Err(Failure::found(format!("{count} findings in {flags} flags"))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,174 @@
+//! Environments and whole sets of flags from the command line: what a team does with flags it brings along.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use featureops_tests::runtime;
+use featureops_tests::site::Site;
+use serde_json::{Value, json};
+
+struct Line<'a>(&'a Site);
+
+impl Line<'_> {
+    fn run(&self, arguments: &[&str]) -> Output {
+        let server = format!("127.0.0.1:{}", self.0.port);
+        self.0.command().args(["--server", &server]).args(arguments).output().unwrap()
+    }
+
+    /// Runs to the exit code expected, and hands over what was printed, errors last.
+    fn ends(&self, code: i32, arguments: &[&str]) -> String {
+        let ended = self.run(arguments);
+        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
+        format!("{out}{err}")
+    }
+
+    fn says(&self, code: i32, word: &str, arguments: &[&str]) {
+        let out = self.ends(code, arguments);
+        assert!(out.contains(word), "{arguments:?}: no '{word}' in\n{out}");
+    }
+
+    fn json(&self, code: i32, arguments: &[&str]) -> Value {
+        let ended = self.run(&[arguments, &["-o", "json"]].concat());
+        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{out}"))
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path: PathBuf = self.0.beside(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const DOCUMENT: &str = r#"{
+  "$evaluators": {"staff": {"ends_with": [{"var": "email"}, "@example.com"]}},
+  "flags": {
+    "banner": {
+      "state": "ENABLED",
+      "variants": {"on": true, "off": false},
+      "defaultVariant": "off"
+    },
+    "limit": {"state": "DISABLED", "variants": {"low": 1, "high": 10}, "defaultVariant": "low"}
+  }
+}"#;
+
+#[test]
+fn an_environment_and_a_document_from_the_command_line() {
+    runtime().block_on(async {
+        let site = Site::new();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+        let line = Line(&site);
+
+        line.says(0, "no environments", &["environment", "list"]);
+        line.says(0, "never set", &["environment", "get"]);
+        line.ends(2, &["environment", "set"]);
+        let shared = line.file("evaluators.json", r#"{"staff": {"==": [{"var": "role"}, "staff"]}}"#);
+        let one = line.file("one.json", r#"{"==": [1, 1]}"#);
+        let set = ["environment", "set", "--source", "flags.json", "--metadata", "flagSetId=shop"];
+        let more = ["--fractional", "3", "--evaluators", &shared, "--evaluator"];
+        let named = format!("always={one}");
+        let set = [set.as_slice(), &more, &[&named]].concat();
+        line.says(0, "would set", &[set.as_slice(), &["--dry-run"]].concat());
+        line.says(0, "version 1", &set);
+        let held = line.json(0, &["environment", "get"]);
+        assert_eq!(
+            (&held["source"], &held["fractional"]),
+            (&json!("flags.json"), &json!("FRACTIONAL_VERSION_3"))
+        );
+        assert_eq!(held["evaluators"]["always"], r#"{"==":[1,1]}"#);
+        // What is not named stays; what was read can be written again.
+        line.says(0, "version 2", &["environment", "set", "--description", "customers"]);
+        let yaml = line.file("environment.yaml", &line.ends(0, &["environment", "get", "-o", "yaml"]));
+        line.says(0, "version 3", &["environment", "set", "--file", &yaml]);
+        line.ends(5, &["environment", "set", "--file", &yaml]);
+        line.ends(5, &["environment", "set", "--no-evaluators", "--etag", "n1"]);
+        line.says(0, "flags.json", &["environment", "list"]);
+        line.says(
+            8,
+            "environment.evaluators.bad",
+            &["environment", "set", "--file", &line.file("bad.yaml", "evaluators: {bad: '{'}\n")],
+        );
+
+        let document = line.file("flags.json", DOCUMENT);
+        line.says(0, "would import", &["flag", "import", &document, "--dry-run"]);
+        line.ends(3, &["flag", "get", "banner"]);
+        line.says(0, "2 changed", &["flag", "import", &document]);
+        line.says(0, "2 unchanged", &["flag", "import", &document]);
+        let exported: Value = serde_json::from_str(&line.ends(0, &["flag", "export"])).unwrap();
+        let given: Value = serde_json::from_str(DOCUMENT).unwrap();
+        assert_eq!(exported["flags"], given["flags"]);
+        assert_eq!(exported["$evaluators"], given["$evaluators"]);
+        line.says(0, "kept as flagd", &["flag", "get", "banner"]);
+        line.says(0, "import", &["flag", "history", "banner"]);
+        let less = line.file(
+            "less.yaml",
+            "flags:\n  limit: {state: ENABLED, variants: {low: 1}, defaultVariant: low}\n",
+        );
+        let pruned = line.json(0, &["flag", "import", &less, "--prune"]);
+        assert_eq!((&pruned["changed"], &pruned["archived"]), (&json!(["limit"]), &json!(["banner"])));
+        line.says(8, "flags", &["flag", "import", &line.file("odd.json", "{}")]);
+        line.says(2, "split", &["flag", "import", &line.file("large.json", &" ".repeat((4 << 20) + 1))]);
+        drop(node);
+    });
+}
+
+#[test]
+fn a_test_table_and_a_lint_end_as_they_should() {
+    runtime().block_on(async {
+        let site = Site::new();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+        let line = Line(&site);
+        let flag = "purpose: release\ntype: VALUE_TYPE_BOOLEAN\nvariants: {'on': true, 'off': false}\n\
+                    defaultVariant: 'off'\nsafeVariant: 'off'\nmetadata: {team: web}\nrules:\n\
+                    - {id: eu, conditions: [{attribute: country, operator: IN, values: [DE, FR]}], variant: 'on'}\n";
+        let file = line.file("flag.yaml", flag);
+        line.ends(0, &["flag", "set", "banner", "--file", &file]);
+        let held = line.json(0, &["flag", "get", "banner"]);
+        assert_eq!((&held["purpose"], &held["metadata"]["team"]), (&json!("RELEASE"), &json!("web")));
+        let definitions = line.file("named.yaml", &format!("name: banner\n{flag}"));
+
+        let good = line.file(
+            "good.csv",
+            "flag,unit,country,variant,value,reason,error\n\
+             banner,u1,DE,on,true,targeting_match,\nbanner,u1,US,off,false,DEFAULT,\nnothing,u1,,,,,FLAG_NOT_FOUND\n",
+        );
+        let bad = line.file("bad.json", r#"[{"flag": "banner", "variant": "on", "name": "anonymous"}]"#);
+        for offline in [None, Some(definitions.as_str())] {
+            let of: Vec<&str> = offline.map_or_else(Vec::new, |path| vec!["--definitions", path]);
+            line.says(0, "3 passed, 0 failed", &[&["flag", "test", "--file", &good], of.as_slice()].concat());
+            line.says(1, "expected on, got off", &[&["flag", "test", "--file", &bad], of.as_slice()].concat());
+            let told = line.json(1, &[&["flag", "test", "--file", &bad], of.as_slice()].concat());
+            assert_eq!((&told["failed"], &told["cases"][0]["got"]["reason"]), (&json!(1), &json!("DEFAULT")));
+            line.says(0, "nothing found", &[&["flag", "lint", "--strict"], of.as_slice()].concat());
+        }
+        line.says(2, "did you mean 'variant'", &["flag", "test", "--file", &line.file("odd.json", r#"[{"flag": "f", "varant": "x"}]"#)]);
+
+        line.ends(0, &["flag", "set", "shadowed", "--type", "boolean", "--variant", "on=true", "--variant", "off=false", "--rule", "always -> on", "--rule", "vip exists -> off"]);
+        line.says(0, "rule-never-matches", &["flag", "lint"]);
+        line.says(1, "findings", &["flag", "lint", "--strict"]);
+        line.says(0, "nothing found", &["flag", "lint", "--strict", "banner"]);
+        let found = line.json(0, &["flag", "lint", "shadowed"]);
+        let codes: Vec<&str> = found["findings"].as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect();
+        assert_eq!(codes, ["no-default", "no-safe", "rule-never-matches"]);
+
+        // Without a server there is still a file.
+        drop(node);
+        line.says(0, "3 passed", &["flag", "test", "--file", &good, "--definitions", &definitions]);
+        line.ends(6, &["--request-timeout", "1s", "flag", "lint"]);
+        line.says(0, "nothing found", &["flag", "lint", "--definitions", &definitions]);
+    });
+}
