@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::fronts::settings::{self, Settings};
+
 /// Default port of everything a node serves.
 pub const PORT: u16 = 7400;
 /// Prefix of a setting in the process environment.
@@ -81,6 +83,8 @@ pub struct NodeConfig {
     pub log_filter: String,
     /// The bounds.
     pub limits: Limits,
+    /// flagd's and OFREP's fronts.
+    pub fronts: Settings,
     /// Refuse to listen on anything but loopback. No setting: only a simulated network, whose hosts have no
     /// loopback between them, turns it off.
     pub loopback_only: bool,
@@ -100,6 +104,7 @@ impl Default for NodeConfig {
             // openraft's lines are long, and nobody's but a developer's.
             log_filter: "info,openraft=warn".to_owned(),
             limits: Limits::default(),
+            fronts: Settings::default(),
             loopback_only: true,
             observe_process: true,
         }
@@ -229,6 +234,52 @@ pub const KEYS: &[Key] = &[
         parse: |config, text| {
             config.log_filter = text.to_owned();
             Ok(())
+        },
+    },
+    Key {
+        name: "flagd_ports",
+        meaning: "true opens 8013 (evaluation), 8014 (management), 8015 (sync), 8016 (OFREP); or four addresses",
+        parse: |config, text| settings::ports(text).map(|ports| config.fronts.ports = ports),
+    },
+    Key {
+        name: "flagd_environments",
+        meaning: "what flagd and OFREP clients see, as base,production: of equal keys the later one's flag",
+        parse: |config, text| settings::environments(text).map(|found| config.fronts.environments = found),
+    },
+    Key {
+        name: "flagd_authorities",
+        meaning: "the same by the name a client calls, as eu.flags.example=production+eu",
+        parse: |config, text| settings::authorities(text).map(|found| config.fronts.authorities = found),
+    },
+    Key {
+        name: "flagd_stream_deadline",
+        meaning: "how long an event or sync stream may last, as 10m; 0: as long as the client wants",
+        parse: |config, text| {
+            settings::duration(text).map(|deadline| config.fronts.stream_deadline = deadline)
+        },
+    },
+    Key {
+        name: "flagd_strict_errors",
+        meaning: "true answers UNKNOWN for GENERAL, as flagd does; its clients then try again for seconds",
+        parse: |config, text| settings::truth(text).map(|strict| config.fronts.strict_errors = strict),
+    },
+    Key {
+        name: "flagd_disable_sync_metadata",
+        meaning: "true answers UNIMPLEMENTED to the deprecated GetMetadata",
+        parse: |config, text| settings::truth(text).map(|off| config.fronts.disable_sync_metadata = off),
+    },
+    Key {
+        name: "context_values",
+        meaning: "added to every flagd and OFREP context over the caller's own, as region=eu,tier=2",
+        parse: |config, text| {
+            settings::context_values(text).map(|found| config.fronts.context_values = found)
+        },
+    },
+    Key {
+        name: "context_from_headers",
+        meaning: "headers added to the context over both, as X-Region=region",
+        parse: |config, text| {
+            settings::context_headers(text).map(|found| config.fronts.context_headers = found)
         },
     },
     Key {
@@ -370,11 +421,18 @@ impl NodeConfig {
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Float(number) => number.to_string(),
             toml::Value::Boolean(truth) => truth.to_string(),
+            // Of texts: a list, whose entries may hold commas.
+            toml::Value::Array(entries) if entries.iter().all(toml::Value::is_str) => {
+                entries.iter().filter_map(|entry| entry.as_str()).map(|entry| format!("{entry}\n")).collect()
+            }
             other => {
                 return Err(ConfigError {
                     source: "file",
                     key: name.to_owned(),
-                    message: format!("is a {}; a text or a number is accepted", other.type_str()),
+                    message: format!(
+                        "is a {}; a text, a number or a list of texts is accepted",
+                        other.type_str()
+                    ),
                 });
             }
         };

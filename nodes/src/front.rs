@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   connection ── Front ──┬─ evaluation, as gRPC ──> its service, straight: a router would cost several times the evaluation
+//!                         │  (ours, and flagd's two)
 //!                         └─ everything else ──────> the router (gRPC, gRPC-web, plain HTTP)
 //! ```
 
@@ -22,6 +23,10 @@ use tonic::server::NamedService;
 use tower::{Service as _, ServiceExt as _};
 
 use crate::budget::{Metered, meter};
+use crate::flagd::evaluation::{v1, v2};
+use crate::fronts::evaluation_v1::EvaluationV1;
+use crate::fronts::evaluation_v2::EvaluationV2;
+use crate::fronts::sse::EVENTS;
 use crate::host::Host;
 use crate::http::{is_grpc, refused};
 use crate::refusal;
@@ -38,29 +43,49 @@ const STREAMING: &[&str] = &[
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/flagd.evaluation.v1.Service/EventStream",
+    "/flagd.evaluation.v2.Service/EventStream",
+    "/flagd.sync.v1.FlagSyncService/SyncFlags",
+    EVENTS,
 ];
+
+/// gRPC's codes in a response's headers, as flagd's clients know a request that is too large.
+const OUT_OF_RANGE: HeaderValue = HeaderValue::from_static("11");
+const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
+
+/// The evaluation services that are reached without the router.
+#[derive(Clone, Default)]
+pub struct Straight {
+    /// Ours.
+    pub own: Option<EvaluationServiceServer<Evaluations>>,
+    /// flagd's.
+    pub v1: Option<v1::service_server::ServiceServer<EvaluationV1>>,
+    /// flagd's newer one.
+    pub v2: Option<v2::service_server::ServiceServer<EvaluationV2>>,
+}
 
 /// The way in, one clone a connection.
 #[derive(Clone)]
 pub struct Front {
     host: Arc<Host>,
-    evaluation: EvaluationServiceServer<Evaluations>,
+    straight: Straight,
     router: Router,
 }
 
 impl Front {
-    /// `evaluation` also stands in the router, for gRPC-web and HTTP/1.1.
-    pub const fn new(
-        host: Arc<Host>,
-        evaluation: EvaluationServiceServer<Evaluations>,
-        router: Router,
-    ) -> Self {
-        Self { host, evaluation, router }
+    /// What goes straight also stands in the router, for gRPC-web and HTTP/1.1.
+    pub const fn new(host: Arc<Host>, straight: Straight, router: Router) -> Self {
+        Self { host, straight, router }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
         if let Some(refusal) = self.foreign(&request) {
             return refusal;
+        }
+        if self.host.fronts.views.named()
+            && let Some(called) = called(&request).and_then(|name| self.host.fronts.views.called(name))
+        {
+            request.extensions_mut().insert(called);
         }
         let (grpc, streams) = (is_grpc(request.headers()), streams(request.uri().path()));
         let allowed = allowed(request.headers(), streams, self.host.limits.request_timeout);
@@ -79,11 +104,15 @@ impl Front {
     }
 
     async fn route(mut self, request: Request<Metered<Incoming>>) -> Response<Body> {
-        let answered = if is_plain_evaluation(&request) {
-            self.evaluation.call(request).await
-        } else {
-            let request = request.map(axum::body::Body::new);
-            self.router.oneshot(request).await.map(|response| response.map(Body::new))
+        let Straight { own, v1, v2 } = &mut self.straight;
+        let answered = match (plain_evaluation(&request), own, v1, v2) {
+            (Some(Plain::Own), Some(own), _, _) => own.call(request).await,
+            (Some(Plain::V1), _, Some(v1), _) => v1.call(request).await.map(as_flagd),
+            (Some(Plain::V2), _, _, Some(v2)) => v2.call(request).await.map(as_flagd),
+            _ => {
+                let request = request.map(axum::body::Body::new);
+                self.router.oneshot(request).await.map(|response| response.map(Body::new))
+            }
         };
         match answered {
             Ok(response) => response,
@@ -99,12 +128,15 @@ impl Front {
         }
         let authority = request.uri().authority();
         let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+        // A name that chooses environments was given to the node by whoever runs it.
+        let views = &self.host.fronts.views;
+        let is_own = |name: &Authority| is_loopback(name) || views.called(name.as_str()).is_some();
         // No name at all comes from no browser.
-        let foreign = match authority.filter(|authority| !is_loopback(authority)) {
+        let foreign = match authority.filter(|authority| !is_own(authority)) {
             Some(authority) => authority.as_str(),
             None => named
                 .into_iter()
-                .find(|name| !name.parse::<Authority>().is_ok_and(|authority| is_loopback(&authority)))?,
+                .find(|name| !name.parse::<Authority>().is_ok_and(|authority| is_own(&authority)))?,
         };
         let status = refusal::foreign_host(foreign);
         Some(match is_grpc(request.headers()) {
@@ -131,13 +163,47 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     }
 }
 
+/// A service that is reached without the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    Own,
+    V1,
+    V2,
+}
+
 /// Evaluation over HTTP/2 as gRPC. gRPC-web names itself in the content type and goes through the router.
-fn is_plain_evaluation<B>(request: &Request<B>) -> bool {
-    let service = request.uri().path().strip_prefix('/').and_then(|path| path.split('/').next());
-    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    request.version() == Version::HTTP_2
-        && service == Some(<EvaluationServiceServer<Evaluations> as NamedService>::NAME)
-        && kind.is_some_and(|kind| kind == b"application/grpc" || kind == b"application/grpc+proto")
+fn plain_evaluation<B>(request: &Request<B>) -> Option<Plain> {
+    const OWN: &str = <EvaluationServiceServer<Evaluations> as NamedService>::NAME;
+    const V1: &str = <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME;
+    const V2: &str = <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME;
+    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)?;
+    if request.version() != Version::HTTP_2
+        || !matches!(kind, b"application/grpc" | b"application/grpc+proto")
+    {
+        return None;
+    }
+    match request.uri().path().strip_prefix('/')?.split('/').next()? {
+        OWN => Some(Plain::Own),
+        V1 => Some(Plain::V1),
+        V2 => Some(Plain::V2),
+        _ => None,
+    }
+}
+
+/// A message that is too large is RESOURCE_EXHAUSTED to flagd's clients.
+fn as_flagd(mut response: Response<Body>) -> Response<Body> {
+    if let Some(status) = response.headers_mut().get_mut("grpc-status")
+        && *status == OUT_OF_RANGE
+    {
+        *status = RESOURCE_EXHAUSTED;
+    }
+    response
+}
+
+/// The name by which the node was called.
+fn called<B>(request: &Request<B>) -> Option<&str> {
+    let named = || request.headers().get(header::HOST)?.to_str().ok();
+    request.uri().authority().map(Authority::as_str).or_else(named)
 }
 
 /// The time a request has: its own deadline (`grpc-timeout`), and the node's for methods that do not stream.
@@ -254,14 +320,18 @@ mod tests {
     fn only_grpc_over_http2_goes_straight_to_evaluation() {
         let request = |version, path: &str, kind: &str| {
             let request = Request::builder().version(version).uri(path).header("content-type", kind);
-            is_plain_evaluation(&request.body(()).unwrap())
+            plain_evaluation(&request.body(()).unwrap())
         };
         let path = "/featureops.v1.EvaluationService/Evaluate";
-        assert!(request(Version::HTTP_2, path, "application/grpc"));
-        assert!(request(Version::HTTP_2, path, "application/grpc+proto"));
-        assert!(!request(Version::HTTP_11, path, "application/grpc"));
-        assert!(!request(Version::HTTP_2, path, "application/grpc-web+proto"));
-        assert!(!request(Version::HTTP_2, "/featureops.v1.FlagService/GetFlag", "application/grpc"));
-        assert!(!request(Version::HTTP_2, "/readyz", "application/grpc"));
+        assert_eq!(request(Version::HTTP_2, path, "application/grpc"), Some(Plain::Own));
+        assert_eq!(request(Version::HTTP_2, path, "application/grpc+proto"), Some(Plain::Own));
+        let flagd = |version| format!("/flagd.evaluation.{version}.Service/ResolveInt");
+        assert_eq!(request(Version::HTTP_2, &flagd("v1"), "application/grpc"), Some(Plain::V1));
+        assert_eq!(request(Version::HTTP_2, &flagd("v2"), "application/grpc"), Some(Plain::V2));
+        assert_eq!(request(Version::HTTP_11, path, "application/grpc"), None);
+        assert_eq!(request(Version::HTTP_2, path, "application/grpc-web+proto"), None);
+        for other in ["/featureops.v1.FlagService/GetFlag", "/readyz", &flagd("v3")] {
+            assert_eq!(request(Version::HTTP_2, other, "application/grpc"), None, "{other}");
+        }
     }
 }

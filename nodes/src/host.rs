@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::caller;
 use crate::config::Limits;
 use crate::exposures::{Exposures, FactLog};
+use crate::fronts::Fronts;
 use crate::observation::{Observation, Proposed};
 use crate::owners::Owners;
 use crate::publisher::Publisher;
@@ -55,6 +56,8 @@ pub struct Host {
     pub observe_process: bool,
     /// Traces are exported: a request's spans go into the trace that it names.
     pub exports_traces: bool,
+    /// What flagd's and OFREP's fronts share.
+    pub fronts: Fronts,
     /// Only loopback names reach this node.
     pub loopback_only: bool,
     /// True once a drain has begun: nothing new is taken, and streams end.

@@ -5,7 +5,10 @@
 //!   /livez  /readyz[?verbose]            for orchestrators
 //!   /metrics                             Prometheus text
 //!   /v1/alarms                           webhook of an outside monitor
+//!   /flagd.*/..  /ofrep/v1/..            existing OpenFeature clients (see `fronts`)
 //! ```
+//!
+//! With `flagd_ports` what flagd serves is also where its clients look for it, and nothing else is there.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +31,13 @@ use tonic_types::StatusExt as _;
 
 use crate::caller;
 use crate::doctor;
-use crate::front::Front;
+use crate::flagd::evaluation::{v1, v2};
+use crate::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
+use crate::front::{Front, Straight};
+use crate::fronts::evaluation_v1::EvaluationV1;
+use crate::fronts::evaluation_v2::EvaluationV2;
+use crate::fronts::sync::Sync;
+use crate::fronts::{REQUEST_BYTES_MAX, ofrep};
 use crate::host::Host;
 use crate::observation::Exposition;
 use crate::refusal;
@@ -56,6 +65,8 @@ const ALARM_BYTES_MAX: usize = 64 << 10;
 const EVALUATION_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one message about metrics, experiments, decisions and administration.
 const SMALL_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one message that asks for a set of flags: a name and a selector.
+const SYNC_BYTES_MAX: usize = 64 << 10;
 /// Newest decisions counted by `/metrics`.
 const DECISIONS_COUNTED_MAX: usize = 10_000;
 /// Names by which gRPC health is asked.
@@ -69,6 +80,9 @@ const SERVICES: &[&str] = &[
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
+    <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
+    <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME,
+    <FlagSyncServiceServer<Sync> as NamedService>::NAME,
 ];
 
 /// Tells gRPC health whether this node serves.
@@ -79,17 +93,73 @@ pub async fn set_serving(health: &HealthReporter, serves: bool) {
     }
 }
 
-/// The way into a node.
+/// The ways into a node.
+pub struct Ways {
+    /// Everything, on the main port.
+    pub main: Front,
+    /// flagd's ports, in the order of [`crate::fronts::settings::Ports::all`]: each what its clients look for there.
+    pub flagd: [Front; 4],
+}
+
+/// The ways into a node.
 ///
 /// # Errors
 /// The descriptors of the API cannot be read.
-pub fn front(host: &Arc<Host>, health: HealthReporter) -> Result<Front, String> {
+pub fn ways(host: &Arc<Host>, health: &HealthReporter) -> Result<Ways, String> {
+    let v1 = v1::service_server::ServiceServer::new(EvaluationV1(Arc::clone(host)));
+    let v2 = v2::service_server::ServiceServer::new(EvaluationV2(Arc::clone(host)));
+    let v1 = v1.max_decoding_message_size(REQUEST_BYTES_MAX);
+    let v2 = v2.max_decoding_message_size(REQUEST_BYTES_MAX);
+    let flagd = Straight { own: None, v1: Some(v1.clone()), v2: Some(v2.clone()) };
+    let sync =
+        || FlagSyncServiceServer::new(Sync(Arc::clone(host))).max_decoding_message_size(SYNC_BYTES_MAX);
+    let alive = || {
+        tonic_health::pb::health_server::HealthServer::new(Healths {
+            host: Arc::clone(host),
+            statuses: tonic_health::server::HealthService::from_health_reporter(health.clone()),
+        })
+    };
+    let grpc = |mut routes: tonic::service::RoutesBuilder| {
+        routes.add_service(alive());
+        let router = routes.routes().into_axum_router().reset_fallback();
+        router.layer(tonic_web::GrpcWebLayer::new())
+    };
+    let only = |straight: Straight, router: Router| {
+        Front::new(Arc::clone(host), straight, router.fallback(nothing_here))
+    };
+    let mut evaluation = Routes::builder();
+    evaluation.add_service(v1.clone()).add_service(v2.clone());
+    let mut syncing = Routes::builder();
+    syncing.add_service(sync());
+    let management = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz_as_flagd))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(host));
+    let ports = [
+        only(flagd.clone(), grpc(evaluation)),
+        only(Straight::default(), grpc(Routes::builder()).merge(management)),
+        only(Straight::default(), grpc(syncing)),
+        only(Straight::default(), ofrep::routes(host)),
+    ];
+    Ok(Ways { main: front(host, health, flagd, sync())?, flagd: ports })
+}
+
+fn front(
+    host: &Arc<Host>,
+    health: &HealthReporter,
+    flagd: Straight,
+    sync: FlagSyncServiceServer<Sync>,
+) -> Result<Front, String> {
     let bytes = host.limits.request_bytes;
     // Only facts, flags and sets of flags are large; nothing else has a reason to be.
     let (evaluation, small) = (bytes.min(EVALUATION_BYTES_MAX), bytes.min(SMALL_BYTES_MAX));
     let descriptors = featureops_proto::DESCRIPTORS;
-    let reflection =
-        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(descriptors);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(crate::flagd::DESCRIPTORS)
+    };
     let mut grpc = Routes::builder();
     let evaluation =
         EvaluationServiceServer::new(Evaluations(host.clone())).max_decoding_message_size(evaluation);
@@ -107,10 +177,14 @@ pub fn front(host: &Arc<Host>, health: HealthReporter) -> Result<Front, String> 
         )
         .add_service(tonic_health::pb::health_server::HealthServer::new(Healths {
             host: Arc::clone(host),
-            statuses: tonic_health::server::HealthService::from_health_reporter(health),
+            statuses: tonic_health::server::HealthService::from_health_reporter(health.clone()),
         }))
+        .add_service(sync)
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
         .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
+    if let (Some(v1), Some(v2)) = (&flagd.v1, &flagd.v2) {
+        grpc.add_service(v1.clone()).add_service(v2.clone());
+    }
     let grpc = grpc.routes().into_axum_router().reset_fallback().layer(tonic_web::GrpcWebLayer::new());
     let plain = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -118,7 +192,8 @@ pub fn front(host: &Arc<Host>, health: HealthReporter) -> Result<Front, String> 
         .route("/metrics", get(metrics))
         .route("/v1/alarms", post(alarm).layer(DefaultBodyLimit::max(ALARM_BYTES_MAX)))
         .with_state(Arc::clone(host));
-    Ok(Front::new(Arc::clone(host), evaluation, grpc.merge(plain).fallback(nothing_here)))
+    let router = grpc.merge(plain).merge(ofrep::routes(host)).fallback(nothing_here);
+    Ok(Front::new(Arc::clone(host), Straight { own: Some(evaluation), ..flagd }, router))
 }
 
 /// Whether a caller speaks gRPC, and expects refusals so.
@@ -132,7 +207,10 @@ async fn nothing_here(uri: Uri, headers: HeaderMap) -> Response {
         let message = format!("method '{}' is not known to this release", refusal::clip(uri.path()));
         return Status::unimplemented(message).into_http::<Body>();
     }
-    (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz?verbose, /metrics, /v1/alarms and gRPC\n")
+    (
+        StatusCode::NOT_FOUND,
+        "not found; there are /livez, /readyz?verbose, /metrics, /v1/alarms, /ofrep/v1 and gRPC\n",
+    )
         .into_response()
 }
 
@@ -150,6 +228,11 @@ async fn readyz(State(host): State<Arc<Host>>, uri: Uri) -> Response {
     }
     text.push_str(if health.ready { "ready\n" } else { "not ready\n" });
     (status, text).into_response()
+}
+
+/// As flagd says it.
+async fn readyz_as_flagd(State(host): State<Arc<Host>>) -> StatusCode {
+    if doctor::is_ready(&host) { StatusCode::OK } else { StatusCode::PRECONDITION_FAILED }
 }
 
 async fn metrics(State(host): State<Arc<Host>>) -> Response {

@@ -20,6 +20,7 @@ pub mod door;
 pub mod exposures;
 pub mod fixed_point;
 pub mod front;
+pub mod fronts;
 pub mod host;
 pub mod http;
 pub mod node;
@@ -35,10 +36,31 @@ pub mod services;
 pub mod status;
 pub mod telemetry;
 pub mod unit_key;
+pub mod view;
 pub mod vital;
 
 /// Service stubs generated from `proto/`; the messages are `featureops_proto::v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::disallowed_types, missing_docs)]
 pub mod rpc {
     include!(concat!(env!("OUT_DIR"), "/featureops.v1.rs"));
+}
+
+/// flagd's messages and services, generated from `proto/flagd`.
+#[allow(clippy::all, clippy::pedantic, clippy::disallowed_types, missing_docs)]
+pub mod flagd {
+    pub mod evaluation {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/flagd.evaluation.v1.rs"));
+        }
+        pub mod v2 {
+            include!(concat!(env!("OUT_DIR"), "/flagd.evaluation.v2.rs"));
+        }
+    }
+    pub mod sync {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/flagd.sync.v1.rs"));
+        }
+    }
+    /// For reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flagd.bin"));
 }

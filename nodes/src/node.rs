@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use featureops_cluster::environment::Listener;
 use featureops_cluster::{Cluster, EffectSink, Environment, Options};
 use featureops_evaluation::UnitKey;
 use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
@@ -26,6 +27,8 @@ use crate::caller;
 use crate::config::NodeConfig;
 use crate::doctor;
 use crate::exposures::Exposures;
+use crate::fronts::Fronts;
+use crate::fronts::settings::Ports;
 use crate::host::{Host, ReplicaFacts};
 use crate::http;
 use crate::observation::Observation;
@@ -74,9 +77,11 @@ impl std::error::Error for StartError {}
 pub struct Node {
     host: Arc<Host>,
     address: SocketAddr,
+    flagd_addresses: Option<Ports>,
     health: HealthReporter,
     drain: watch::Sender<bool>,
-    serving: JoinHandle<()>,
+    /// One a port.
+    serving: Vec<JoinHandle<()>>,
     /// Ended with the node.
     tasks: JoinSet<()>,
 }
@@ -121,21 +126,17 @@ impl Node {
         config: NodeConfig,
         keys: Arc<dyn UnitKeyStore>,
     ) -> Result<Self, StartError> {
-        if config.loopback_only && !config.listen.ip().is_loopback() {
-            return Err(StartError::new(format!(
-                "listen: '{}' is not a loopback address; this release has no tokens, so anybody who reaches the port \
-                 could change flags: listen on 127.0.0.1 and put an authenticating proxy before it",
-                config.listen
-            )));
+        // The ports before the disk: of two nodes started by mistake, the second one touches nothing.
+        let (listener, address) = listen(&environment, &config, "listen", config.listen).await?;
+        let mut flagd = Vec::new();
+        for wanted in config.fronts.ports.iter().flat_map(Ports::all) {
+            flagd.push(listen(&environment, &config, "flagd_ports", wanted).await?);
         }
-        // The port before the disk: of two nodes started by mistake, the second one touches nothing.
-        let listener = environment.transport.listen(config.listen).await.map_err(|error| {
-            StartError::new(format!(
-                "listen: '{}' cannot be taken: {error}; choose another port",
-                config.listen
-            ))
-        })?;
-        let address = listener.address().map_err(StartError::new)?;
+        let addresses: Vec<SocketAddr> = flagd.iter().map(|(_, address)| *address).collect();
+        let flagd_addresses = match *addresses {
+            [evaluation, management, sync, ofrep] => Some(Ports { evaluation, management, sync, ofrep }),
+            _ => None,
+        };
 
         let publisher = Arc::new(Publisher::default());
         let bell = Arc::new(Bell::default());
@@ -201,6 +202,7 @@ impl Node {
             limits: config.limits.clone(),
             observe_process: config.observe_process,
             exports_traces: config.otlp_endpoint.is_some(),
+            fronts: Fronts::new(config.fronts.clone()),
             loopback_only: config.loopback_only,
             drain: drain.subscribe(),
             compute: Arc::clone(&environment.compute),
@@ -210,8 +212,8 @@ impl Node {
         });
         let health = HealthReporter::new();
         http::set_serving(&health, doctor::is_ready(&host)).await;
-        let front = match http::front(&host, health.clone()) {
-            Ok(front) => front,
+        let ways = match http::ways(&host, &health) {
+            Ok(ways) => ways,
             Err(error) => {
                 owners.stop().await;
                 replica.shutdown().await;
@@ -223,22 +225,27 @@ impl Node {
         tasks.spawn(vital.watched("exposures", sender.run()));
         tasks.spawn(vital.watched("owners", owners.run(replica)));
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
-        let serving = tokio::spawn(serve(
-            listener,
-            front,
-            config.limits,
-            observation,
-            drain.subscribe(),
-            config.drain_timeout,
-        ));
+        let listeners = flagd.into_iter().map(|(listener, _)| listener).zip(ways.flagd);
+        let serving = std::iter::once((listener, ways.main)).chain(listeners).map(|(listener, front)| {
+            let (limits, observation) = (config.limits.clone(), Arc::clone(&observation));
+            let served = serve(listener, front, limits, observation, drain.subscribe(), config.drain_timeout);
+            tokio::spawn(served)
+        });
+        let serving = serving.collect();
         tracing::info!(address = %address, "serving");
-        Ok(Self { host, address, health, drain, serving, tasks })
+        Ok(Self { host, address, flagd_addresses, health, drain, serving, tasks })
     }
 
     /// Where the node listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where flagd's clients are served, beside that.
+    #[must_use]
+    pub fn flagd_addrs(&self) -> Option<Ports> {
+        self.flagd_addresses
     }
 
     /// What the node counts of its work.
@@ -265,8 +272,10 @@ impl Node {
         let Self { host, health, drain, serving, mut tasks, .. } = self;
         http::set_serving(&health, false).await;
         drain.send_replace(true);
-        if let Err(error) = serving.await {
-            tracing::error!(error = %error, "serving did not end by itself");
+        for served in serving {
+            if let Err(error) = served.await {
+                tracing::error!(error = %error, "serving did not end by itself");
+            }
         }
         if !host.exposures.flush(FLUSH_PATIENCE).await {
             tracing::warn!(waiting = host.exposures.waiting(), "implied exposures were lost in the drain");
@@ -276,6 +285,26 @@ impl Node {
         host.replica.shutdown().await;
         tracing::info!("stopped");
     }
+}
+
+/// Takes an address. Loopback only, on every port.
+async fn listen(
+    environment: &Environment,
+    config: &NodeConfig,
+    setting: &str,
+    wanted: SocketAddr,
+) -> Result<(Box<dyn Listener>, SocketAddr), StartError> {
+    if config.loopback_only && !wanted.ip().is_loopback() {
+        return Err(StartError::new(format!(
+            "{setting}: '{wanted}' is not a loopback address; this release has no tokens, so anybody who reaches the \
+             port could change flags: listen on 127.0.0.1 and put an authenticating proxy before it"
+        )));
+    }
+    let listener = environment.transport.listen(wanted).await.map_err(|error| {
+        StartError::new(format!("{setting}: '{wanted}' cannot be taken: {error}; choose another port"))
+    })?;
+    let address = listener.address().map_err(StartError::new)?;
+    Ok((listener, address))
 }
 
 /// Keeps gRPC health at what `/readyz` says.

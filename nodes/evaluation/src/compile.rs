@@ -61,6 +61,7 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         generation,
         seed: generation.seed(name.id),
         flag_version: flag.flag_version,
+        update_ms: update_ms(flag),
         value_type,
         rules,
         targeting,
@@ -111,6 +112,13 @@ fn targeting(
     };
     let (program, issues) = logic::compile(&flag.targeting, target)?;
     Ok((program.map(Box::new), issues))
+}
+
+fn update_ms(flag: &v1::Flag) -> i64 {
+    let ms = |time: &prost_types::Timestamp| {
+        time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos / 1_000_000))
+    };
+    flag.update_time.as_ref().map_or(0, ms)
 }
 
 /// The environment's metadata and the flag's, the flag's first, without nulls.

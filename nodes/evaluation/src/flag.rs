@@ -23,6 +23,7 @@ pub struct CompiledFlag {
     pub(crate) generation: Generation,
     pub(crate) seed: Murmur3,
     pub(crate) flag_version: u64,
+    pub(crate) update_ms: i64,
     pub(crate) value_type: v1::ValueType,
     /// Sorted by name.
     pub(crate) variants: Box<[Variant]>,
@@ -109,6 +110,7 @@ impl CompiledFlag {
             generation: Generation::V2,
             seed: Murmur3::new(),
             flag_version,
+            update_ms: 0,
             value_type: v1::ValueType::Unspecified,
             variants: Box::default(),
             default: None,
@@ -140,6 +142,12 @@ impl CompiledFlag {
     #[must_use]
     pub const fn flag_version(&self) -> u64 {
         self.flag_version
+    }
+
+    /// Log time of its last change, in unix milliseconds; 0: not known.
+    #[must_use]
+    pub const fn update_ms(&self) -> i64 {
+        self.update_ms
     }
 
     /// What clients are told with every answer: the environment's metadata under the flag's own. `None`: nothing.

@@ -30,6 +30,18 @@ pub struct ServeArgs {
     /// Address and port, loopback only; port 0 takes a free one [default: 127.0.0.1:7400].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Also listen where flagd's clients look: 8013, 8014, 8015 and 8016, or at four addresses with commas between.
+    #[arg(long, value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flagd_ports: Option<String>,
+    /// Added to every flagd and OFREP context, over the caller's own. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    context_value: Vec<String>,
+    /// A header added to the context, over both. Repeatable.
+    #[arg(long, value_name = "HEADER=KEY")]
+    context_from_header: Vec<String>,
+    /// How long an event or sync stream may last, as 10m.
+    #[arg(long, value_name = "TIME")]
+    stream_deadline: Option<String>,
     /// Any setting by its name. Repeatable.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
@@ -65,6 +77,12 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     }
     // On standard output and alone: whoever starts a node on port 0 reads the address here.
     print(&format!("serving on http://{}, data in {data}\n", node.local_addr()))?;
+    if let Some(ports) = node.flagd_addrs() {
+        let [evaluation, management, sync, ofrep] = ports.all();
+        print(&format!(
+            "flagd's clients on {evaluation} (evaluation), {management} (management), {sync} (sync), {ofrep} (OFREP)\n"
+        ))?;
+    }
     signals.next().await;
     progress("draining; the same signal again ends at once");
     tokio::select! {
@@ -107,6 +125,16 @@ fn load(
     }
     flags.extend(args.data.map(|folder| ("data".to_owned(), folder.to_string_lossy().into_owned())));
     flags.extend(args.listen.map(|address| ("listen".to_owned(), address)));
+    flags.extend(args.flagd_ports.map(|ports| ("flagd_ports".to_owned(), ports)));
+    flags.extend(args.stream_deadline.map(|time| ("flagd_stream_deadline".to_owned(), time)));
+    let repeated =
+        [("context_values", args.context_value), ("context_from_headers", args.context_from_header)];
+    for (name, entries) in repeated {
+        if !entries.is_empty() {
+            // A line each: a value may hold a comma.
+            flags.push((name.to_owned(), entries.iter().map(|entry| format!("{entry}\n")).collect()));
+        }
+    }
     NodeConfig::load(text.as_deref(), environment, &VARIABLES, flags)
         .map_err(|error| Failure::usage(error.to_string()).note("see: featureops serve --help"))
 }

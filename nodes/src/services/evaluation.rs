@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use featureops_evaluation::limits::MAX_CONTEXT_BYTES;
-use featureops_evaluation::{Context, Evaluation, Receipt, evaluate, evaluate_all, explain, minute};
+use featureops_evaluation::{Context, Evaluation, evaluate, evaluate_all, explain};
 use featureops_proto::v1::{
     EvaluateAllRequest, EvaluateAllResponse, EvaluateRequest, EvaluateResponse, EvaluationError,
     ExplainRequest, ExplainResponse, Reason, ValueType,
@@ -21,13 +21,11 @@ use prost_types::Struct;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::door::{UNIT_BYTES_MAX, unix_minute};
-use crate::exposures::Exposed;
 use crate::host::Host;
-use crate::publisher::Published;
 use crate::refusal::{self, clip};
 use crate::rpc::evaluation_service_server::EvaluationService;
 use crate::services::{Streamed, until_drain};
+use crate::view::View;
 
 /// Longest key of a flag, in bytes.
 const KEY_BYTES_MAX: usize = 128;
@@ -36,84 +34,23 @@ const KEY_BYTES_MAX: usize = 128;
 #[derive(Clone)]
 pub struct Evaluations(pub Arc<Host>);
 
-/// One request's view: what is published, and now.
-struct View<'a> {
-    host: &'a Host,
-    published: &'a Published,
-    environment: &'a str,
-    now_ms: i64,
-    /// The time that exposures and receipts are stamped with: never ahead of the log's, by which outcomes without a time
-    /// are stamped. Else, for half a second around each minute, an outcome would seem to come before its exposure.
-    stamp_ms: i64,
-}
-
-impl<'a> View<'a> {
-    fn new(host: &'a Host, published: &'a Published, environment: &'a str) -> Self {
-        let environment = environment.strip_prefix("environments/").unwrap_or(environment);
-        let (now_ms, log_time_ms) = (host.clock.unix_ms(), published.snapshot.log_time_ms());
-        let stamp_ms = if log_time_ms > 0 { now_ms.min(log_time_ms) } else { now_ms };
-        Self { host, published, environment, now_ms, stamp_ms }
-    }
-
-    /// The caller's context, with its receipt if that verifies. One that does not is as if it had not been sent.
-    fn context(&self, attributes: &'a Struct) -> Context<'a> {
-        let mut context = Context::new(attributes);
-        if let Some(text) = context.receipt_text() {
-            let _ = context.open_receipt(text.as_bytes(), &self.published.receipt_keys);
-        }
-        context
-    }
-
-    fn response(&self, flag: &str, context: &Context<'_>, evaluation: &Evaluation<'_>) -> EvaluateResponse {
-        self.host.observation.evaluated(evaluation.reason);
-        EvaluateResponse {
-            receipt: self.receipt(context, evaluation).unwrap_or_default(),
-            error_message: match evaluation.error {
-                None => String::new(),
-                Some(error) => message(error, flag, self.environment),
-            },
-            state_age_ms: self.published.snapshot.age_ms(self.now_ms),
-            flag: echo(flag),
-            ..EvaluateResponse::from(evaluation)
-        }
-    }
-
-    fn receipt(&self, context: &Context<'_>, evaluation: &Evaluation<'_>) -> Option<String> {
-        let assignment = evaluation.assignment?;
-        let (unit, key) = (context.unit()?, self.published.receipt_keys.first()?);
-        // One that was honoured goes back as it came: its minute is that of the first exposure.
-        let receipt = match context.receipt() {
-            Some(held) if assignment.from_receipt => *held.fields(),
-            _ => Receipt {
-                experiment: assignment.experiment,
-                arm: u8::try_from(assignment.arm).ok()?,
-                generation: assignment.generation,
-                minute: minute::of_unix_ms(self.stamp_ms),
-                propensity_basis_points: assignment.propensity_basis_points,
-                position: self.published.snapshot.position(),
-            },
-        };
-        receipt.seal(key, unit.as_bytes()).map(|sealed| sealed.to_string())
-    }
-
-    /// Tells the log that the unit was shown the arm.
-    fn expose(&self, context: &Context<'_>, evaluation: &Evaluation<'_>) {
-        let (Some(assignment), Some(unit), Some(key)) =
-            (evaluation.assignment, context.unit(), &self.host.unit_key)
-        else {
-            return;
-        };
-        // A unit that no outcome could name is no denominator either.
-        if unit.len() > UNIT_BYTES_MAX {
-            return;
-        }
-        let exposed = Exposed {
-            experiment: assignment.experiment,
-            generation: assignment.generation,
-            arm: assignment.arm,
-            unit_hash: key.hash(unit.as_bytes()),
-        };
-        self.host.exposures.imply(self.environment, exposed, unix_minute(self.stamp_ms));
+/// The answer as a message.
+fn response(
+    view: &View<'_>,
+    flag: &str,
+    context: &Context<'_>,
+    evaluation: &Evaluation<'_>,
+) -> EvaluateResponse {
+    view.host().observation.evaluated(evaluation.reason);
+    EvaluateResponse {
+        receipt: view.receipt(context, evaluation).unwrap_or_default(),
+        error_message: match evaluation.error {
+            None => String::new(),
+            Some(error) => message(error, flag, view.environment()),
+        },
+        state_age_ms: view.state_age_ms(),
+        flag: echo(flag),
+        ..EvaluateResponse::from(evaluation)
     }
 }
 
@@ -171,12 +108,12 @@ impl Evaluations {
         let nothing = Struct::default();
         let context = view.context(request.context.as_ref().unwrap_or(&nothing));
         let snapshot = &published.snapshot;
-        let evaluation =
-            evaluate(snapshot, view.environment, &request.flag, &context, view.now_ms).expecting(expected);
+        let evaluation = evaluate(snapshot, view.environment(), &request.flag, &context, view.now_ms())
+            .expecting(expected);
         if !request.no_exposure {
             view.expose(&context, &evaluation);
         }
-        Ok(view.response(&request.flag, &context, &evaluation))
+        Ok(response(&view, &request.flag, &context, &evaluation))
     }
 }
 
@@ -199,17 +136,13 @@ impl EvaluationService for Evaluations {
         let view = View::new(&self.0, &published, &request.environment);
         let nothing = Struct::default();
         let context = view.context(request.context.as_ref().unwrap_or(&nothing));
-        let evaluations = evaluate_all(&published.snapshot, view.environment, &context, view.now_ms);
+        let evaluations = evaluate_all(&published.snapshot, view.environment(), &context, view.now_ms());
         let evaluations = evaluations
             .map(|(flag, evaluation)| {
-                let bulk_exposes = evaluation
-                    .assignment
-                    .and_then(|assignment| published.registry.experiment_by_number(assignment.experiment))
-                    .is_some_and(|experiment| experiment.bulk_exposes);
-                if bulk_exposes && !request.no_exposure {
+                if view.bulk_exposes(&evaluation) && !request.no_exposure {
                     view.expose(&context, &evaluation);
                 }
-                view.response(flag.key(), &context, &evaluation)
+                response(&view, flag.key(), &context, &evaluation)
             })
             .collect();
         Ok(Response::new(EvaluateAllResponse { evaluations }))
@@ -244,10 +177,10 @@ impl EvaluationService for Evaluations {
         let nothing = Struct::default();
         let context = view.context(request.context.as_ref().unwrap_or(&nothing));
         let explanation =
-            explain(&published.snapshot, view.environment, &request.flag, &context, view.now_ms);
+            explain(&published.snapshot, view.environment(), &request.flag, &context, view.now_ms());
         let evaluation = explanation.evaluation;
         Ok(Response::new(ExplainResponse {
-            evaluation: Some(view.response(&request.flag, &context, &evaluation)),
+            evaluation: Some(response(&view, &request.flag, &context, &evaluation)),
             bucket: evaluation.bucket.map(u32::from),
             steps: explanation.steps,
         }))

@@ -39,6 +39,14 @@ impl World {
         Self { node, folder, channel }
     }
 
+    /// A node with settings of its own, flagd's ports among them.
+    pub async fn start_set(set: impl FnOnce(&mut NodeConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = start_set(&folder, set).await.unwrap();
+        let channel = channel(node.local_addr()).await;
+        Self { node, folder, channel }
+    }
+
     pub async fn restart(self) -> Self {
         let Self { node, folder, .. } = self;
         node.shutdown().await;
@@ -96,14 +104,7 @@ impl World {
 
     /// One HTTP/1.1 exchange: status, headers and body as text.
     pub async fn http(&self, request: impl AsRef<[u8]>) -> (u16, String) {
-        let mut stream = tokio::net::TcpStream::connect(self.node.local_addr()).await.unwrap();
-        // A server may answer and hang up before it was sent everything.
-        let _ = stream.write_all(request.as_ref()).await;
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes).await;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        (status, text)
+        http(self.node.local_addr(), request).await
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
@@ -119,13 +120,33 @@ impl World {
     }
 }
 
+/// One HTTP/1.1 exchange: status, headers and body as text.
+pub async fn http(address: SocketAddr, request: impl AsRef<[u8]>) -> (u16, String) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    // A server may answer and hang up before it was sent everything.
+    let _ = stream.write_all(request.as_ref()).await;
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes).await;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    (status, text)
+}
+
 pub async fn start(folder: &TempDir) -> Result<Node, featureops::node::StartError> {
+    start_set(folder, |_| {}).await
+}
+
+pub async fn start_set(
+    folder: &TempDir,
+    set: impl FnOnce(&mut NodeConfig),
+) -> Result<Node, featureops::node::StartError> {
     // Silent, unless RUST_LOG asks.
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let data = folder.path().join("data");
-    let config =
+    let mut config =
         NodeConfig { data: data.clone(), listen: "127.0.0.1:0".parse().unwrap(), ..NodeConfig::default() };
+    set(&mut config);
     Node::start(Environment::production(data), config).await
 }
 
