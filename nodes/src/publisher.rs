@@ -256,16 +256,18 @@ impl Publisher {
             Some(environment) => compile(&flag, environment),
             None => compile(&flag, &Environment::default()),
         };
-        seen.flags.push(compiled.unwrap_or_else(|error| {
+        let compiled = compiled.unwrap_or_else(|error| {
             self.not_compiled.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(flag = flag.name, error = %error, "committed flag does not compile; it answers GENERAL");
             CompiledFlag::unusable(name.environment, name.id, flag.flag_version)
-        }));
+        });
         // Of a whole environment's flags the name is shared.
         let known = seen.looked.last().filter(|last| last.environment.as_ref() == name.environment);
         let environment = known.map_or_else(|| name.environment.into(), |last| Arc::clone(&last.environment));
         let (shared, key) = (registry.shared(name.environment), name.id.into());
-        seen.looked.push(Looked { environment, flag: key, face: changes::face(flag, shared) });
+        let face = changes::face(flag, shared);
+        seen.flags.push(compiled.with_face(face));
+        seen.looked.push(Looked { environment, flag: key, face });
     }
 
     fn read_dirty(&self, source: &dyn Source, dirty: &Dirty, registry: &mut Registry) -> Seen {

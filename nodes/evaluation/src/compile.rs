@@ -62,6 +62,7 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         seed: generation.seed(name.id),
         flag_version: flag.flag_version,
         update_ms: update_ms(flag),
+        face: 0,
         value_type,
         rules,
         targeting,

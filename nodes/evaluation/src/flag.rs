@@ -24,6 +24,7 @@ pub struct CompiledFlag {
     pub(crate) seed: Murmur3,
     pub(crate) flag_version: u64,
     pub(crate) update_ms: i64,
+    pub(crate) face: u64,
     pub(crate) value_type: v1::ValueType,
     /// Sorted by name.
     pub(crate) variants: Box<[Variant]>,
@@ -111,6 +112,7 @@ impl CompiledFlag {
             seed: Murmur3::new(),
             flag_version,
             update_ms: 0,
+            face: 0,
             value_type: v1::ValueType::Unspecified,
             variants: Box::default(),
             default: None,
@@ -148,6 +150,18 @@ impl CompiledFlag {
     #[must_use]
     pub const fn update_ms(&self) -> i64 {
         self.update_ms
+    }
+
+    /// A digest of what clients see of it, as its publisher gave it; 0: none was given.
+    #[must_use]
+    pub const fn face(&self) -> u64 {
+        self.face
+    }
+
+    /// The same with a digest of what clients see of it: two flags of equal faces answer the same.
+    #[must_use]
+    pub fn with_face(self, face: u64) -> Self {
+        Self { face, ..self }
     }
 
     /// What clients are told with every answer: the environment's metadata under the flag's own. `None`: nothing.

@@ -12,6 +12,7 @@ use featureops_evaluation::{CompiledFlag, Snapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use crate::changes::Change;
 use crate::fronts::selector::{Scope, Selection};
 use crate::host::Host;
 use crate::publisher::Published;
@@ -20,29 +21,6 @@ use crate::publisher::Published;
 const PACE: Duration = Duration::from_secs(1);
 /// Clients keep STATIC answers over a lost connection, so whoever connects hears what changed in this time, wherever it was.
 const RECENT_MS: i64 = 24 * 60 * 60 * 1_000;
-
-/// What happened to a flag, as the client sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// It is there now.
-    Written,
-    /// It is another now.
-    Updated,
-    /// It is not there any more.
-    Deleted,
-}
-
-impl Change {
-    /// flagd's word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Written => "write",
-            Self::Updated => "update",
-            Self::Deleted => "delete",
-        }
-    }
-}
 
 /// Follows the publications for one client.
 pub struct Follower {
@@ -88,7 +66,7 @@ impl Follower {
             .filter(recent)
             .map(|flag| {
                 let there = selection.find(flag.key()).is_some();
-                (flag.key().to_owned(), if there { Change::Updated } else { Change::Deleted })
+                (flag.key().to_owned(), if there { Change::Update } else { Change::Delete })
             })
             .collect()
     }
@@ -138,11 +116,15 @@ pub fn between(scope: &Scope, before: &Published, now: &Published) -> BTreeMap<S
 fn change(old: &Selection<'_>, new: &Selection<'_>, key: &str) -> Option<(String, Change)> {
     let change = match (old.find(key), new.find(key)) {
         (None, None) => return None,
-        // A flag under another environment's, or compiled again as it was.
-        (Some(old), Some(new)) if std::ptr::eq(old, new) => return None,
-        (Some(_), Some(_)) => Change::Updated,
-        (None, Some(_)) => Change::Written,
-        (Some(_), None) => Change::Deleted,
+        // A flag under another environment's, or changed in nothing that clients see.
+        (Some(old), Some(new)) if std::ptr::eq(old, new) || same_face(old, new) => return None,
+        (Some(_), Some(_)) => Change::Update,
+        (None, Some(_)) => Change::Write,
+        (Some(_), None) => Change::Delete,
     };
     Some((key.to_owned(), change))
+}
+
+fn same_face(old: &CompiledFlag, new: &CompiledFlag) -> bool {
+    old.face() != 0 && old.face() == new.face()
 }

@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn many_keys_come_in_several_messages_and_none_is_lost() {
         let changes: BTreeMap<_, _> =
-            (0..KEYS_MAX * 2 + 1).map(|n| (format!("flag-{n}"), Change::Updated)).collect();
+            (0..KEYS_MAX * 2 + 1).map(|n| (format!("flag-{n}"), Change::Update)).collect();
         let events = Event::changes(&changes);
         assert_eq!(events.len(), 3);
         let keys = events.iter().flat_map(|event| {

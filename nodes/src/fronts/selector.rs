@@ -174,6 +174,7 @@ impl Scope {
             }
         };
         Selection {
+            published,
             snapshot: &published.snapshot,
             environments,
             flag_set_id: self.selector.flag_set_id.as_deref(),
@@ -182,12 +183,14 @@ impl Scope {
 }
 
 /// What selectors call the environment.
-fn source_of<'a>(_published: &'a Published, environment: &'a str) -> &'a str {
-    environment
+fn source_of<'a>(published: &'a Published, environment: &'a str) -> &'a str {
+    let set = published.registry.environment(environment).map(|environment| environment.source.as_str());
+    set.filter(|source| !source.is_empty()).unwrap_or(environment)
 }
 
 /// The flags that one client sees in one publication.
 pub struct Selection<'a> {
+    published: &'a Published,
     snapshot: &'a Snapshot,
     environments: Cow<'a, [String]>,
     flag_set_id: Option<&'a str>,
@@ -215,11 +218,18 @@ impl Selection<'_> {
         &self.environments
     }
 
-    /// What a set of answers says of itself: the selector that was used, over it what its environments say of themselves.
+    /// What a set of answers says of itself: the selector that was used, over it what its environment says, if it is one.
     #[must_use]
     pub fn metadata(&self, scope: &Scope) -> Option<Struct> {
         let mut fields = BTreeMap::new();
         scope.selector().describe(&mut fields);
+        if let [environment] = self.environments.as_ref()
+            && let Some(shared) = self.published.registry.environment(environment)
+        {
+            let own = shared.metadata.iter().flat_map(|metadata| &metadata.fields);
+            let own = own.filter(|(_, value)| !matches!(value.kind, None | Some(Kind::NullValue(_))));
+            fields.extend(own.map(|(key, value)| (key.clone(), value.clone())));
+        }
         (!fields.is_empty()).then_some(Struct { fields })
     }
 

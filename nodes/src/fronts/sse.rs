@@ -56,11 +56,9 @@ impl Version {
         let mut update_ms = 0;
         let selection = scope.select(published);
         for (key, flag) in selection.flags() {
-            for text in [flag.environment(), key] {
-                digest.update(&(text.len() as u64).to_le_bytes());
-                digest.update(text.as_bytes());
-            }
-            digest.update(&flag.flag_version().to_le_bytes());
+            digest.update(&(key.len() as u64).to_le_bytes());
+            digest.update(key.as_bytes());
+            digest.update(&flag.face().to_le_bytes());
             update_ms = update_ms.max(flag.update_ms());
         }
         Self { etag: format!("{:016x}", digest.digest()), last_modified: update_ms / 1_000 }

@@ -122,7 +122,8 @@ fn export(host: &Host, scope: &Scope, published: &Published) -> String {
             let seen = id(flag).and_then(|id| selection.find(id));
             seen.is_some_and(|seen| seen.environment() == environment)
         });
-        documents.push(export_for_sync(&flags, &Environment::default()));
+        let shared = host.replica.read(|state| state.environment(environment));
+        documents.push(export_for_sync(&flags, &shared));
     }
     merged(documents)
 }
