@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use featureops_proto::v1::{Environment, Flag};
+use featureops_evaluation::flagd::SyncForm;
+use featureops_proto::v1::Flag;
 use featureops_proto::{Collection, Name};
 use prost_types::Struct;
 use tokio::sync::Mutex;
@@ -98,66 +99,39 @@ impl Documents {
     }
 }
 
-/// Writes the document of a scope.
+/// Writes the document of a scope, page by page.
 fn export(host: &Host, scope: &Scope, published: &Published) -> String {
     let selection = scope.select(published);
-    let mut documents = Vec::new();
+    let mut document = String::from("{\"flags\":{");
     for environment in selection.environments() {
-        let mut flags: Vec<Flag> = Vec::new();
+        let shared = host.replica.read(|state| state.environment(environment));
+        let form = SyncForm::of(&shared);
         let mut after = String::new();
         loop {
             let page = host.replica.read(|state| state.flags(environment, &after, READ_MAX, false));
-            let full = page.len() >= READ_MAX;
-            if let Some(id) = page.last().and_then(|flag| id(flag)) {
-                after = id.to_owned();
+            for flag in &page {
+                let Some(id) = id(flag) else { continue };
+                // Another environment's flag may stand over it, or the selector leave it out. One that State has and the
+                // publication not yet comes with the next.
+                let seen = selection.find(id).is_some_and(|seen| seen.environment() == environment);
+                if let Some(written) = seen.then(|| form.flag(flag)).flatten() {
+                    let comma = if document.ends_with('{') { "" } else { "," };
+                    document.push_str(&format!("{comma}{}:{written}", serde_json::Value::from(id)));
+                }
             }
-            flags.extend(page);
-            if !full {
-                break;
+            match page.last().and_then(id) {
+                // The next page begins strictly later, so this ends.
+                Some(last) if page.len() >= READ_MAX && last > after.as_str() => after = last.to_owned(),
+                _ => break,
             }
         }
-        // A flag that another environment's stands over, or that the selector leaves out. One that State has and the
-        // publication not yet comes with the next.
-        flags.retain(|flag| {
-            let seen = id(flag).and_then(|id| selection.find(id));
-            seen.is_some_and(|seen| seen.environment() == environment)
-        });
-        let shared = host.replica.read(|state| state.environment(environment));
-        documents.push(export_for_sync(&flags, &shared));
     }
-    merged(documents)
-}
-
-fn export_for_sync(flags: &[Flag], _environment: &Environment) -> String {
-    let flags: Vec<String> = flags
-        .iter()
-        .filter_map(|flag| Some(format!("\"{}\":{{\"v\":{}}}", id(flag)?, flag.flag_version)))
-        .collect();
-    format!("{{\"flags\":{{{}}}}}", flags.join(","))
+    document.push_str("}}");
+    document
 }
 
 fn id(flag: &Flag) -> Option<&str> {
     Name::parse(&flag.name, Collection::Flags).ok().map(|name| name.id)
-}
-
-/// One document of several, whose keys differ. Flags are moved as they were written: no number is read and written anew.
-fn merged(mut documents: Vec<String>) -> String {
-    #[derive(serde::Serialize, serde::Deserialize, Default)]
-    struct Document {
-        #[serde(default)]
-        flags: BTreeMap<String, Box<serde_json::value::RawValue>>,
-    }
-    if documents.len() == 1 {
-        return documents.pop().unwrap_or_default();
-    }
-    let mut all = Document::default();
-    for document in &documents {
-        match serde_json::from_str::<Document>(document) {
-            Ok(document) => all.flags.extend(document.flags),
-            Err(error) => tracing::error!(error = %error, "an exported document cannot be read"),
-        }
-    }
-    serde_json::to_string(&all).unwrap_or_default()
 }
 
 impl Sync {
