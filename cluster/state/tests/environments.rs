@@ -57,7 +57,7 @@ fn imported(d: &mut Driver, command: log::ImportFlags) -> log::Imported {
 }
 
 fn versions(d: &Driver, flag: &str) -> Vec<String> {
-    d.state.flag_history("production", flag).into_iter().map(|version| version.change).collect()
+    d.state.flag_history("production", flag).unwrap().newest_first().map(|version| version.change).collect()
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub fn done() -> Reply {
             etag: text("etag-7"),
             decision: text("environments/production/decisions/3"),
             took_effect: true,
+            imported: None,
         })),
     }
 }
