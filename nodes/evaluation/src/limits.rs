@@ -38,8 +38,6 @@ pub const MAX_DOCUMENT_FLAGS: usize = 100_000;
 pub const MAX_EVALUATORS: usize = 1_000;
 /// Warnings about a flagd document; of more only the number is told.
 pub const MAX_WARNINGS: usize = 1_000;
-/// Bytes of a targeting after shared rules were put in.
-pub const MAX_EXPANDED_BYTES: usize = 4 * MAX_FLAG_BYTES;
 /// Levels of a targeting rule, shared rules put in.
 pub const MAX_TARGETING_DEPTH: usize = 128;
 /// Bytes of a targeting rule, shared rules put in: its text, and 16 for every value in it.

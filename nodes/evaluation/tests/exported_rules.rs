@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use featureops_evaluation::flagd::{export, export_for_sync};
+use featureops_evaluation::flagd::{export, export_for_sync, import};
 use featureops_evaluation::{Context, Snapshot, compile, evaluate};
 use featureops_proto::v1::{self, condition::Operator, rule};
 use generated::{ENVIRONMENT, number};
@@ -379,5 +379,39 @@ fn the_cases_are_not_all_alike() {
     let with = |part: &str| flags.values().filter(|flag| flag.to_string().contains(part)).count();
     for part in ["\"if\"", "fractional", "DISABLED", "starts_with", "merge", "some", ".length"] {
         assert!(with(part) > 20, "{part}: {}", with(part));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 4_096, ..ProptestConfig::default() })]
+
+    /// Our own engine is one of those that must agree, by either generation of `fractional`.
+    #[test]
+    fn our_own_engine_serves_what_the_rules_serve(
+        flag in generated::flag(),
+        attributes in prop::collection::vec(attributes(), 12),
+        contexts in prop::collection::vec(generated::context(), 1..8),
+        generation in prop::sample::select(vec![
+            v1::FractionalVersion::FractionalVersion2,
+            v1::FractionalVersion::FractionalVersion3,
+        ]),
+    ) {
+        let mut flag = v1::Flag { archived: false, stale_after_seconds: 0, ..flag };
+        reach_further(&mut flag, attributes);
+        let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
+        let document = export(std::slice::from_ref(&flag), &environment).to_string();
+        let imported = import(&document, ENVIRONMENT, &environment).unwrap();
+        prop_assert_eq!(&imported.warnings, &vec![]);
+        let one = |flag: &v1::Flag| Snapshot::empty().apply([compile(flag, &environment).unwrap()], 1, 0);
+        let (native, foreign) = (one(&flag), one(&imported.flags[0]));
+        for context in &contexts {
+            let mut attributes = context.clone();
+            attributes.fields.remove("targetingKey");
+            if context_json(&attributes).is_none() {
+                continue;
+            }
+            let serve = |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), 0).variant;
+            prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
+        }
     }
 }

@@ -242,7 +242,7 @@ fn what_a_document_does_not_mention_stays() {
 }
 
 #[test]
-fn shared_rules_are_put_in_once_and_within_bounds() {
+fn shared_rules_are_put_in_within_bounds() {
     let flag = |targeting: Json| v1::Flag {
         name: "environments/production/flags/f".to_owned(),
         targeting: targeting.to_string(),
@@ -250,25 +250,33 @@ fn shared_rules_are_put_in_once_and_within_bounds() {
         ..v1::Flag::default()
     };
     let large = json!({"cat": "x".repeat(200_000)});
+    let mut evaluators = vec![
+        ("a".to_owned(), r#"{"!":[{"$ref":"b"}]}"#.to_owned()),
+        ("b".to_owned(), "true".to_owned()),
+        ("one".to_owned(), r#"{"!":[{"$ref":"other"}]}"#.to_owned()),
+        ("other".to_owned(), r#"{"!!":[{"$ref":"one"}]}"#.to_owned()),
+        ("large".to_owned(), large.to_string()),
+    ];
+    let tower = (0..900)
+        .map(|nth| (format!("t{nth}"), json!({"!": [{"$ref": format!("t{}", nth + 1)}]}).to_string()));
+    evaluators.extend(tower);
     let environment = v1::Environment {
         name: "environments/production".to_owned(),
         source: "shop".to_owned(),
-        evaluators: [
-            ("a".to_owned(), r#"{"$ref":"b"}"#.to_owned()),
-            ("b".to_owned(), "true".to_owned()),
-            ("large".to_owned(), large.to_string()),
-        ]
-        .into(),
+        evaluators: evaluators.into_iter().collect(),
         ..v1::Environment::default()
     };
     let targeting =
         |flag: v1::Flag| export_for_sync(&[flag], &environment)["flags"]["f"]["targeting"].clone();
     let given = json!({"if": [{"$ref": "a"}, {"$ref": "b"}, {"$ref": "none"}, {"$ref": "b", "x": 1}]});
-    let expanded = json!({"if": [{"$ref": "b"}, true, {"$ref": "none"}, {"$ref": "b", "x": 1}]});
+    let expanded = json!({"if": [{"!": [true]}, true, {"$ref": "none"}, {"$ref": "b", "x": 1}]});
     assert_eq!(targeting(flag(given)), expanded);
+    let itself = json!({"!": [{"!!": [{"$ref": "one"}]}]});
+    assert_eq!(targeting(flag(json!({"$ref": "one"}))), itself);
+    assert!(targeting(flag(json!({"$ref": "t0"}))).to_string().contains("$ref"), "a tower of 900 levels");
     let bomb = json!({"cat": vec![json!({"$ref": "large"}); 10_000]});
     let text = targeting(flag(bomb)).to_string();
-    assert!(text.len() < limits::MAX_EXPANDED_BYTES + 10_000 * 20, "{}", text.len());
+    assert!(text.len() < limits::MAX_TARGETING_BYTES + 10_000 * 20, "{}", text.len());
     assert_eq!(export_for_sync(&[flag(json!({}))], &environment)["flags"]["f"]["source"], "shop");
 }
 

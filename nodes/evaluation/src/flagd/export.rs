@@ -93,8 +93,7 @@ impl<'e> SyncForm<'e> {
         }
         let mut rule = rule_of(flag)?;
         if let Some(rule) = &mut rule {
-            let mut room = limits::MAX_EXPANDED_BYTES;
-            self.expand(rule, &mut room);
+            self.expand(rule, &mut Expansion { room: limits::MAX_TARGETING_BYTES, open: Vec::new() }, 1);
         }
         let mut definition = definition(flag, rule);
         let fields = definition.as_object_mut()?;
@@ -107,24 +106,42 @@ impl<'e> SyncForm<'e> {
         Some(definition)
     }
 
-    /// Puts shared rules where they are named. One pass: a reference inside a shared rule stays, and so does one that
-    /// finds no room, so that a client says PARSE_ERROR for them.
-    fn expand(&self, rule: &mut Json, room: &mut usize) {
+    /// Puts shared rules where they are named, and those that they name. What evaluation here refuses, a rule that
+    /// contains itself or grows beyond all bounds, keeps its reference, so that a client says PARSE_ERROR too.
+    fn expand(&self, rule: &mut Json, expansion: &mut Expansion<'e>, depth: usize) {
+        if depth > limits::MAX_TARGETING_DEPTH {
+            return;
+        }
         match rule {
             Json::Object(fields) => {
                 let name = if fields.len() == 1 { fields.get("$ref").and_then(Json::as_str) } else { None };
-                match name.and_then(|name| self.evaluators.get(name)) {
-                    Some((shared, bytes)) if bytes <= room => {
-                        *room -= bytes;
+                match name.and_then(|name| self.evaluators.get_key_value(name)) {
+                    Some((name, (shared, bytes)))
+                        if *bytes <= expansion.room && !expansion.open.contains(name) =>
+                    {
+                        expansion.room -= bytes;
                         *rule = shared.clone();
+                        expansion.open.push(name);
+                        self.expand(rule, expansion, depth);
+                        expansion.open.pop();
                     }
-                    _ => fields.values_mut().for_each(|value| self.expand(value, room)),
+                    _ => fields.values_mut().for_each(|value| self.expand(value, expansion, depth + 1)),
                 }
             }
-            Json::Array(values) => values.iter_mut().for_each(|value| self.expand(value, room)),
+            Json::Array(values) => {
+                values.iter_mut().for_each(|value| self.expand(value, expansion, depth + 1));
+            }
             Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
         }
     }
+}
+
+/// How far shared rules were put in.
+struct Expansion<'e> {
+    /// Bytes that may still be put in.
+    room: usize,
+    /// The shared rules that are being put in.
+    open: Vec<&'e str>,
 }
 
 /// The environment's metadata under the flag's own: strings, numbers and booleans. A null hides nothing.

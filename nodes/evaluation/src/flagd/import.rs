@@ -24,6 +24,7 @@ use serde_json::{Map, Value as Json};
 
 use super::document::{self, Path};
 use super::value;
+use crate::compile;
 use crate::evaluate::type_of;
 use crate::limits;
 use crate::refusal::{CompileError, Outcome, refused, within};
@@ -79,16 +80,24 @@ pub fn import(text: &str, environment: &str, present: &v1::Environment) -> Outco
         .map(|(key, given)| flag(&key, given, id, &mut warnings))
         .collect::<Outcome<Vec<_>>>()?;
     for flag in &flags {
-        for (path, message) in rule_warnings(flag, &environment) {
-            warnings.add(path, message);
-        }
+        check_served(flag, &environment, &mut warnings)?;
     }
     Ok(Imported { environment, flags, warnings: warnings.finish() })
 }
 
-/// What of a flag's targeting does not compile, by path. The flag is kept and answers PARSE_ERROR.
-fn rule_warnings(_flag: &v1::Flag, _environment: &v1::Environment) -> Vec<(String, String)> {
-    Vec::new()
+/// Warns about what of a flag answers with an error.
+///
+/// # Errors
+/// When the flag cannot be served at all, as one with too many variants.
+fn check_served(flag: &v1::Flag, environment: &v1::Environment, warnings: &mut Warnings) -> Outcome<()> {
+    let key = Name::parse(&flag.name, Collection::Flags).map_or("", |name| name.id);
+    if let Err(error) = compile::check(flag, environment) {
+        return Err(CompileError { path: format!("flags.{key}.{}", error.path), ..error });
+    }
+    for (path, message) in compile::warnings(flag, environment) {
+        warnings.add(format_args!("flags.{key}.{path}"), message);
+    }
+    Ok(())
 }
 
 #[derive(Default)]
