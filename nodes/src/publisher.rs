@@ -543,4 +543,29 @@ mod tests {
         publisher.publish(&held);
         assert_eq!(told(&publisher, place), []);
     }
+
+    /// Every node does this within the time a write waits for, so it must not grow with the flags.
+    #[test]
+    fn one_change_of_a_hundred_thousand_flags_is_published_at_once() {
+        const FLAGS: u64 = 100_000;
+        let (held, publisher, _) = furnished();
+        for n in 0..FLAGS - 3 {
+            held.apply(5 + n, set(flag(&format!("f{n}"))));
+        }
+        publisher.republish();
+        publisher.publish(&held);
+        let mut times = Vec::new();
+        for n in 0..20 {
+            let position = 5 + FLAGS + n;
+            let effects = held.apply(position, set(Flag { disabled: n % 2 == 0, ..flag("f777") }));
+            publisher.note(position, 0, &effects);
+            let begin = Instant::now();
+            publisher.publish(&held);
+            times.push(begin.elapsed());
+            assert_eq!(told(&publisher, position - 1), [("f777".to_owned(), "update")]);
+        }
+        times.sort();
+        println!("one change of {FLAGS} flags: {:?} at the median, {:?} at most", times[10], times[19]);
+        assert!(times[10] < Duration::from_millis(5), "{times:?}");
+    }
 }

@@ -12,14 +12,15 @@ mod world;
 
 use featureops::rpc::environment_service_client::EnvironmentServiceClient;
 use featureops_proto::v1::{
-    Environment, ExportFlagsRequest, FractionalVersion, GetEnvironmentRequest, ImportFlagsRequest,
-    ListEnvironmentsRequest, SetEnvironmentRequest,
+    Environment, EvaluateRequest, EvaluationError, ExportFlagsRequest, Flag, FractionalVersion,
+    GetEnvironmentRequest, GetFlagRequest, ImportFlagsRequest, ListEnvironmentsRequest, RevertFlagRequest,
+    SetEnvironmentRequest, SetFlagRequest,
 };
 use prost_types::{Struct, Value, value::Kind};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use world::{World, checkout, evaluate, set};
+use world::{World, checkout, context, evaluate, set};
 
 const NAME: &str = "environments/test";
 
@@ -168,4 +169,70 @@ async fn a_document_comes_in_whole_and_goes_out_as_it_came() {
     let third = Environment { fractional: FractionalVersion::FractionalVersion3.into(), ..environment() };
     let refused = environments(&world).set_environment(write(third)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "an experiment runs");
+}
+
+fn targeted(targeting: &str) -> Flag {
+    Flag { targeting: targeting.to_owned(), ..checkout() }
+}
+
+#[tokio::test]
+async fn two_doors_a_person_is_refused_what_an_import_is_warned_about() {
+    let world = World::start().await;
+    let document = r#"{"flags": {"checkout": {"state": "ENABLED", "variants": {"on": true, "off": false},
+        "defaultVariant": "off", "targeting": {"if": [{"nonsense": []}, "on"]}}}}"#;
+    let done = environments(&world).import_flags(import(document)).await.unwrap().into_inner();
+    assert!(
+        done.warnings.iter().any(|w| w.path.starts_with("flags.checkout.targeting")),
+        "{:?}",
+        done.warnings
+    );
+    let get = GetFlagRequest { name: checkout().name };
+    let held = world.flags().get_flag(get.clone()).await.unwrap().into_inner();
+    assert!(held.imported && held.warnings.len() == 1, "{:?}", held.warnings);
+    let answer = world.evaluation().evaluate(evaluate("checkout", "ada")).await.unwrap().into_inner();
+    assert_eq!(answer.error(), EvaluationError::ParseError);
+
+    // Written by hand it must compile, whatever it was before; a partial write is one too.
+    let mask = prost_types::FieldMask { paths: vec!["description".to_owned()] };
+    let partial = SetFlagRequest { update_mask: Some(mask), ..set(checkout()) };
+    let refused = world.flags().set_flag(partial).await.unwrap_err();
+    assert!(field(&refused).starts_with("flag.targeting"), "{refused:?}");
+
+    let refers = r#"{"if": [{"$ref": "staff"}, "on", "off"]}"#;
+    let refused = world.flags().set_flag(set(targeted(refers))).await.unwrap_err();
+    assert!(field(&refused).starts_with("flag.targeting"), "no such shared rule: {refused:?}");
+    let rules = [("staff".to_owned(), r#"{"==": [{"var": "role"}, "staff"]}"#.to_owned())].into();
+    let staff = Environment { evaluators: rules, ..environment() };
+    environments(&world).set_environment(write(staff)).await.unwrap();
+    let written = world.flags().set_flag(set(targeted(refers))).await.unwrap().into_inner();
+    assert!(!written.imported);
+    let staff_only = EvaluateRequest {
+        context: Some(context(&[("targetingKey", "ada"), ("role", "staff")])),
+        ..evaluate("checkout", "ada")
+    };
+    let answer = world.evaluation().evaluate(staff_only.clone()).await.unwrap().into_inner();
+    assert_eq!(answer.variant.as_deref(), Some("on"));
+
+    // The shared rule cannot go while a native flag rests on it, neither by hand nor by a document.
+    let refused = environments(&world).set_environment(write(environment())).await.unwrap_err();
+    assert!(field(&refused).starts_with("flags.checkout.targeting"), "{refused:?}");
+    let without = r#"{"$evaluators": {}, "flags": {}}"#;
+    let refused = environments(&world).import_flags(import(without)).await.unwrap_err();
+    assert!(field(&refused).starts_with("flags.checkout.targeting"), "{refused:?}");
+
+    // Another rule under the name is seen by the flag at once.
+    let rules = [("staff".to_owned(), "false".to_owned())].into();
+    let nobody = Environment { evaluators: rules, ..environment() };
+    environments(&world).set_environment(write(nobody)).await.unwrap();
+    let answer = world.evaluation().evaluate(staff_only).await.unwrap().into_inner();
+    assert_eq!(answer.variant.as_deref(), Some("off"));
+
+    // Once nothing refers to it, it can go; and then the version that did cannot come back.
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    environments(&world).set_environment(write(environment())).await.unwrap();
+    let back = RevertFlagRequest { name: get.name, to_version: 2, ..RevertFlagRequest::default() };
+    let refused = world.flags().revert_flag(back.clone()).await.unwrap_err();
+    assert!(field(&refused).starts_with("flag.targeting"), "{refused:?}");
+    let imported = RevertFlagRequest { to_version: 1, ..back };
+    assert!(world.flags().revert_flag(imported).await.unwrap().into_inner().imported);
 }

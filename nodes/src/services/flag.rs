@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
-    ArchiveFlagRequest, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
+    ArchiveFlagRequest, Environment, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
     ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest,
 };
 use featureops_proto::{Collection, Name, environment_of};
@@ -31,7 +31,10 @@ impl FlagService for Flags {
     async fn get_flag(&self, request: Request<GetFlagRequest>) -> Result<Response<Flag>, Status> {
         let request = request.into_inner();
         let name = name(&request.name, Collection::Flags, "name")?;
-        let flag = self.0.replica.read(|state| state.flag(name.environment, name.id));
+        let flag = self.0.replica.read(|state| {
+            let flag = state.flag(name.environment, name.id)?;
+            Some(if flag.imported { warned(flag, &state.environment(name.environment)) } else { flag })
+        });
         flag.map(Response::new).ok_or_else(|| refusal::not_found("name", &request.name))
     }
 
@@ -47,7 +50,11 @@ impl FlagService for Flags {
             .0
             .replica
             .read(|state| state.flags(environment, &page.after, page.wanted(), request.show_archived));
-        let (flags, next_page_token) = page.cut(read, |flag| id_of(&flag.name));
+        let (mut flags, next_page_token) = page.cut(read, |flag| id_of(&flag.name));
+        if flags.iter().any(|flag| flag.imported) {
+            let shared = self.0.replica.read(|state| state.environment(environment));
+            flags = flags.into_iter().map(|flag| warned(flag, &shared)).collect();
+        }
         Ok(Response::new(ListFlagsResponse { flags, next_page_token }))
     }
 
@@ -108,6 +115,7 @@ impl FlagService for Flags {
                 "is no version; list the flag's versions and take one",
             ));
         }
+        self.compiles_still(&request.name, request.to_version)?;
         let command = entry::Command::RevertFlag(log::RevertFlag {
             name: request.name,
             to_version: request.to_version,
@@ -138,6 +146,36 @@ impl FlagService for Flags {
         let (versions, next_page_token) = page.cut(versions, |version| version.flag_version.to_string());
         Ok(Response::new(ListFlagVersionsResponse { versions, next_page_token }))
     }
+}
+
+impl Flags {
+    /// Refuses to bring back a native definition that no longer compiles: what it shared with others may be gone. What
+    /// else stands in the way is the fold's to say.
+    fn compiles_still(&self, flag: &str, to_version: u64) -> Result<(), Status> {
+        let name = name(flag, Collection::Flags, "name")?;
+        let (history, environment) = self.0.replica.read(|state| {
+            (state.flag_history(name.environment, name.id), state.environment(name.environment))
+        });
+        let definition = history.and_then(|history| {
+            let mut until = history.newest_first().skip_while(|version| version.flag_version > to_version);
+            until.find_map(|version| version.definition)
+        });
+        let Some(definition) = definition.filter(|definition| !definition.imported) else { return Ok(()) };
+        featureops_evaluation::check(&definition, &environment).map_err(|error| {
+            let way_out = format!("of version {to_version} no longer compiles: {}", error.message);
+            refusal::invalid(&format!("flag.{}", error.path), &error.value, way_out)
+        })
+    }
+}
+
+/// An imported flag with what of it cannot work.
+fn warned(flag: Flag, environment: &Environment) -> Flag {
+    if !flag.imported {
+        return flag;
+    }
+    let warnings = featureops_evaluation::warnings(&flag, environment);
+    let warnings = warnings.into_iter().map(|(path, message)| format!("{path}: {message}")).collect();
+    Flag { warnings, ..flag }
 }
 
 /// What a person defines of a flag; all that the log adds is left out.
