@@ -11,6 +11,7 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use featureops::flagd::evaluation::v1::service_client::ServiceClient as V1;
@@ -130,14 +131,14 @@ async fn of_two_hundred_rapid_changes_none_is_missed() {
     loop {
         for n in 0..20 {
             let key = format!("f{n}");
-            if !cache.contains_key(&key) {
+            if let Entry::Vacant(place) = cache.entry(key.clone()) {
                 let request = featureops::flagd::evaluation::v2::ResolveBooleanRequest {
-                    flag_key: key.clone(),
+                    flag_key: key,
                     context: Some(context(&[])),
                 };
                 let answer = client.resolve_boolean(request).await.unwrap().into_inner();
                 assert_eq!(answer.reason, "STATIC");
-                cache.insert(key, answer.value);
+                place.insert(answer.value);
             }
         }
         let heard = changes(&next(&mut stream).await.unwrap());
