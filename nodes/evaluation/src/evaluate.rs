@@ -171,13 +171,14 @@ pub(crate) fn walk<'s>(
         return Evaluation::nothing(Reason::Disabled, flag.flag_version);
     }
     let mut conditions = flag.conditions.as_ref();
+    let mut kept = [None; KEPT];
     for rule in &flag.rules {
         // The counts sum to the conditions; if they did not, no rule may seem to have none.
         let Some((own, rest)) = conditions.split_at_checked(rule.conditions) else {
             return Evaluation::error(EvaluationError::General, flag.flag_version);
         };
         conditions = rest;
-        if holds(flag, rule, own, context, trace) {
+        if holds(flag, rule, own, context, &mut kept, trace) {
             return match &rule.serve {
                 Serve::Variant(variant) => serve(flag, Some(*variant), Reason::TargetingMatch, trace),
                 Serve::Split(stretches) => match find_bucket(flag, context, trace) {
@@ -211,16 +212,24 @@ pub(crate) fn walk<'s>(
     serve_default(flag, trace)
 }
 
-fn holds(
+/// The first attributes that rules ask about are looked up once, however often they are asked about.
+const KEPT: usize = 8;
+
+fn holds<'c>(
     flag: &CompiledFlag,
     rule: &Rule,
     conditions: &[Condition],
-    context: &Context<'_>,
+    context: &Context<'c>,
+    kept: &mut [Option<Seen<'c>>; KEPT],
     trace: &mut impl Trace,
 ) -> bool {
     for condition in conditions {
         let attribute = flag.attributes.get(condition.attribute as usize);
-        let seen = attribute.map_or(Seen::Missing, |path| context.look_up(path));
+        let look_up = || attribute.map_or(Seen::Missing, |path| context.look_up(path));
+        let seen = match kept.get_mut(condition.attribute as usize) {
+            Some(kept) => *kept.get_or_insert_with(look_up),
+            None => look_up(),
+        };
         let holds = condition.test.holds(&seen);
         trace.step(|| {
             let verdict = if holds { "holds" } else { "does not hold" };

@@ -6,7 +6,7 @@
 use featureops_proto::v1::ExplainStep;
 
 use super::fractional::Generation;
-use super::node::{Among, Arithmetic, Equality, Key, Node, Order, Ordered, Var, index_of};
+use super::node::{Among, Arithmetic, Equality, KEPT, Key, Node, Order, Ordered, Var, index_of};
 use super::semver;
 use super::value::{Arena, Printed, Stop, Val};
 use crate::context::{Context, Seen, TARGETING_KEY_ATTRIBUTE};
@@ -38,7 +38,10 @@ pub(crate) struct Machine<'a, 't, T> {
     pub(super) now_seconds: i64,
     /// What is left of the budget.
     pub(super) steps: u32,
-    pub(super) arena: Arena<'a>,
+    /// What attributes were found to be, by slot, and a bit for each that was looked up.
+    pub(super) kept: [Val<'a>; KEPT],
+    pub(super) looked_up: u8,
+    pub(super) arena: &'t mut Arena<'a>,
     pub(super) trace: &'t mut T,
 }
 
@@ -61,21 +64,17 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
             Node::Number(number) => Val::Number(*number),
             Node::Text(text) => Val::Text(text),
             Node::Data(value) => Val::of(value),
-            Node::Attribute(key) => {
-                let value = self.root(key).unwrap_or(Val::Null);
-                self.trace.detail(|| look_step(key, &self.arena, value));
-                value
-            }
+            Node::Attribute(key, slot) => self.attribute(key, *slot),
             Node::FlagKey => Val::Text(self.flag_key),
             Node::Timestamp => self.timestamp(),
             Node::If(branches) => return self.branch(branches, scope),
             Node::And(all) => return self.and_or(all, scope, false),
             Node::Or(any) => return self.and_or(any, scope, true),
-            Node::Not(node) => Val::Bool(!Arena::is_true(self.eval(node, scope)?)),
-            Node::Truth(node) => Val::Bool(Arena::is_true(self.eval(node, scope)?)),
-            Node::Equal(equality) => return self.equal(equality, scope),
-            Node::Order(ordered) => return self.order(ordered, scope),
-            Node::Among(among) => return self.among(among, scope),
+            Node::Not(node) => Val::Bool(!self.holds(node, scope)?),
+            Node::Truth(node) => Val::Bool(self.holds(node, scope)?),
+            Node::Equal(equality) => Val::Bool(self.equal(equality, scope)?),
+            Node::Order(ordered) => Val::Bool(self.order(ordered, scope)?),
+            Node::Among(among) => Val::Bool(self.among(among, scope)?),
             Node::In(sides) => return self.contained(sides, scope),
             Node::StartsWith(sides) => {
                 return self.part(sides, scope, "starts_with", |a, b| a.starts_with(b));
@@ -105,7 +104,73 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         })
     }
 
+    /// An operand: what most are is found without another call.
+    #[inline(always)]
+    pub(super) fn operand(&mut self, node: &'a Node, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
+        let value = match node {
+            Node::Text(text) => Val::Text(text),
+            Node::Number(number) => Val::Number(*number),
+            Node::Attribute(key, slot) => self.attribute(key, *slot),
+            _ => return self.eval(node, scope),
+        };
+        self.charge(1)?;
+        Ok(value)
+    }
+
+    /// Whether a condition holds: what most are is decided without making a value of it.
+    fn holds(&mut self, node: &'a Node, scope: Scope<'a>) -> Result<bool, Stop> {
+        match node {
+            Node::Equal(equality) => {
+                self.charge(1)?;
+                self.equal(equality, scope)
+            }
+            Node::Among(among) => {
+                self.charge(1)?;
+                self.among(among, scope)
+            }
+            Node::Order(ordered) => {
+                self.charge(1)?;
+                self.order(ordered, scope)
+            }
+            Node::Not(node) => {
+                self.charge(1)?;
+                Ok(!self.holds(node, scope)?)
+            }
+            Node::And(nodes) | Node::Or(nodes) if !nodes.is_empty() => {
+                self.charge(1)?;
+                let deciding = matches!(node, Node::Or(_));
+                for node in nodes {
+                    if self.holds(node, scope)? == deciding {
+                        return Ok(deciding);
+                    }
+                }
+                Ok(!deciding)
+            }
+            _ => Ok(Arena::is_true(self.eval(node, scope)?)),
+        }
+    }
+
     // What is in scope.
+
+    /// A key of the context: looked up once, then kept.
+    #[inline]
+    fn attribute(&mut self, key: &str, slot: u8) -> Val<'a> {
+        let bit = 1u8.checked_shl(slot.into()).unwrap_or(0);
+        let kept = self.kept.get(usize::from(slot)).copied();
+        let value = match kept {
+            Some(value) if self.looked_up & bit != 0 => value,
+            _ => {
+                let value = self.root(key).unwrap_or(Val::Null);
+                if let Some(kept) = self.kept.get_mut(usize::from(slot)) {
+                    *kept = value;
+                    self.looked_up |= bit;
+                }
+                value
+            }
+        };
+        self.trace.detail(|| look_step(key, self.arena, value));
+        value
+    }
 
     fn timestamp(&self) -> Val<'a> {
         Val::Number(self.now_seconds as f64)
@@ -126,6 +191,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         self.context.field(key).map(Val::of)
     }
 
+    #[inline(never)]
     fn whole(&mut self, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         Ok(match scope {
             Scope::Context => Val::Root,
@@ -162,6 +228,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         }
     }
 
+    #[inline(never)]
     fn var(&mut self, var: &'a Var, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let mut keys = var.keys.iter();
         let mut value = keys.next().and_then(|Key { text, index }| self.first(scope, text, *index));
@@ -170,7 +237,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         }
         self.trace.detail(|| {
             let path: Vec<&str> = var.keys.iter().map(|key| key.text.as_ref()).collect();
-            look_step(&path.join("."), &self.arena, value.unwrap_or(Val::Null))
+            look_step(&path.join("."), self.arena, value.unwrap_or(Val::Null))
         });
         match value {
             Some(Val::Null) | None => self.eval(&var.default, scope),
@@ -178,6 +245,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         }
     }
 
+    #[inline(never)]
     fn look(&mut self, sides: &'a [Node; 2], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let [path, default] = sides;
         let path = self.eval(path, scope)?;
@@ -190,6 +258,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
     }
 
     /// What stands at a computed path, unless it is null.
+    #[inline(never)]
     pub(super) fn find(&mut self, path: Val<'a>, scope: Scope<'a>) -> Result<Option<Val<'a>>, Stop> {
         let printed;
         let path = match path {
@@ -219,7 +288,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
     fn branch(&mut self, branches: &'a [Node], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let (pairs, last) = branches.as_chunks::<2>();
         for (nth, [condition, then]) in pairs.iter().enumerate() {
-            let holds = Arena::is_true(self.eval(condition, scope)?);
+            let holds = self.holds(condition, scope)?;
             self.trace.detail(|| {
                 let verdict = if holds { "holds" } else { "does not hold" };
                 step("if", format!("condition {} of {} {verdict}", nth + 1, pairs.len()), holds)
@@ -246,9 +315,9 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         Ok(value)
     }
 
-    fn equal(&mut self, equality: &'a Equality, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
+    fn equal(&mut self, equality: &'a Equality, scope: Scope<'a>) -> Result<bool, Stop> {
         let [a, b] = &equality.sides;
-        let (a, b) = (self.eval(a, scope)?, self.eval(b, scope)?);
+        let (a, b) = (self.operand(a, scope)?, self.operand(b, scope)?);
         let equal = if equality.strict { self.arena.same(a, b) } else { self.arena.equal(a, b) };
         let holds = equal != equality.negated;
         self.trace.detail(|| {
@@ -258,24 +327,24 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
                 (true, false) => "===",
                 (true, true) => "!==",
             };
-            verdict(name, &self.arena, &[a, b], holds)
+            verdict(name, self.arena, &[a, b], holds)
         });
-        Ok(Val::Bool(holds))
+        Ok(holds)
     }
 
-    fn order(&mut self, ordered: &'a Ordered, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
+    fn order(&mut self, ordered: &'a Ordered, scope: Scope<'a>) -> Result<bool, Stop> {
         let mut holds = true;
         let mut before = None;
         for side in &ordered.sides {
-            let value = self.eval(side, scope)?;
+            let value = self.operand(side, scope)?;
             if let Some(before) = before {
                 let pair = self.in_order(ordered.order, before, value);
-                self.trace.detail(|| verdict(ordered.order.name(), &self.arena, &[before, value], pair));
+                self.trace.detail(|| verdict(ordered.order.name(), self.arena, &[before, value], pair));
                 holds &= pair;
             }
             before = Some(value);
         }
-        Ok(Val::Bool(holds))
+        Ok(holds)
     }
 
     /// Two texts by their characters, everything else as numbers.
@@ -292,21 +361,23 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         })
     }
 
-    fn among(&mut self, among: &'a Among, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
-        let needle = self.eval(&among.needle, scope)?;
+    fn among(&mut self, among: &'a Among, scope: Scope<'a>) -> Result<bool, Stop> {
+        let needle = self.operand(&among.needle, scope)?;
         let holds = match needle {
             Val::Null => among.has_null,
             Val::Bool(value) => among.set.holds(&Seen::Boolean(value)),
             Val::Number(number) => among.set.holds(&Seen::Number(number)),
+            Val::Text(text) => among.set.holds(&Seen::Text(text)),
             _ => self.arena.text(needle).is_some_and(|text| among.set.holds(&Seen::Text(text))),
         };
-        self.trace.detail(|| verdict("in", &self.arena, &[needle], holds));
-        Ok(Val::Bool(holds))
+        self.trace.detail(|| verdict("in", self.arena, &[needle], holds));
+        Ok(holds)
     }
 
+    #[inline(never)]
     fn contained(&mut self, sides: &'a [Node; 2], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let [needle, haystack] = sides;
-        let (needle, haystack) = (self.eval(needle, scope)?, self.eval(haystack, scope)?);
+        let (needle, haystack) = (self.operand(needle, scope)?, self.operand(haystack, scope)?);
         let count = Arena::len(haystack);
         self.charge(u32::try_from(count / 16).unwrap_or(u32::MAX))?;
         let holds = if let Some(text) = self.arena.text(haystack) {
@@ -323,7 +394,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
             (0..items)
                 .any(|nth| self.arena.item(haystack, nth).is_some_and(|item| self.arena.same(needle, item)))
         };
-        self.trace.detail(|| verdict("in", &self.arena, &[needle, haystack], holds));
+        self.trace.detail(|| verdict("in", self.arena, &[needle, haystack], holds));
         Ok(Val::Bool(holds))
     }
 
@@ -336,31 +407,33 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         test: fn(&str, &str) -> bool,
     ) -> Result<Val<'a>, Stop> {
         let [text, part] = sides;
-        let (text, part) = (self.eval(text, scope)?, self.eval(part, scope)?);
+        let (text, part) = (self.operand(text, scope)?, self.operand(part, scope)?);
         let holds = self.arena.text(text).zip(self.arena.text(part)).map(|(text, part)| test(text, part));
-        self.trace.detail(|| verdict(name, &self.arena, &[text, part], holds == Some(true)));
+        self.trace.detail(|| verdict(name, self.arena, &[text, part], holds == Some(true)));
         Ok(holds.map_or(Val::Null, Val::Bool))
     }
 
+    #[inline(never)]
     fn sem_ver(&mut self, sides: &'a [Node; 3], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let [version, operator, target] = sides;
-        let version = self.eval(version, scope)?;
-        let operator = self.eval(operator, scope)?;
-        let target = self.eval(target, scope)?;
+        let version = self.operand(version, scope)?;
+        let operator = self.operand(operator, scope)?;
+        let target = self.operand(target, scope)?;
         let (mut printed, mut other) = (Printed::of(0.0), Printed::of(0.0));
         let holds = match (
-            stringified(&self.arena, version, &mut printed),
+            stringified(self.arena, version, &mut printed),
             self.arena.text(operator),
-            stringified(&self.arena, target, &mut other),
+            stringified(self.arena, target, &mut other),
         ) {
             (Some(version), Some(operator), Some(target)) => semver::compare(version, operator, target),
             _ => None,
         };
         self.trace
-            .detail(|| verdict("sem_ver", &self.arena, &[version, operator, target], holds == Some(true)));
+            .detail(|| verdict("sem_ver", self.arena, &[version, operator, target], holds == Some(true)));
         Ok(holds.map_or(Val::Null, Val::Bool))
     }
 
+    #[inline(never)]
     fn arithmetic(
         &mut self,
         operator: Arithmetic,

@@ -106,6 +106,7 @@ enum Unit<'a> {
 }
 
 impl<'a, T: Trace> Machine<'a, '_, T> {
+    #[inline(never)]
     pub(super) fn fractional(&mut self, rule: &'a Fractional, scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let unit = match &rule.by {
             None => Unit::Context,
@@ -140,6 +141,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
     }
 
     /// Entries that must be computed: once for the sum, and once to find the bucket's.
+    #[inline(never)]
     fn computed(
         &mut self,
         rule: &'a Fractional,

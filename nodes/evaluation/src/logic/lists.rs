@@ -8,6 +8,7 @@ use super::value::{Arena, Printed, Span, Stop, Val};
 use crate::explain::Trace;
 
 impl<'a, T: Trace> Machine<'a, '_, T> {
+    #[inline(never)]
     pub(super) fn list(&mut self, nodes: &'a [Node], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         self.evaluated(nodes, scope).map(Val::MadeList)
     }
@@ -22,6 +23,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
     }
 
     /// All arguments as one text.
+    #[inline(never)]
     pub(super) fn cat(&mut self, nodes: &'a [Node], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         // Arguments first: what they make lies before the text, not in it.
         let span = self.evaluated(nodes, scope)?;
@@ -37,6 +39,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
     }
 
     /// Characters from a start; negative counts from the end, as does a negative length.
+    #[inline(never)]
     pub(super) fn substr(&mut self, nodes: &'a [Node], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let mut arguments = [Val::Null; 3];
         for (argument, node) in arguments.iter_mut().zip(nodes) {
@@ -78,6 +81,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
     }
 
     /// One list of all arguments; lists among them are opened, once.
+    #[inline(never)]
     pub(super) fn merge(&mut self, nodes: &'a [Node], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let given = Val::MadeList(self.evaluated(nodes, scope)?);
         let size = |value: Val<'a>| if value.is_list() { Arena::len(value) } else { 1 };
@@ -97,6 +101,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         Ok(Val::MadeList(span))
     }
 
+    #[inline(never)]
     pub(super) fn missing(&mut self, nodes: &'a [Node], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let given = Val::MadeList(self.evaluated(nodes, scope)?);
         let keys = match self.arena.item(given, 0) {
@@ -107,6 +112,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         Ok(Val::MadeList(missing))
     }
 
+    #[inline(never)]
     pub(super) fn missing_some(&mut self, sides: &'a [Node; 2], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let [need, keys] = sides;
         let (need, keys) = (self.eval(need, scope)?, self.eval(keys, scope)?);
@@ -132,6 +138,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         Ok((span, count - span.len as usize))
     }
 
+    #[inline(never)]
     pub(super) fn each(
         &mut self,
         each: Each,
@@ -174,6 +181,7 @@ impl<'a, T: Trace> Machine<'a, '_, T> {
         })
     }
 
+    #[inline(never)]
     pub(super) fn reduce(&mut self, sides: &'a [Node; 3], scope: Scope<'a>) -> Result<Val<'a>, Stop> {
         let [list, body, start] = sides;
         let list = self.eval(list, scope)?;

@@ -33,7 +33,7 @@ pub(crate) use self::parse::Target;
 
 use self::evaluate::{Machine, Scope, describe};
 use self::lists::{Named, name_of};
-use self::node::Node;
+use self::node::{KEPT, Node};
 use self::value::{Arena, Stop, Val};
 use crate::context::Context;
 use crate::explain::{Trace, step};
@@ -83,7 +83,8 @@ impl Program {
         find: impl FnOnce(&str) -> Option<u16>,
         trace: &mut impl Trace,
     ) -> Decision {
-        let mut machine = self.machine(context, asked, trace);
+        let mut arena = Arena::default();
+        let mut machine = self.machine(context, asked, &mut arena, trace);
         let value = match machine.eval(&self.root, Scope::Context) {
             Ok(value) => value,
             Err(stop) => {
@@ -91,7 +92,7 @@ impl Program {
                 return Decision::Error(EvaluationError::ParseError);
             }
         };
-        let found = match name_of(&machine.arena, value) {
+        let found = match name_of(machine.arena, value) {
             Named::Nothing => {
                 machine.trace.step(|| step("targeting", "null: it leaves the choice open", false));
                 return Decision::Nothing;
@@ -100,7 +101,7 @@ impl Program {
             Named::Number(printed) => find(printed.as_str()),
             Named::Other => None,
         };
-        let arena = &machine.arena;
+        let arena = &*machine.arena;
         machine.trace.step(|| {
             let finding = describe(arena, value);
             match found {
@@ -111,10 +112,12 @@ impl Program {
         found.map_or(Decision::Error(EvaluationError::General), Decision::Variant)
     }
 
+    #[inline(always)]
     fn machine<'a, 't, T: Trace>(
         &self,
         context: &'a Context<'a>,
         asked: Asked<'a>,
+        arena: &'t mut Arena<'a>,
         trace: &'t mut T,
     ) -> Machine<'a, 't, T> {
         Machine {
@@ -124,7 +127,9 @@ impl Program {
             seed: asked.seed,
             now_seconds: asked.now_ms.div_euclid(1_000),
             steps: limits::MAX_TARGETING_STEPS,
-            arena: Arena::default(),
+            kept: [Val::Null; KEPT],
+            looked_up: 0,
+            arena,
             trace,
         }
     }
@@ -156,9 +161,10 @@ pub fn apply(
     let Some(program) = program else { return Ok(Value { kind: None }) };
     let asked = Asked { flag_key, seed: generation.seed(flag_key), now_ms };
     let mut trace = crate::explain::Untraced;
-    let mut machine = program.machine(context, asked, &mut trace);
+    let mut arena = Arena::default();
+    let mut machine = program.machine(context, asked, &mut arena, &mut trace);
     let value = machine.eval(&program.root, Scope::Context).map_err(|_| EvaluationError::ParseError)?;
-    Ok(owned(&machine.arena, value))
+    Ok(owned(machine.arena, value))
 }
 
 fn owned<'a>(arena: &Arena<'a>, value: Val<'a>) -> Value {

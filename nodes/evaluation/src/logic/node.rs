@@ -4,6 +4,10 @@ use prost_types::Value;
 
 use crate::condition::Set;
 
+/// Attributes that an evaluation looks up once only, however often they are asked about.
+pub(crate) const KEPT: usize = 8;
+pub(crate) const UNKEPT: u8 = u8::MAX;
+
 /// One step of a rule.
 #[derive(Debug)]
 pub(crate) enum Node {
@@ -19,8 +23,8 @@ pub(crate) enum Node {
     Unknown,
     /// Evaluated for its errors only; the answer is null. A custom operator with the wrong number of arguments.
     Void(Box<[Node]>),
-    /// One key of the context.
-    Attribute(Box<str>),
+    /// One key of the context, and where an evaluation keeps what it found; `UNKEPT` where it does not.
+    Attribute(Box<str>, u8),
     FlagKey,
     Timestamp,
     /// All that is in scope.

@@ -12,7 +12,9 @@ use prost_types::{ListValue, Struct, Value};
 use serde_json::Value as Json;
 
 use super::fractional::{Generation, constant_ends, weight_of};
-use super::node::{Among, Arithmetic, Each, Entry, Equality, Fractional, Key, Node, Order, Ordered, Var};
+use super::node::{
+    Among, Arithmetic, Each, Entry, Equality, Fractional, KEPT, Key, Node, Order, Ordered, UNKEPT, Var,
+};
 use super::value::{Printed, Val};
 use super::{evaluate::FLAGD, semver};
 use crate::condition::{Scalar, Set};
@@ -41,8 +43,14 @@ pub(super) fn parse(text: &str, target: Target<'_>) -> Outcome<(Option<Node>, Ve
     if json.is_null() || json.as_object().is_some_and(serde_json::Map::is_empty) {
         return Ok((None, Vec::new()));
     }
-    let mut parser =
-        Parser { target, path: "targeting".to_owned(), issues: Vec::new(), bytes: 0, open: Vec::new() };
+    let mut parser = Parser {
+        target,
+        path: "targeting".to_owned(),
+        issues: Vec::new(),
+        bytes: 0,
+        open: Vec::new(),
+        kept: Vec::new(),
+    };
     let place = Place { is_result: true, in_item: false, depth: 0 };
     let node = parser.node(&json, place);
     Ok((Some(node), parser.issues))
@@ -85,6 +93,8 @@ struct Parser<'e> {
     bytes: usize,
     /// The shared rules that are being put in.
     open: Vec<String>,
+    /// The attributes that an evaluation keeps.
+    kept: Vec<String>,
 }
 
 impl Parser<'_> {
@@ -392,7 +402,9 @@ impl Parser<'_> {
         }
         let keys: Vec<&str> = path.split('.').collect();
         match (keys.as_slice(), &default) {
-            ([key], Node::Null) if !place.in_item && *key != FLAGD => Node::Attribute((*key).into()),
+            ([key], Node::Null) if !place.in_item && *key != FLAGD => {
+                Node::Attribute((*key).into(), self.slot(key))
+            }
             ([FLAGD, "flagKey"], _) if !place.in_item => Node::FlagKey,
             ([FLAGD, "timestamp"], _) if !place.in_item => Node::Timestamp,
             _ => {
@@ -400,6 +412,20 @@ impl Parser<'_> {
                 Node::Var(Box::new(Var { keys, default }))
             }
         }
+    }
+
+    /// Where an evaluation keeps this attribute.
+    fn slot(&mut self, key: &str) -> u8 {
+        let known = self.kept.iter().position(|kept| kept == key);
+        let slot = known.or_else(|| {
+            let room = self.kept.len() < KEPT;
+            room.then(|| {
+                self.kept.push(key.to_owned());
+                self.kept.len() - 1
+            })
+        });
+        // Below `KEPT`.
+        slot.map_or(UNKEPT, |slot| slot as u8)
     }
 
     fn default(&mut self, arguments: &[&Json], place: Place) -> Node {
@@ -485,7 +511,7 @@ impl Parser<'_> {
         let skipped = usize::from(by.is_some());
         if entries.is_empty()
             && !arguments.is_empty()
-            && !matches!(by, Some(Node::Var(_) | Node::Attribute(_)))
+            && !matches!(by, Some(Node::Var(_) | Node::Attribute(..)))
         {
             self.issue(0, "fractional takes at least one [variant, weight]");
         }

@@ -213,6 +213,7 @@ impl<'a> Arena<'a> {
             (Val::Null, Val::Null) => true,
             (Val::Bool(a), Val::Bool(b)) => a == b,
             (Val::Number(a), Val::Number(b)) => a == b,
+            (Val::Text(a), Val::Text(b)) => a == b,
             _ => match (self.text(a), self.text(b)) {
                 (Some(a), Some(b)) => a == b,
                 _ => false,
@@ -221,8 +222,10 @@ impl<'a> Arena<'a> {
     }
 
     /// `==`: null equals null only; texts are compared as texts, everything else as numbers.
+    #[inline]
     pub(crate) fn equal(&self, a: Val<'a>, b: Val<'a>) -> bool {
         match (a, b) {
+            (Val::Text(a), Val::Text(b)) => a == b,
             (Val::Null, Val::Null) => true,
             (Val::Null, _) | (_, Val::Null) => false,
             _ => match (self.text(a), self.text(b)) {
