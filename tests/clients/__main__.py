@@ -35,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
     import examples
     import parity
     import runs
-    from node_client import Node
+    from child_client import Child
     from python_client import Python
     from server import ServerError, find_binary
 
@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
     except ServerError as error:
         raise installation.InstallationError(str(error)) from error
 
-    languages = {"python": Python(), "node": Node(folder)}
+    languages = {"python": Python(), "node": Child("node", ["node", "runner.mjs"], folder)}
     faults = 0
     what = options.what or ["suite", "parity", "examples"]
     try:

@@ -5,6 +5,19 @@ A listed scenario that passes fails the run: the client was mended, and its row 
 
 from dataclasses import dataclass
 
+# An answer that leaves the value to the code's default has no variant (OFREP 0.3).
+CODE_DEFAULT_BY_OFREP = frozenset(
+    [f"gherkin/disabled.feature:{line}" for line in (19, 20, 21, 22, 23, 36)]
+    + [f"gherkin/evaluation.feature:{line}" for line in (99, 100, 101, 102, 103, 105)]
+    + [f"evaluator/gherkin/disabled.feature:{line}" for line in (18, 19, 20, 21, 22)]
+    + [f"evaluator/gherkin/no-default-variant.feature:{line}" for line in (18, 19, 20, 21, 23)]
+)
+
+BUCKETS_OF_2 = frozenset(
+    [f"gherkin/targeting.feature:{line}" for line in (68, 69, 71, 72, 99, 134, 135, 136, 165, 166, 167)]
+    + [f"evaluator/gherkin/fractional.feature:{line}" for line in (29, 30, 32, 33, 50, 71, 72, 73, 100, 101, 102)]
+)
+
 
 @dataclass(frozen=True)
 class Defect:
@@ -16,7 +29,29 @@ class Defect:
     reason: str
 
 
-DEFECTS = []
+DEFECTS = [
+    Defect(
+        "python",
+        "in-process",
+        ("v2",),
+        BUCKETS_OF_2,
+        "flagd-core 2.0.0 hashes the CBOR of version 3, whatever the server serves",
+    ),
+    Defect(
+        "python",
+        "ofrep",
+        ("v2", "v3"),
+        CODE_DEFAULT_BY_OFREP,
+        "openfeature-provider-ofrep 0.3.0 raises KeyError on an answer without `variant`",
+    ),
+    Defect(
+        "node",
+        "ofrep",
+        ("v2", "v3"),
+        CODE_DEFAULT_BY_OFREP,
+        "@openfeature/ofrep-provider 0.1.3 refuses an answer without `variant`: does not match the expected format",
+    ),
+]
 
 
 def known(run, scenario) -> str | None:

@@ -47,6 +47,7 @@ def enter_python() -> None:
         venv.create(folder, with_pip=True)
         _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)])
         _mark(folder, requirements)
+    sys.stdout.flush()
     os.execv(python, [str(python), *sys.argv])
 
 
@@ -56,7 +57,7 @@ def node() -> Path:
     sources = (HERE / "node" / "package.json", HERE / "node" / "package-lock.json")
     if not _fresh(folder, *sources):
         if shutil.which("npm") is None:
-            raise InstallationError("npm is missing: install Node.js 20 or newer, or run with --languages python")
+            raise InstallationError("npm is missing: install Node.js 20 or newer")
         _say(f"installing the Node clients into {folder}")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -14,9 +14,9 @@ from forbidden import Forbidden
 from scenario import Stage
 from server import Server, free_ports
 
-# Sent to clients as context of the server: the suite's flagd-context-aware reads it.
-CONTEXT = {"injectedmetadata": "set"}
-# The suite's own scenario of a loss of one second within a grace of two hangs on the machine's load.
+# The server's own context, sent to clients: the suite's flagd-context-aware reads it.
+SETTINGS = {"context_values": "injectedmetadata=set"}
+# Its loss of one second is a race between the server's return and the client's patience, on a busy machine.
 RETRIED = {"gherkin/events.feature:27": 3}
 
 
@@ -68,11 +68,11 @@ class Servers:
         self._forbidden = None
 
     def of(self, kind: str, fractional: str) -> Server:
-        # The same server: GetMetadata may be answered or not, the sync context comes with the flags.
-        kind = "stable" if kind == "syncpayload" else kind
         key = (kind, fractional)
         if key not in self._started:
-            self._started[key] = Server(self._binary, suite.sets(self._testbed, kind), fractional, CONTEXT)
+            # Then the context comes with the flags, and only so.
+            settings = SETTINGS | ({"disable_sync_metadata": "true"} if kind == "syncpayload" else {})
+            self._started[key] = Server(self._binary, suite.sets(self._testbed, kind), fractional, settings)
         server = self._started[key]
         server.settle()
         return server
@@ -134,7 +134,8 @@ def _one(outcome: Outcome, stage: Stage, scenario) -> None:
     what = "controlling" if scenario.controls else "evaluating"
     defect = defects.known(outcome.run, scenario)
     fault = None
-    for attempt in range(RETRIED.get(scenario.place, 0) + 1):
+    tries = RETRIED.get(scenario.place, 0) + 1
+    for attempt in range(tries):
         started = time.monotonic()
         try:
             stage.perform(scenario)
@@ -142,7 +143,9 @@ def _one(outcome: Outcome, stage: Stage, scenario) -> None:
             break
         except Exception as error:  # Whatever a client throws is the scenario's fault, and the next one still runs.
             fault = f"{scenario.place} {scenario.name}: {error or type(error).__name__}"
-            print(f"        try {attempt + 1}, {time.monotonic() - started:.1f} s: {fault}", file=sys.stderr, flush=True)
+            if attempt + 1 < tries:
+                seconds = time.monotonic() - started
+                print(f"        tried again after {seconds:.1f} s: {fault}", file=sys.stderr, flush=True)
     outcome.performed[what] += 1
     if defect and fault:
         outcome.defects += 1

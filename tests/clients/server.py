@@ -31,10 +31,10 @@ class ServerError(Exception):
 
 
 class Server:
-    def __init__(self, binary: Path, sets: list, fractional: str = "v2", context: dict | None = None):
+    def __init__(self, binary: Path, sets: list, fractional: str = "v2", settings: dict | None = None):
         self.binary = binary
         self.fractional = fractional
-        self.context = context or {}
+        self.settings = settings or {}
         self.documents = {environment: document for environment, _, document in sets}
         self.ports = dict(zip(("native", "rpc", "management", "in-process", "ofrep"), free_ports(5), strict=True))
         self.folder = Path(tempfile.mkdtemp(prefix="featureops-clients-"))
@@ -106,17 +106,18 @@ class Server:
     def _import(self, environment: str) -> None:
         path = self.folder / f"{environment}.json"
         path.write_text(json.dumps(self.documents[environment], ensure_ascii=False), encoding="utf8")
-        self.command("flag", "import", str(path), "-e", environment, "--prune")
+        self.command("flag", "import", str(path), "--environment", environment, "--prune")
 
     def _start(self) -> None:
         order = ("rpc", "management", "in-process", "ofrep")
-        arguments = [
-            *("serve", "--data", str(self.folder / "data"), "--listen", f"{HOST}:{self.ports['native']}"),
-            *("--flagd-ports", ",".join(str(self.ports[name]) for name in order)),
-            *("--set", "flagd_environments=" + ",".join(self.documents)),
-        ]
-        for key, value in self.context.items():
-            arguments += ["--context-value", f"{key}={value}"]
+        settings = {
+            "flagd_ports": ",".join(f"{HOST}:{self.ports[name]}" for name in order),
+            "flagd_environments": ",".join(self.documents),
+            **self.settings,
+        }
+        arguments = ["serve", "--data", str(self.folder / "data"), "--listen", f"{HOST}:{self.ports['native']}"]
+        for name, value in settings.items():
+            arguments += ["--set", f"{name}={value}"]
         log = open(self.folder / "log", "ab")
         self._process = subprocess.Popen(
             [self.binary, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, env=_environment()

@@ -1,6 +1,5 @@
-"""The official Node clients, in one Node process: a request a line of JSON, an answer a line, events as they come.
-
-`node/runner.mjs` is the other end.
+"""The official clients of another language, in one child process: a request a line of JSON, an answer a line, events as
+they come. `node/runner.mjs` is the other end, and shows what a further language has to answer.
 """
 
 import itertools
@@ -18,12 +17,11 @@ from server import HOST
 ANSWER_SECONDS_MAX = 60
 
 
-class Node(Language):
-    name = "node"
-
-    def __init__(self, folder: Path):
+class Child(Language):
+    def __init__(self, name: str, command: list, folder: Path):
+        self.name = name
         self._process = subprocess.Popen(
-            ["node", "runner.mjs"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf8"
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf8"
         )
         self._numbers = itertools.count(1)
         self._waiting = {}
@@ -41,15 +39,15 @@ class Node(Language):
         try:
             said = answer.get(timeout=ANSWER_SECONDS_MAX)
         except queue.Empty:
-            raise ClientError(f"node did not answer '{request}' within {ANSWER_SECONDS_MAX} s") from None
+            raise ClientError(f"{self.name} did not answer '{request}' within {ANSWER_SECONDS_MAX} s") from None
         if "error" in said:
-            raise ClientError(f"node: {said['error']}")
+            raise ClientError(f"{self.name}: {said['error']}")
         return said["answer"]
 
     def open(self, target: Target, wait: bool = True) -> Handle:
         number = next(self._numbers)
         self.events[number] = queue.Queue()
-        handle = NodeHandle(self, number)
+        handle = ChildHandle(self, number)
         self.ask(
             "open",
             handle=number,
@@ -89,31 +87,31 @@ class Node(Language):
                 waiting.put({"error": "the process ended"})
 
 
-class NodeHandle(Handle):
-    def __init__(self, node: Node, number: int):
-        self._node = node
+class ChildHandle(Handle):
+    def __init__(self, child: Child, number: int):
+        self._child = child
         self._number = number
 
     def evaluate(self, type_name: str, key: str, default: Any, context: dict) -> Answer:
         return self.evaluate_each(type_name, key, default, [context])[0]
 
     def evaluate_each(self, type_name: str, key: str, default: Any, contexts: list) -> list:
-        answers = self._node.ask(
+        answers = self._child.ask(
             "evaluate", handle=self._number, type=type_name, key=key, default=default, contexts=contexts
         )
         return [Answer(**answer) for answer in answers]
 
     def listen(self, kind: str) -> None:
-        self._node.ask("listen", handle=self._number, event=kind)
+        self._child.ask("listen", handle=self._number, event=kind)
 
     def next_event(self, seconds: float) -> Event | None:
         try:
-            return self._node.events[self._number].get(timeout=max(seconds, 0.001))
+            return self._child.events[self._number].get(timeout=max(seconds, 0.001))
         except queue.Empty:
             return None
 
     def state(self) -> str:
-        return self._node.ask("state", handle=self._number)
+        return self._child.ask("state", handle=self._number)
 
     def close(self) -> None:
-        self._node.ask("close", handle=self._number)
+        self._child.ask("close", handle=self._number)
