@@ -9,10 +9,11 @@ Exit 0 when all of it holds, 1 when something does not, 2 when a run could not b
 """
 
 import argparse
-import re
+import signal
 import sys
 
 import installation
+from server import ServerError, find_binary
 
 
 def arguments() -> argparse.Namespace:
@@ -37,33 +38,21 @@ def main(options: argparse.Namespace) -> int:
     import runs
     from child_client import Child
     from python_client import Python
-    from server import ServerError, find_binary
 
     testbed = installation.suite()
     if options.list:
-        return show(testbed)
-    try:
-        binary = find_binary(options.binary, installation.ROOT)
-        print(f"testing {binary}", flush=True)
-        folder = installation.node()
-    except ServerError as error:
-        raise installation.InstallationError(str(error)) from error
+        runs.show(testbed)
+        return 0
+    binary = find_binary(options.binary, installation.ROOT)
+    print(f"testing {binary}", flush=True)
+    folder = installation.node()
 
     languages = {"python": Python(), "node": Child("node", ["node", "runner.mjs"], folder)}
-    faults = 0
     what = options.what or ["suite", "parity", "examples"]
+    faults = 0
     try:
         if "suite" in what:
-            servers = runs.Servers(binary, testbed)
-            only = re.compile(options.only) if options.only else None
-            try:
-                for run in runs.RUNS:
-                    if re.search(options.runs, run.name):
-                        outcome = runs.perform(run, testbed, languages[run.language], servers, only, not options.no_control)
-                        print(*outcome.lines(), sep="\n", flush=True)
-                        faults += len(outcome.faults)
-            finally:
-                servers.end()
+            faults += runs.perform(binary, testbed, languages, options)
         if "parity" in what:
             faults += parity.run(binary, languages)
         if "examples" in what:
@@ -75,32 +64,14 @@ def main(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def show(testbed) -> int:
-    import collections
-
-    import runs
-    import suite
-
-    for run in runs.RUNS:
-        counts = collections.Counter()
-        reasons = collections.Counter()
-        for scenario in suite.scenarios(testbed, run.suite):
-            if reason := suite.left_out(scenario, run.mode, run.fractional):
-                reasons[reason] += 1
-            else:
-                counts["controlling" if scenario.controls else "evaluating"] += 1
-        print(f"{run.name}: {counts['evaluating']} evaluating, {counts['controlling']} controlling")
-        for reason, count in reasons.most_common():
-            print(f"    {count:3} left out: {reason}")
-    return 0
-
-
 if __name__ == "__main__":
+    # An end from outside must end the nodes, too: their owners end them on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parsed = arguments()
     try:
         installation.enter_python()
         status = main(parsed)
-    except installation.InstallationError as error:
+    except (installation.InstallationError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     sys.exit(status)

@@ -4,6 +4,8 @@ The counts are what must be performed. A run that performs fewer or more has los
 decision, and fails.
 """
 
+import collections
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import defects
 import suite
 from forbidden import Forbidden
 from scenario import Stage
-from server import Server, free_ports
+from server import Server, ServerError, free_ports
 
 # The server's own context, sent to clients: the suite's flagd-context-aware reads it.
 SETTINGS = {"context_values": "injectedmetadata=set"}
@@ -110,23 +112,52 @@ class Outcome:
             yield f"        {fault}"
 
 
-def perform(run: Run, testbed, language, servers: Servers, only, control: bool) -> Outcome:
+def perform(binary, testbed, languages, options) -> int:
+    """Every run that `options` asks for; how many faults there were, each printed."""
+    servers = Servers(binary, testbed)
+    faults = 0
+    try:
+        for run in RUNS:
+            if re.search(options.runs, run.name):
+                outcome = _perform(run, testbed, Stage(languages[run.language], run.mode, run.fractional, servers), options)
+                print(*outcome.lines(), sep="\n", flush=True)
+                faults += len(outcome.faults)
+    finally:
+        servers.end()
+    return faults
+
+
+def show(testbed) -> None:
+    """What each run takes, and why it leaves out the rest."""
+    for run in RUNS:
+        counts = collections.Counter()
+        reasons = collections.Counter()
+        for scenario in suite.scenarios(testbed, run.suite):
+            if reason := suite.left_out(scenario, run.mode, run.fractional):
+                reasons[reason] += 1
+            else:
+                counts["controlling" if scenario.controls else "evaluating"] += 1
+        print(f"{run.name}: {counts['evaluating']} evaluating, {counts['controlling']} controlling")
+        for reason, count in reasons.most_common():
+            print(f"    {count:3} left out: {reason}")
+
+
+def _perform(run: Run, testbed, stage: Stage, options) -> Outcome:
     outcome = Outcome(run)
-    stage = Stage(language, run.mode, run.fractional, servers)
     try:
         for scenario in suite.scenarios(testbed, run.suite):
             if suite.left_out(scenario, run.mode, run.fractional):
                 continue
-            if only and not only.search(f"{scenario.place} {scenario.name}"):
+            if options.only and not re.search(options.only, f"{scenario.place} {scenario.name}"):
                 continue
-            if scenario.controls and not control:
+            if scenario.controls and options.no_control:
                 continue
             _one(outcome, stage, scenario)
     finally:
         stage.end()
-    wanted = {"evaluating": run.evaluating, "controlling": run.controlling if control else 0}
-    if not only and outcome.performed != wanted:
-        outcome.faults.append(f"performed {outcome.performed}, and the suite has {wanted} for this run")
+    wanted = {"evaluating": run.evaluating, "controlling": 0 if options.no_control else run.controlling}
+    if not options.only and outcome.performed != wanted:
+        outcome.faults.append(f"performed {outcome.performed}, and {wanted} are expected of this run")
     return outcome
 
 
@@ -141,6 +172,8 @@ def _one(outcome: Outcome, stage: Stage, scenario) -> None:
             stage.perform(scenario)
             fault = None
             break
+        except ServerError:
+            raise
         except Exception as error:  # Whatever a client throws is the scenario's fault, and the next one still runs.
             fault = f"{scenario.place} {scenario.name}: {error or type(error).__name__}"
             if attempt + 1 < tries:
