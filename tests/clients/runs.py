@@ -73,7 +73,7 @@ class Servers:
         key = (kind, fractional)
         if key not in self._started:
             # Then the context comes with the flags, and only so.
-            settings = SETTINGS | ({"disable_sync_metadata": "true"} if kind == "syncpayload" else {})
+            settings = SETTINGS | ({"flagd_disable_sync_metadata": "true"} if kind == "syncpayload" else {})
             self._started[key] = Server(self._binary, suite.sets(self._testbed, kind), fractional, settings)
         server = self._started[key]
         server.settle()

@@ -43,7 +43,7 @@ class Server:
         atexit.register(self.end)
         self._start()
         for environment, source, _ in sets:
-            self.command("environment", "set", environment, "--source", source, "--fractional", fractional)
+            self.command("environment", "set", environment, "--source", source, "--fractional", fractional[1:])
             self._import(environment)
 
     @property
