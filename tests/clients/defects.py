@@ -13,6 +13,12 @@ CODE_DEFAULT_BY_OFREP = frozenset(
     + [f"evaluator/gherkin/no-default-variant.feature:{line}" for line in (18, 19, 20, 21, 23)]
 )
 
+# JSON writes the number 0 as 0, whatever the flag is for.
+WHOLE_NUMBER_FOR_A_FLOAT = frozenset(
+    [f"gherkin/evaluation.feature:{line}" for line in (35, 50, 65)]
+    + [f"evaluator/gherkin/zero-values.feature:{line}" for line in (27, 52, 73)]
+)
+
 BUCKETS_OF_2 = frozenset(
     [f"gherkin/targeting.feature:{line}" for line in (68, 69, 71, 72, 99, 134, 135, 136, 165, 166, 167)]
     + [f"evaluator/gherkin/fractional.feature:{line}" for line in (29, 30, 32, 33, 50, 71, 72, 73, 100, 101, 102)]
@@ -43,6 +49,20 @@ DEFECTS = [
         ("v2", "v3"),
         CODE_DEFAULT_BY_OFREP,
         "openfeature-provider-ofrep 0.3.0 raises KeyError on an answer without `variant`",
+    ),
+    Defect(
+        "python",
+        "ofrep",
+        ("v2", "v3"),
+        WHOLE_NUMBER_FOR_A_FLOAT,
+        "openfeature-provider-ofrep 0.3.0 takes 0 for no float: it tells 0 from 0.0, which JSON does not",
+    ),
+    Defect(
+        "python",
+        "rpc",
+        ("v2", "v3"),
+        frozenset(["evaluator/gherkin/metadata.feature:10"]),
+        "openfeature-provider-flagd 0.6.1 never reads the metadata of an rpc answer",
     ),
     Defect(
         "node",

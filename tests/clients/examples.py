@@ -46,15 +46,16 @@ def _define(server: Server) -> None:
     server.command("experiment", "start", "buttons")
 
 
-def _options(server: Server) -> list:
+def _options(server: Server, flags: str) -> list:
     return [
-        *("--flags-port", str(server.ports["rpc"]), "--facts", f"{HOST}:{server.ports['native']}"),
+        *("--flags", flags, "--facts", f"{HOST}:{server.ports['native']}"),
         *("--proto", str(ROOT / "proto"), "--customers", str(CUSTOMERS)),
     ]
 
 
 def _python(server: Server, _node_folder) -> tuple:
-    return _said([sys.executable, "shop.py", *_options(server)], HERE / "examples" / "python")
+    options = _options(server, f"http://{HOST}:{server.ports['ofrep']}")
+    return _said([sys.executable, "shop.py", *options], HERE / "examples" / "python")
 
 
 def _typescript(server: Server, node_folder) -> tuple:
@@ -63,7 +64,7 @@ def _typescript(server: Server, node_folder) -> tuple:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(HERE / "examples" / "typescript", folder)
     _output(["node", str(node_folder / "node_modules" / "typescript" / "bin" / "tsc")], folder)
-    return _said(["node", "built/shop.js", *_options(server)], folder)
+    return _said(["node", "built/shop.js", *_options(server, f"{HOST}:{server.ports['rpc']}")], folder)
 
 
 def _output(command: list, folder) -> str:

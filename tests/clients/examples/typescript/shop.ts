@@ -1,7 +1,7 @@
 // A shop whose button is an experiment: the official flagd provider decides, the facts API hears what came of it.
 //
 //   npm install @openfeature/server-sdk @openfeature/flagd-provider @grpc/grpc-js @grpc/proto-loader
-//   node shop.js --flags-port 8013 --facts 127.0.0.1:7400 --proto ../../../../proto
+//   node shop.js --flags 127.0.0.1:8013 --facts 127.0.0.1:7400 --proto ../../../../proto
 //
 // The evaluation itself is the exposure. Its receipt comes in the flag's metadata, as `featureopsReceipt`; sent back with
 // the purchase, it joins the two, whatever has been reallocated between.
@@ -15,14 +15,15 @@ import { Facts, type Outcome } from './facts.js';
 
 const { values: given } = parseArgs({
   options: {
-    'flags-port': { type: 'string', default: '8013' },
+    flags: { type: 'string', default: '127.0.0.1:8013' },
     facts: { type: 'string', default: '127.0.0.1:7400' },
     proto: { type: 'string', default: 'proto' },
     customers: { type: 'string', default: '40' },
   },
 });
 
-await OpenFeature.setProviderAndWait(new FlagdProvider({ host: '127.0.0.1', port: Number(given['flags-port']) }));
+const { hostname: host, port } = new URL(`http://${given.flags}`);
+await OpenFeature.setProviderAndWait(new FlagdProvider({ host, port: Number(port) }));
 const flags = OpenFeature.getClient();
 const facts = new Facts(given.facts, given.proto);
 
