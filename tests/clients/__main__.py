@@ -17,13 +17,15 @@ from server import ServerError, find_binary
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests/clients", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    written = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog="tests/clients", description=__doc__, formatter_class=written)
     parser.add_argument("what", nargs="*", metavar="WHAT", help="suite, parity, examples; default: all of them")
     parser.add_argument("--binary", help="featureops; default: the newer of target/release and target/debug")
     parser.add_argument("--runs", default="", metavar="REGEX", help="only these runs of the suite, as 'python rpc v2'")
-    parser.add_argument("--only", default="", metavar="REGEX", help="only these scenarios; counts are not asserted then")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only these scenarios; counts are not asserted")
     parser.add_argument("--no-control", action="store_true", help="leave out scenarios that stop or change the server")
     parser.add_argument("--list", action="store_true", help="show each run's scenarios and what it leaves out, and end")
+    parser.add_argument("--install", action="store_true", help="install the clients and the suite, and end")
     parsed = parser.parse_args()
     unknown = set(parsed.what) - {"suite", "parity", "examples"}
     if unknown:
@@ -43,9 +45,11 @@ def main(options: argparse.Namespace) -> int:
     if options.list:
         runs.show(testbed)
         return 0
+    folder = installation.node()
+    if options.install:
+        return 0
     binary = find_binary(options.binary, installation.ROOT)
     print(f"testing {binary}", flush=True)
-    folder = installation.node()
 
     languages = {"python": Python(), "node": Child("node", ["node", "runner.mjs"], folder)}
     what = options.what or ["suite", "parity", "examples"]

@@ -1,6 +1,7 @@
 """What a run asks of an official client, whatever its language: open, listen, evaluate, close.
 
-`python_client.py` is one in this process, `child_client.py` one in a child process of another language. Neither knows a scenario.
+`python_client.py` is one in this process, `child_client.py` one in a child process of another
+language. Neither knows a scenario.
 """
 
 import abc

@@ -1,4 +1,4 @@
-"""What a run needs beside Python and Node: the official clients and the public suite, at exact versions, kept in target/.
+"""What a run needs beside Python and Node: the official clients and the public suite, at exact versions, in target/.
 
     requirements.txt   -> target/clients/venv            the entry runs itself again in it
     node/package*.json -> target/clients/node            `npm ci`

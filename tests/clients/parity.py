@@ -3,8 +3,8 @@
     native evaluation  ==  rpc  ==  OFREP  ==  in-process      for every unit and flag, before, while and after an
                                                                experiment is reallocated 100 times
 
-The node's own answer is the reference. Units are ASCII: the Node in-process client hashes other text wrongly (UTF-16 code
-units). In-process clients each hash by one generation of `fractional` only, so each is asked on sets of its own.
+The node's own answer is the reference. Units are ASCII: the Node in-process client hashes other text wrongly (it takes
+UTF-16 code units). In-process clients each hash by one generation of `fractional`, so each is asked on sets of its own.
 """
 
 import random
@@ -90,7 +90,8 @@ def _define(server: Server) -> None:
     where = ("--environment", "parity")
     variants = [word for arm in ARMS for word in ("--variant", f"{arm}={arm}")]
     base = ("--type", "string", *variants, "--default", "grey", "--safe", "grey", *where)
-    server.command("flag", "set", "split", *base, "--rule", "email ends_with \".org\" -> split grey=25%, green=25%, blue=50%")
+    split = 'email ends_with ".org" -> split grey=25%, green=25%, blue=50%'
+    server.command("flag", "set", "split", *base, "--rule", split)
     server.command("flag", "set", "button", *base, "--rule", "plan = 2 -> blue")
     server.command("metric", "set", "purchase", "--kind", "proportion", "--direction", "higher", *where)
     arms = [word for arm in ARMS for word in ("--arm", arm, "--established", arm)]
@@ -130,9 +131,10 @@ def _compare(native: Native, clients: dict, flags: list, asked: list, when: str)
                 # What is cached would outlive the next reallocation.
                 elif answer.reason in ("STATIC", "CACHED"):
                     faults += 1
-                    print(f"        {name} {flag} {context}: reason {answer.reason} for what varies by unit", flush=True)
+                    print(f"        {name} {flag} {context}: {answer.reason}, and it varies by unit", flush=True)
     checked = len(flags) * len(asked) * len(clients)
-    print(f"{'FAILED' if faults else 'passed'}  parity {when}: {checked - faults} of {checked} answers agree", flush=True)
+    verdict = "FAILED" if faults else "passed"
+    print(f"{verdict}  parity {when}: {checked - faults} of {checked} answers agree", flush=True)
     return faults
 
 

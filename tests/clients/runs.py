@@ -37,8 +37,8 @@ class Run:
         return f"{self.suite} {self.language} {self.mode} {self.fractional}"
 
 
-# Node in-process on v3 sets is absent: that client hashes by v2. Python's in-process client hashes by v3; it is here on v2
-# sets for all that is not a bucket.
+# Node in-process on v3 sets is absent: that client hashes by v2. Python's in-process client hashes by v3; it is here on
+# v2 sets for all that is not a bucket.
 RUNS = [
     Run("gherkin", "python", "rpc", "v2", 136, 10),
     Run("gherkin", "python", "rpc", "v3", 247, 10),
@@ -119,7 +119,8 @@ def perform(binary, testbed, languages, options) -> int:
     try:
         for run in RUNS:
             if re.search(options.runs, run.name):
-                outcome = _perform(run, testbed, Stage(languages[run.language], run.mode, run.fractional, servers), options)
+                stage = Stage(languages[run.language], run.mode, run.fractional, servers)
+                outcome = _perform(run, testbed, stage, options)
                 print(*outcome.lines(), sep="\n", flush=True)
                 faults += len(outcome.faults)
     finally:

@@ -1,7 +1,7 @@
 """Performs one scenario: each step in its order, against a client and the server it is to find.
 
-A failed expectation raises `Failed` with what was wanted and what came. Events are taken in the order in which they came:
-waiting for one drops those before it and keeps those after, so a chain of three is a chain and not a set.
+A failed expectation raises `Failed` with what was wanted and what came. Events are taken in the order in which they
+came: waiting for one drops those before it and keeps those after, so a chain of three is a chain and not a set.
 """
 
 import json
@@ -18,7 +18,7 @@ class Failed(Exception):
 
 
 class Stage:
-    """What the scenarios of one run share: the client's language and mode, the servers, providers that can be used again."""
+    """What the scenarios of one run share: the client's language and mode, the servers, providers to be used again."""
 
     def __init__(self, language: Language, mode: str, fractional: str, servers):
         self.language = language

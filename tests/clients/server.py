@@ -60,7 +60,8 @@ class Server:
             env=_environment(),
         )
         if ended.returncode not in accept:
-            raise ServerError(f"featureops {' '.join(arguments)}: exit {ended.returncode}\n{ended.stdout}{ended.stderr}")
+            said = f"exit {ended.returncode}\n{ended.stdout}{ended.stderr}"
+            raise ServerError(f"featureops {' '.join(arguments)}: {said}")
         return ended.stdout
 
     def lose(self, seconds: float) -> None:
@@ -182,7 +183,8 @@ def find_binary(named: str | None, root: Path) -> Path:
     found = [path.resolve() for path in candidates if path.is_file()]
     if not found:
         raise ServerError(
-            f"no binary at {' or '.join(map(str, candidates))}: run `cargo build -p featureops`, or name one with --binary"
+            f"no binary at {' or '.join(map(str, candidates))}: "
+            "run `cargo build -p featureops`, or name one with --binary"
         )
     # The newer of two: an old release beside a new debug build would test the past.
     return max(found, key=lambda path: path.stat().st_mtime)

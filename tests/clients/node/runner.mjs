@@ -1,5 +1,5 @@
-// The official Node clients behind standard input and output: a request a line of JSON, an answer a line, events as they
-// come. `child_client.py` is the other end; nothing of the suite is known here.
+// The official Node clients behind standard input and output: a request a line of JSON, an answer a line, events as
+// they come. `child_client.py` is the other end; nothing of the suite is known here.
 
 import { createInterface } from 'node:readline';
 

@@ -1,7 +1,7 @@
 """What came of it: outcomes and exposures to a featureops node, in batches that may be sent again.
 
-A batch is named by (producer, sequence) and counts once however often it arrives, so a call that failed is simply repeated:
-its fate is unknown, and repeating it is safe. The messages are read from the `.proto` files at run time.
+A batch is named by (producer, sequence) and counts once however often it arrives, so a call that failed is simply
+repeated: its fate is unknown, and repeating it is safe. The messages are read from the `.proto` files at run time.
 """
 
 import sys

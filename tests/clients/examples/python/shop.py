@@ -3,11 +3,11 @@
     pip install openfeature-sdk openfeature-provider-ofrep grpcio-tools
     python shop.py --flags http://127.0.0.1:8016 --facts 127.0.0.1:7400
 
-The evaluation itself is the exposure. Its receipt comes in the flag's metadata, as `featureopsReceipt`; sent back with the
-purchase, it joins the two, whatever has been reallocated between.
+The evaluation itself is the exposure. Its receipt comes in the flag's metadata, as `featureopsReceipt`; sent back with
+the purchase, it joins the two, whatever has been reallocated between.
 
-The flagd provider for Python would decide the same, but up to 0.6.1 it does not hand on an rpc answer's metadata: leave the
-receipt out then, and the purchase is joined by the customer's key.
+The flagd provider for Python would decide the same, but up to 0.6.1 it does not hand on an rpc answer's metadata: leave
+the receipt out then, and the purchase is joined by the customer's key.
 """
 
 import argparse

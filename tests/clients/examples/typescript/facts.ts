@@ -87,7 +87,9 @@ export class Facts {
         [field]: events.slice(start, start + BATCH_EVENTS_MAX),
       });
       counted += answer.counted;
-      for (const { index, verdict, detail } of answer.verdicts ?? []) console.log(`event ${index}: ${verdict} ${detail}`);
+      for (const { index, verdict, detail } of answer.verdicts ?? []) {
+        console.log(`event ${index}: ${verdict} ${detail}`);
+      }
     }
     return counted;
   }

@@ -3,8 +3,8 @@
 //   npm install @openfeature/server-sdk @openfeature/flagd-provider @grpc/grpc-js @grpc/proto-loader
 //   node shop.js --flags 127.0.0.1:8013 --facts 127.0.0.1:7400 --proto ../../../../proto
 //
-// The evaluation itself is the exposure. Its receipt comes in the flag's metadata, as `featureopsReceipt`; sent back with
-// the purchase, it joins the two, whatever has been reallocated between.
+// The evaluation itself is the exposure. Its receipt comes in the flag's metadata, as `featureopsReceipt`; sent back
+// with the purchase, it joins the two, whatever has been reallocated between.
 
 import { parseArgs } from 'node:util';
 
