@@ -59,6 +59,8 @@ class _Performance:
         self._handle = None
         self._answer = None
         self._event = None
+        # Providers that are kept lost their server too, and may still wait before they try again.
+        self._lost = any(isinstance(step, steps.Lose) for step in scenario.steps)
         # Events that came while a `Never` looked for its own.
         self._seen = []
         # A provider that listens, caches or loses its server is its scenario's own.
@@ -71,6 +73,8 @@ class _Performance:
             self._handle.close()
         if self._server is not None:
             self._server.settle()
+        if self._lost:
+            self._stage.end()
 
     def step(self, step) -> None:
         match step:
