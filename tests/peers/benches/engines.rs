@@ -119,7 +119,7 @@ fn launchdarkly_flag(rules: usize, first: bool) -> launchdarkly::Flag {
     let rules: Vec<Json> = (0..rules)
         .map(|nth| {
             let (attribute, value) = wanted(nth, first);
-            json!({"id": format!("rule-{nth}"), "variation": 1, "clauses": [
+            json!({"id": format!("rule-{nth}"), "variation": 1, "trackEvents": false, "clauses": [
                 {"attribute": attribute, "op": "in", "values": [value], "negate": false}]})
         })
         .collect();
@@ -128,7 +128,8 @@ fn launchdarkly_flag(rules: usize, first: bool) -> launchdarkly::Flag {
     serde_json::from_value(json!({
         "key": "checkout", "version": 1, "on": true, "targets": [], "rules": rules, "prerequisites": [],
         "fallthrough": {"rollout": rollout}, "offVariation": 0, "variations": ["a", "b", "c"],
-        "clientSide": false, "salt": "salty",
+        "clientSide": false, "salt": "salty", "trackEvents": false, "trackEventsFallthrough": false,
+        "debugEventsUntilDate": null,
     }))
     .unwrap()
 }
