@@ -53,7 +53,6 @@ impl State {
     pub fn sections(&self) -> Vec<Section> {
         let mut sections = vec![
             section("header", [&self.header()]),
-            section("environments", self.environments.values().map(AsRef::as_ref)),
             section("flags", self.flags.values().map(AsRef::as_ref)),
             section("histories", self.histories.values().map(AsRef::as_ref)),
             section("metrics", self.metrics.values().map(AsRef::as_ref)),
@@ -65,6 +64,10 @@ impl State {
             section("audit", self.audit.records()),
             section("decisions", self.decisions.all().map(|(_, _, decision)| decision)),
         ];
+        // Left out while there is none, as in the snapshots of releases that knew none.
+        if !self.environments.is_empty() {
+            sections.push(section("environments", self.environments.values().map(AsRef::as_ref)));
+        }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
             for (at, shard) in ledger.shards.iter().enumerate() {
@@ -136,7 +139,7 @@ impl State {
             |name: &str| sections.iter().find(|s| s.name == name).ok_or_else(|| error(name, "missing"));
         let mut state = Self::new();
         let header: HeaderRecord = records(find("header")?)?.pop().ok_or_else(|| error("header", "empty"))?;
-        // Snapshots of releases that knew no environments have no such section: none was ever set.
+        // Absent: none was ever set.
         for section in sections.iter().filter(|s| s.name == "environments") {
             for environment in records::<EnvironmentRecord>(section)? {
                 state.environments.insert(environment.environment.clone(), Arc::new(environment));

@@ -13,7 +13,7 @@ fn metadata(key: &str, value: &str) -> prost_types::Struct {
     prost_types::Struct { fields: BTreeMap::from([(text(key), value)]) }
 }
 
-fn environment() -> v1::Environment {
+pub fn environment() -> v1::Environment {
     v1::Environment {
         name: text("environments/production"),
         source: text("flags.json"),

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use featureops_proto::log::{
-    ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord, HeaderRecord,
-    HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, OwnerRecord, PairRecord,
-    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ShardRecord, SideRecord, SlotRecord,
+    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
+    HeaderRecord, HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, OwnerRecord,
+    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ShardRecord, SideRecord,
+    SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -24,6 +25,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     let mut golden = Golden::open("records");
     golden.keeps("header", &header());
     golden.keeps("flag", &flag());
+    golden.keeps("environment", &environment());
     golden.keeps("flag_history", &flag_history());
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
@@ -164,6 +166,15 @@ fn flag() -> FlagRecord {
         autonomy: Some(levels()),
         experiment: 3,
         cool_down_until_ms: 1_780_272_120_000,
+    }
+}
+
+fn environment() -> EnvironmentRecord {
+    EnvironmentRecord {
+        environment: text(ENVIRONMENT),
+        definition: Some(crate::entries::environment()),
+        version: 3,
+        update_ms: 1_780_272_060_000,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What apply answered: kept in the log's windows of repeated requests, and sent between nodes.
 
-use featureops_proto::log::{BatchReply, Done, DoorVerdict, Ingested, Refusal, Reply, reply};
+use featureops_proto::log::{BatchReply, Done, DoorVerdict, Imported, Ingested, Refusal, Reply, reply};
 use featureops_proto::v1::Verdict;
 
 use crate::{Golden, text};
@@ -14,6 +14,27 @@ pub fn done() -> Reply {
             decision: text("environments/production/decisions/3"),
             took_effect: true,
             imported: None,
+        })),
+    }
+}
+
+fn imported() -> Reply {
+    Reply {
+        result: Some(reply::Result::Done(Done {
+            name: text("environments/production"),
+            version: 2,
+            etag: text("n2"),
+            decision: String::new(),
+            took_effect: true,
+            imported: Some(Imported {
+                changed: vec![text("banner"), text("checkout")],
+                archived: vec![text("old")],
+                kept: vec![text("held")],
+                changed_count: 2,
+                archived_count: 1,
+                kept_count: 1,
+                unchanged_count: 40,
+            }),
         })),
     }
 }
@@ -44,6 +65,7 @@ pub fn batch() -> BatchReply {
 fn every_reply_reads_and_writes_its_golden_bytes() {
     let mut golden = Golden::open("replies");
     golden.keeps("done", &done());
+    golden.keeps("imported", &imported());
     golden.keeps("refusal", &Reply { result: Some(reply::Result::Refusal(refusal())) });
     let batches = vec![batch(), BatchReply { position: 43, counted: 1, ..BatchReply::default() }];
     golden.keeps("ingested", &Reply { result: Some(reply::Result::Ingested(Ingested { batches })) });
