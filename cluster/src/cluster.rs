@@ -69,8 +69,9 @@ pub struct Health {
     pub purged: Option<u64>,
     /// Where the fold stopped.
     pub halted: Option<Halted>,
-    /// How far the wall clock runs ahead, when the leader therefore does not tick, in milliseconds.
-    pub clock_refused_lead_ms: Option<u64>,
+    /// How far the wall clock is ahead of the time since start (behind it, when negative), in milliseconds, when the leader
+    /// therefore ticks by the latter.
+    pub clock_off_ms: Option<i64>,
     /// The first error of the disk: nothing is acknowledged since.
     pub disk_error: Option<String>,
     /// Raft has ended, and why.
@@ -127,7 +128,7 @@ impl<F: Fold> Cluster<F> {
         let proposer = Proposer::new(raft, shared, options, faults, environment.entropy.next_u64());
         initialize(&proposer).await?;
         stand_alone(&proposer).await?;
-        let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_lead_ms_max);
+        let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_off_ms_max);
         let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
         let (ticked, time) = watch::channel(LogTime::Behind);
         let tasks = vec![
@@ -222,7 +223,7 @@ impl<F: Fold> Cluster<F> {
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
             halted: shared.halted(),
-            clock_refused_lead_ms: self.clock.refused_lead_ms(),
+            clock_off_ms: self.clock.off_ms(),
             disk_error: self.proposer.disk_error(),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
         }

@@ -140,14 +140,10 @@ async fn caught_up<F: Fold>(
         known = known => known.map(|now| *now).map_err(|_| ProposeError::ShuttingDown)?,
         () = tokio::time::sleep(Duration::from_millis(proposer.options().fact_hold_ms_max)) => LogTime::Behind,
     };
-    let why = match known {
-        LogTime::Current => return Ok(()),
-        LogTime::Behind => "facts wait for the first tick since this node started".to_owned(),
-        LogTime::ClockRefused { lead_ms } => format!(
-            "facts wait for the first tick since this node started, and its wall clock runs {lead_ms} ms ahead of the time \
-             that passed: correct the clock or restart the node"
-        ),
-    };
+    if known == LogTime::Current {
+        return Ok(());
+    }
+    let why = "facts wait for the first tick since this node started".to_owned();
     Err(ProposeError::NotReady { why })
 }
 

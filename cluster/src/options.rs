@@ -27,8 +27,8 @@ pub struct Options {
     pub propose_timeout_ms: u64,
     /// Time between two ticks of the leader, in milliseconds.
     pub tick_ms: u64,
-    /// How far the wall clock may run ahead of the time since start before the leader stops ticking, in milliseconds.
-    pub clock_lead_ms_max: u64,
+    /// How far the wall clock may be from the time since start before the leader ticks by the latter, in milliseconds.
+    pub clock_off_ms_max: u64,
     /// Fact batches that may wait to be coalesced.
     pub fact_batches_max: usize,
     /// Longest wait of facts for the first tick after a start, in milliseconds; then they are refused, to be sent again.
@@ -57,7 +57,7 @@ impl Options {
             proposal_bytes_max: 64 << 20,
             propose_timeout_ms: 5_000,
             tick_ms: 500,
-            clock_lead_ms_max: 5_000,
+            clock_off_ms_max: 5_000,
             fact_batches_max: 4_096,
             fact_hold_ms_max: 2_000,
             fact_linger_ms: 5,

@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::services;
 use crate::unit_key::Standing;
 
-/// A state older than this by the node's clock says that ticks do not arrive.
+/// A state older than this by the node's clock says that ticks do not arrive; one that is younger, that time stands.
 const LOG_TIME_LAG_MS_MAX: i64 = 5_000;
 /// Evaluations that rest on a state this much older than the one applied here are not current any more.
 const SNAPSHOT_LAG_MS_MAX: i64 = 2_000;
@@ -88,7 +88,7 @@ fn ready(findings: &[Finding]) -> bool {
 fn findings(host: &Host, health: &Health, initialized: bool, log_time_ms: i64) -> Vec<Finding> {
     let mut findings = log_findings(health, initialized);
     findings.extend(vital_findings(host, log_time_ms));
-    findings.extend(serving_findings(host, log_time_ms));
+    findings.extend(serving_findings(host, health, log_time_ms));
     findings
 }
 
@@ -163,21 +163,30 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
         Finding::new(
             "clock",
             false,
-            health.clock_refused_lead_ms.map(|lead| {
-                format!("the wall clock runs {lead} ms ahead of the time since start; log time stands still")
+            health.clock_off_ms.map(|off_ms| {
+                let way = if off_ms < 0 { "behind" } else { "ahead of" };
+                format!(
+                    "the wall clock is {} ms {way} the time since start; log time goes on by the latter",
+                    off_ms.unsigned_abs()
+                )
             }),
             "trusted".to_owned(),
-            "set the machine's clock right (or restart the node if it is right): time windows wait until then",
+            "mend the machine's clock; if it is right (the machine was suspended, or its clock was set), restart the node to \
+             take the new time",
         ),
     ]
 }
 
 /// What serving needs.
-fn serving_findings(host: &Host, log_time_ms: i64) -> Vec<Finding> {
+fn serving_findings(host: &Host, health: &Health, log_time_ms: i64) -> Vec<Finding> {
     let published = host.publisher.load().snapshot.position();
     let standing = host.unit_key_standing();
     let lost = host.observation.exposures_lost.load(Ordering::Relaxed);
-    let lag_ms = host.clock.unix_ms().saturating_sub(log_time_ms);
+    // By the time that log time follows: 'clock' says how far the wall clock is from that.
+    let off_ms = health.clock_off_ms.unwrap_or(0);
+    let lag_ms = host.clock.unix_ms().saturating_sub(off_ms).saturating_sub(log_time_ms);
+    let way = if lag_ms < 0 { "ahead of" } else { "behind" };
+    let lag = format!("{} ms {way} this node's clock", lag_ms.unsigned_abs());
     let held = host.owners.held();
     vec![
         Finding::new(
@@ -190,10 +199,14 @@ fn serving_findings(host: &Host, log_time_ms: i64) -> Vec<Finding> {
         Finding::new(
             "log time",
             false,
-            (log_time_ms > 0 && lag_ms > LOG_TIME_LAG_MS_MAX)
-                .then(|| format!("{lag_ms} ms behind this node's clock")),
-            format!("{lag_ms} ms behind this node's clock"),
-            "answers rest on the last good state and say their age; see 'leader' and 'clock'",
+            (log_time_ms > 0 && lag_ms.abs() > LOG_TIME_LAG_MS_MAX).then(|| lag.clone()),
+            lag,
+            if lag_ms < 0 {
+                "guardrails go on; cool-downs, windows and growth wait until the clock has caught up: mend the machine's clock \
+                 and restart the node, or wait"
+            } else {
+                "answers rest on the last good state and say their age; see 'leader' and 'clock'"
+            },
         ),
         Finding::new(
             "publication",

@@ -378,7 +378,7 @@ async fn give_identity(
         }
     };
     if tokio::time::timeout(FIRST_TICK_PATIENCE, ticked).await.is_err() {
-        tracing::warn!("no log time yet; see the clock check of doctor");
+        tracing::warn!("no log time yet; see the leader check of doctor");
     }
     Ok(())
 }

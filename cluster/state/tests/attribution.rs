@@ -54,6 +54,19 @@ fn verdict(reply: &log::BatchReply) -> Verdict {
 }
 
 #[test]
+fn moments_are_frozen_while_time_stands() {
+    use featureops_state::Effect;
+    let mut d = Driver::new();
+    let e = d.running();
+    d.effects.clear();
+    d.tick(-1_800_000);
+    assert_eq!(expose(&mut d, 1, e, 1, 0, 0), Verdict::Counted);
+    d.tick(500);
+    assert!(d.effects.contains(&Effect::Frozen { number: e }), "an owner sees the exposure: {:?}", d.effects);
+    assert!(!d.effects.iter().any(|effect| matches!(effect, Effect::Ticked { .. })), "{:?}", d.effects);
+}
+
+#[test]
 fn the_window_has_sharp_edges() {
     let mut d = Driver::new();
     let e = d.running();

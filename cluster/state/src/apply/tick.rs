@@ -23,9 +23,16 @@ const EXPIRED_A_TICK: usize = 65_536;
 impl State {
     pub(super) fn tick(&mut self, tick: &Tick, effects: &mut Vec<Effect>) {
         let before = self.clock.now_ms();
-        if !self.clock.advance(tick.now_ms) {
-            return;
+        let moved = self.clock.advance(tick.now_ms);
+        let now_ms = self.clock.now_ms();
+        if moved {
+            self.time_moved(tick, before, effects);
         }
+        // Also when time stands, as it does after a start with a clock that is behind: a guardrail waits for no clock.
+        self.freeze(now_ms, effects);
+    }
+
+    fn time_moved(&mut self, tick: &Tick, before: i64, effects: &mut Vec<Effect>) {
         let now_ms = self.clock.now_ms();
         effects.push(Effect::Ticked { log_time_ms: now_ms });
         if tick.after_restart && before != 0 {
@@ -38,7 +45,6 @@ impl State {
         self.expire_waiting(now_ms);
         self.close_windows(now_ms);
         self.producers.sweep(now_ms);
-        self.freeze(now_ms, effects);
     }
 
     fn expire_waiting(&mut self, now_ms: i64) {
