@@ -75,6 +75,14 @@ fn what_loosens_a_bound_takes_a_person() {
                 etag: String::new(),
             }),
         ),
+        (
+            "stop",
+            entry::Command::StopExperiment(log::StopExperiment {
+                name: EXPERIMENT.to_owned(),
+                ..log::StopExperiment::default()
+            }),
+        ),
+        ("another control", new_experiment(|e| e.arms.reverse())),
         ("establish", new_experiment(|e| e.arms[1].established = true)),
         ("raise the cap", new_experiment(|e| e.new_arm_cap_basis_points = Some(10_000))),
         ("shorten the cool-down", new_experiment(|e| e.cool_down_seconds = Some(0))),
@@ -122,6 +130,111 @@ fn an_agent_may_not_start_what_was_paused_nor_inherit_a_grant() {
     d.done(entry::Command::SetFlagAutonomy(log::SetFlagAutonomy { name: FLAG.to_owned(), autonomy }));
     assert_eq!(refusal(d.command_as(agent(), start(AutonomyLevel::Unspecified))).code, "NOT_PERMITTED");
     done(d.command_as(agent(), start(AutonomyLevel::A2Recommend)));
+}
+
+/// Everything that changes what a flag serves, by its name.
+fn changes(flag: &v1::Flag) -> Vec<(&'static str, v1::Flag)> {
+    let with = |change: &dyn Fn(&mut v1::Flag)| {
+        let mut changed = flag.clone();
+        change(&mut changed);
+        changed
+    };
+    let on = flag.variants["on"].clone();
+    vec![
+        ("value of control", with(&|f| drop(f.variants.insert("off".to_owned(), on.clone())))),
+        ("another variant", with(&|f| drop(f.variants.insert("on3".to_owned(), on.clone())))),
+        ("rules", with(&|f| f.rules.push(v1::Rule::default()))),
+        ("targeting", with(&|f| f.targeting = "\"on\"".to_owned())),
+        ("default", with(&|f| f.default_variant = Some("on".to_owned()))),
+        ("safe", with(&|f| f.safe_variant = Some("on".to_owned()))),
+        ("disabled", with(&|f| f.disabled = true)),
+        ("stale after", with(&|f| f.stale_after_seconds = 1)),
+    ]
+}
+
+#[test]
+fn what_a_held_flag_serves_changes_by_a_person_alone_on_every_path() {
+    let set =
+        |flag: v1::Flag| entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag: String::new() });
+    let import = |flag: v1::Flag| {
+        entry::Command::ImportFlags(log::ImportFlags {
+            parent: "environments/production".to_owned(),
+            flags: vec![flag],
+            ..log::ImportFlags::default()
+        })
+    };
+    let mut d = Driver::new();
+    d.furnish();
+    let before = d.state.flag("production", "checkout").unwrap();
+    for (what, changed) in changes(&before) {
+        let mut d = Driver::new();
+        d.furnish();
+        // Version 2 serves otherwise; version 3 is what the experiment starts from.
+        d.done(set(changed.clone()));
+        d.done(set(before.clone()));
+        let revert = entry::Command::RevertFlag(log::RevertFlag {
+            name: FLAG.to_owned(),
+            to_version: 2,
+            ..log::RevertFlag::default()
+        });
+        d.experiment("e", &[("off", true), ("on", true)]);
+        d.start("e", AutonomyLevel::A4Bounded);
+        for command in [set(changed.clone()), import(changed.clone()), revert] {
+            for who in [agent(), system()] {
+                let refused = refusal(d.command_as(who, command.clone()));
+                assert_eq!(refused.code, "NOT_PERMITTED", "{what}");
+                assert!(refused.message.contains("act as human:"), "{}", refused.message);
+            }
+        }
+        done(d.command_as(agent(), set(v1::Flag { description: what.to_owned(), ..before.clone() })));
+        d.done(set(changed));
+        d.state.check().unwrap();
+    }
+}
+
+#[test]
+fn a_shared_rule_of_a_held_flag_changes_by_a_person_alone() {
+    let shared = |rule: &str| {
+        entry::Command::SetEnvironment(log::SetEnvironment {
+            environment: Some(v1::Environment {
+                name: "environments/production".to_owned(),
+                evaluators: [("vip".to_owned(), rule.to_owned())].into(),
+                ..v1::Environment::default()
+            }),
+            ..log::SetEnvironment::default()
+        })
+    };
+    let mut d = Driver::new();
+    d.furnish();
+    let flag = d.state.flag("production", "checkout").unwrap();
+    let targeting = r#"{"if": [{"$ref": "vip"}, "on"]}"#.to_owned();
+    d.done(entry::Command::SetFlag(log::SetFlag {
+        flag: Some(v1::Flag { targeting, ..flag }),
+        etag: String::new(),
+    }));
+    done(d.command_as(agent(), shared("false")));
+    d.experiment("e", &[("off", true), ("on", true)]);
+    d.start("e", AutonomyLevel::A2Recommend);
+    assert_eq!(refusal(d.command_as(agent(), shared("true"))).code, "NOT_PERMITTED");
+    done(d.command_as(agent(), shared("false")));
+    d.done(shared("true"));
+}
+
+#[test]
+fn an_agent_starts_only_from_what_is_served_by_default() {
+    let start = entry::Command::StartExperiment(log::StartExperiment {
+        name: "environments/production/experiments/n".to_owned(),
+        ..log::StartExperiment::default()
+    });
+    let mut d = Driver::new();
+    d.furnish();
+    done(d.command_as(agent(), new_experiment(|_| {})));
+    // The default moved between: the draft's control is no longer it.
+    let flag = d.state.flag("production", "checkout").unwrap();
+    let moved = v1::Flag { default_variant: Some("on".to_owned()), ..flag };
+    d.done(entry::Command::SetFlag(log::SetFlag { flag: Some(moved), etag: String::new() }));
+    assert_eq!(refusal(d.command_as(agent(), start.clone())).code, "NOT_PERMITTED");
+    d.done(start);
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl State {
         };
         let id = environment_id(&environment.name, "environment.name")?;
         check_etag(&c.etag, &etag(self.environments.get(id).map(AsRef::as_ref)))?;
-        let definition = self.checked_environment(id, environment)?;
+        let definition = self.checked_environment(ctx, id, environment)?;
         let version = self.write_environment(ctx, id, definition, effects);
         let done = Done {
             name: environment.name.clone(),
@@ -133,7 +133,7 @@ impl State {
                 let message = format!("an import into {} cannot set another environment", c.parent);
                 return refuse(ErrorCode::InvalidArgument, "environment.name", &given.name, message);
             }
-            let definition = self.checked_environment(environment, given)?;
+            let definition = self.checked_environment(ctx, environment, given)?;
             let present = self.environments.get(environment).and_then(|record| record.definition.as_ref());
             // To say the defaults of what was never set is no change either.
             if present.unwrap_or(&named(environment)) != &definition {
@@ -207,7 +207,12 @@ impl State {
     }
 
     /// The definition without output fields, if it is within the bounds and no experiment rests on what it changes.
-    fn checked_environment(&self, id: &str, given: &Environment) -> Result<Environment, Refusal> {
+    fn checked_environment(
+        &self,
+        ctx: &Context,
+        id: &str,
+        given: &Environment,
+    ) -> Result<Environment, Refusal> {
         let bad = |field: &str, value: String, message: String| {
             refuse(ErrorCode::InvalidArgument, &format!("environment.{field}"), value, message)
         };
@@ -257,6 +262,15 @@ impl State {
             let value = generation(given).as_str_name();
             return refuse(ErrorCode::WrongState, "environment.fractional", value, message);
         }
+        if present.map_or(!given.evaluators.is_empty(), |present| present.evaluators != given.evaluators)
+            && self
+                .flags
+                .range(key(id, "")..)
+                .take_while(|(k, _)| k.0 == id)
+                .any(|(_, flag)| rests_on_shared_rules(flag))
+        {
+            ctx.require_human("changing shared rules while an experiment holds a flag that refers to one")?;
+        }
         Ok(Environment {
             source: given.source.clone(),
             metadata: given.metadata.clone(),
@@ -271,6 +285,12 @@ impl State {
 /// An environment as it is before anything is said of it.
 fn named(id: &str) -> Environment {
     Environment { name: format!("environments/{id}"), ..Environment::default() }
+}
+
+/// An experiment holds the flag, and its targeting refers to a rule of the environment.
+fn rests_on_shared_rules(flag: &FlagRecord) -> bool {
+    flag.experiment != 0
+        && flag.definition.as_ref().is_some_and(|definition| definition.targeting.contains("$ref"))
 }
 
 fn environment_id<'a>(name: &'a str, field: &str) -> Result<&'a str, Refusal> {

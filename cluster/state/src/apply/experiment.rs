@@ -57,6 +57,7 @@ impl State {
         }
         self.check_definition(&id, given)?;
         loosened(given).map_or(Ok(()), |what| ctx.require_human(what))?;
+        self.check_control(ctx, &key(&id.0, &given.flag), given)?;
         let (shape, metrics) = self.shape(&id, given)?;
         let number = self.experiments.len() as u32 + 1;
         let definition = Experiment {
@@ -188,6 +189,21 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// The first arm is exempt from the cap on new arms, so only what is served by default anyway may be it, unless a person
+    /// says otherwise.
+    fn check_control(&self, ctx: &Context, flag: &Key, given: &Experiment) -> Result<(), Refusal> {
+        let control = given.arms.first().map(|arm| arm.variant.as_str());
+        let default = self
+            .flags
+            .get(flag)
+            .and_then(|f| f.definition.as_ref())
+            .and_then(|d| d.default_variant.as_deref());
+        if control == default && control.is_some() {
+            return Ok(());
+        }
+        ctx.require_human("a first arm (control) that is not the flag's default variant")
     }
 
     /// Slots and metric inputs in the order primary, guardrails, secondary.
@@ -325,6 +341,7 @@ impl State {
         let Some(held) = self.flags.get(flag).filter(|f| !f.archived) else {
             return refuse(ErrorCode::NotFound, "experiment.flag", &definition.flag, "the flag is gone");
         };
+        self.check_control(ctx, flag, definition)?;
         if held.trip.is_some() {
             return refuse(ErrorCode::Tripped, "experiment.flag", &definition.flag, "resume the flag first");
         }
@@ -450,11 +467,11 @@ impl State {
         c: &StopExperiment,
         effects: &mut Vec<Effect>,
     ) -> Result<Outcome, Refusal> {
+        ctx.require_human("stopping an experiment")?;
         let number = self.named_experiment(&c.name)?;
         let phases = [Phase::Running, Phase::Paused, Phase::Tripped, Phase::Draft];
         let flag = self.in_phase(number, &c.name, &c.etag, &phases)?;
         if let Some(serve) = &c.serve {
-            ctx.require_human("making a variant the default")?;
             let known = self.flags.get(&flag).and_then(|f| f.definition.as_ref());
             if !known.is_some_and(|d| d.variants.contains_key(serve)) {
                 return refuse(ErrorCode::InvalidArgument, "serve", serve, "not among the flag's variants");

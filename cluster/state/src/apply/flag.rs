@@ -124,12 +124,17 @@ impl State {
         record: &FlagRecord,
         definition: &Flag,
     ) -> Result<(), Refusal> {
-        let served = |flag: &Flag| {
+        if record.experiment != 0
+            && record.definition.as_ref().is_none_or(|d| served(d) != served(definition))
+        {
+            ctx.require_human("changing what a flag serves while an experiment holds it")?;
+        }
+        let safe = |flag: &Flag| {
             let safe = flag.safe_variant.clone()?;
             let value = flag.variants.get(&safe).cloned();
             Some((safe, value))
         };
-        if record.trip.is_some() && record.definition.as_ref().and_then(served) != served(definition) {
+        if record.trip.is_some() && record.definition.as_ref().and_then(safe) != safe(definition) {
             ctx.require_human("changing what a tripped flag serves")?;
             if definition.safe_variant.is_none() {
                 let message = "the flag is tripped and serves its safe variant; resume it first";
@@ -181,6 +186,15 @@ impl State {
         self.supersede(ctx, key, effects);
         self.flags.get(key).map(|record| record.experiment).filter(|n| *n != 0).into_iter().collect()
     }
+}
+
+/// What of a definition decides who is served what. An experiment's caps and floors bound only what its arms divide: a rule
+/// in front of them, or another value behind them, would go around every one.
+fn served(flag: &Flag) -> impl PartialEq + use<'_> {
+    (
+        (flag.r#type, &flag.variants, &flag.rules, &flag.targeting),
+        (&flag.default_variant, &flag.safe_variant, flag.disabled, flag.stale_after_seconds),
+    )
 }
 
 /// The definition without output fields, if other commands can rely on it.
