@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use featureops_cluster::Health;
+use featureops_proto::ErrorCode;
 use featureops_proto::v1::{NodeHealth, node_health::Check};
 
 use crate::host::Host;
@@ -240,7 +241,7 @@ fn serving_findings(host: &Host, health: &Health, log_time_ms: i64) -> Vec<Findi
             false,
             (lost > 0).then(|| format!("{lost} implied exposures were lost since the start")),
             format!("{} waiting, none lost", host.exposures.waiting()),
-            "the log takes less than evaluations imply; raise limits.exposure_queue, or report exposures in batches",
+            exposures_remedy(&host.exposures.refused()),
         ),
         Finding::new(
             "owners",
@@ -252,6 +253,15 @@ fn serving_findings(host: &Host, health: &Health, log_time_ms: i64) -> Vec<Findi
     ]
 }
 
+/// The way out of lost exposures, by what the newest batch of them was refused with.
+fn exposures_remedy(refused: &str) -> &'static str {
+    if refused == ErrorCode::TooManyProducers.as_str() {
+        return "the bound on producers (65,536, and 1,024 more for nodes) is reached: give senders of facts names that last, \
+                and stop whoever makes up new ones; a name leaves 96 h after its last batch";
+    }
+    "the log takes less than evaluations imply; raise limits.exposure_queue, or report exposures in batches"
+}
+
 /// Bytes of memory the process holds; 0 where the system does not say.
 #[must_use]
 pub fn resident_bytes() -> u64 {
@@ -260,4 +270,17 @@ pub fn resident_bytes() -> u64 {
         .ok()
         .and_then(|text| text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()))
         .map_or(0, |pages| pages.saturating_mul(4_096))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_exposures_are_told_what_to_raise_by_why_they_were_lost() {
+        assert!(exposures_remedy("TOO_MANY_PRODUCERS").contains("bound on producers"));
+        for other in ["", "WRONG_UNIT_KEY"] {
+            assert!(exposures_remedy(other).contains("limits.exposure_queue"));
+        }
+    }
 }

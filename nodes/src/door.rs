@@ -8,7 +8,8 @@
 //!              └─ turned off DoorVerdict; the rest of the batch stands
 //! ```
 //!
-//! Refused events go into the log by index, so that a repeated batch is answered the same. The content hash covers
+//! Refused events go into the log by index, so that a repeated batch is answered the same. A batch of nothing else, of a
+//! producer without a window, is answered here and remembered nowhere: its repeat is judged anew. The content hash covers
 //! environment and events as sent, and neither producer nor sequence: those *name* the batch, the hash says what it
 //! held, and a retry through another path (unary or stream) is still the same batch.
 //!
@@ -17,6 +18,7 @@
 use featureops_evaluation::{Key, Receipt, UnitKey, minute};
 use featureops_proto::log::{Batch, BatchReply, DoorVerdict, ExposureFact, OutcomeFact, ReceiptFact};
 use featureops_proto::v1::{EventVerdict, Exposure, FactBatch, Outcome, ReportFactsResponse, Verdict};
+use featureops_state::is_node_producer;
 use prost::Message as _;
 use prost_types::{Timestamp, Value};
 use std::collections::BTreeMap;
@@ -210,6 +212,13 @@ fn check_producer(producer: &str) -> Result<(), Status> {
             ),
         ));
     }
+    if is_node_producer(producer) {
+        return Err(refusal::invalid(
+            "producer",
+            producer,
+            "is of the form that nodes report their own exposures by; name the sending process otherwise",
+        ));
+    }
     Ok(())
 }
 
@@ -376,6 +385,7 @@ mod tests {
             ("exposures", batch(vec![])),
             ("producer", FactBatch { producer: String::new(), ..fine.clone() }),
             ("producer", FactBatch { producer: "x".repeat(129), ..fine.clone() }),
+            ("producer", FactBatch { producer: featureops_state::node_producer(1, 7), ..fine.clone() }),
             ("environment", FactBatch { environment: "a/b".into(), ..fine.clone() }),
         ] {
             let status = admit(&broken).unwrap_err();

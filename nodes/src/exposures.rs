@@ -135,6 +135,8 @@ pub struct Exposures {
     /// Exposures that never reached the log, by experiment, and that no batch has told yet. As many entries as
     /// experiments have run meanwhile.
     untold: Mutex<BTreeMap<u32, u64>>,
+    /// Code of the refusal that the newest batch met; empty when it was taken.
+    refused: Mutex<String>,
     observation: Arc<Observation>,
 }
 
@@ -179,6 +181,7 @@ impl Exposures {
             waiting: AtomicUsize::new(0),
             idle: watch::Sender::new(true),
             untold: Mutex::default(),
+            refused: Mutex::default(),
             observation,
         });
         let sender =
@@ -209,6 +212,12 @@ impl Exposures {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Code of the refusal that the newest batch met; empty when it was taken.
+    #[must_use]
+    pub fn refused(&self) -> String {
+        self.refused.lock().clone()
     }
 
     /// Waits until nothing waits any more, or the time is over; says whether nothing does.
@@ -334,6 +343,8 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
     loop {
         match log.record(batch.clone()).await {
             Ok(reply) => {
+                *exposures.refused.lock() =
+                    reply.refusal.as_ref().map_or_else(String::new, |refusal| refusal.code.clone());
                 if let Some(refusal) = &reply.refusal {
                     tracing::warn!(
                         code = refusal.code,
@@ -364,11 +375,13 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
 #[cfg(test)]
 mod tests {
     use super::*;
-    use featureops_proto::log::DoorVerdict;
+    use featureops_proto::ErrorCode;
+    use featureops_proto::log::{DoorVerdict, Refusal};
 
     /// Answers the n-th attempt as told, and keeps what was recorded by sequence.
     #[derive(Default)]
     struct Recorder {
+        refusal: Mutex<Option<Refusal>>,
         failures: Mutex<Vec<Failure>>,
         batches: Mutex<BTreeMap<u64, Batch>>,
         verdict: Mutex<Option<Verdict>>,
@@ -388,7 +401,8 @@ mod tests {
                     let judged = self.verdict.lock().is_some();
                     let verdicts = (0..batch.exposures.len() as u32).filter(|_| judged).map(of).collect();
                     self.batches.lock().insert(batch.sequence, batch);
-                    Ok(BatchReply { verdicts, ..BatchReply::default() })
+                    let refusal = self.refusal.lock().clone();
+                    Ok(BatchReply { verdicts, refusal, ..BatchReply::default() })
                 }
             };
             Box::pin(async move { outcome })
@@ -485,6 +499,20 @@ mod tests {
             }
             let batches = recorder.batches.lock().len();
             assert_eq!((batches, lost(&exposures)), seen, "{verdict:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn why_a_batch_was_refused_is_known_until_one_is_taken() {
+        let recorder = Arc::new(Recorder::default());
+        let (exposures, sender) = open(&recorder, 1_000, 1_000);
+        tokio::spawn(sender.run());
+        for code in ["TOO_MANY_PRODUCERS", ""] {
+            *recorder.refusal.lock() = (!code.is_empty())
+                .then(|| Refusal::new(ErrorCode::TooManyProducers, "producer", "node", "full"));
+            exposures.imply("p", exposed(1), 9);
+            assert!(exposures.flush(Duration::from_secs(1)).await);
+            assert_eq!(exposures.refused(), code);
         }
     }
 

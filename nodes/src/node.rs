@@ -169,7 +169,7 @@ impl Node {
         publisher.publish(&replica);
 
         let observation = Arc::new(Observation::default());
-        let producer = format!("node-{NODE}-{:016x}", environment.entropy.next_u64());
+        let producer = featureops_state::node_producer(NODE, environment.entropy.next_u64());
         let (exposures, sender) = Exposures::new(
             config.limits.exposure_cache,
             config.limits.exposure_queue,

@@ -103,6 +103,28 @@ async fn an_evaluation_implies_one_exposure_and_its_outcomes_count_once() {
 }
 
 #[tokio::test]
+async fn a_batch_of_which_nothing_could_count_is_answered_at_the_door_and_remembered_nowhere() {
+    let world = World::start().await;
+    world.run_experiment().await;
+    let unknown = |producer: &str, sequence| {
+        outcomes(producer, sequence, vec![Outcome { metric: "nothing".into(), ..outcome("ada", 1.0) }])
+    };
+    for repeat in 0..2 {
+        let answer = world.facts().report_outcomes(unknown("made-up", 1)).await.unwrap().into_inner();
+        assert!(!answer.duplicate && !answer.position.is_empty(), "{repeat}: {answer:?}");
+        assert_eq!((answer.counted, answer.verdicts[0].verdict()), (0, Verdict::UnknownMetric));
+    }
+    // A producer that has a window gets its answer from there.
+    world.facts().report_outcomes(outcomes("shop", 1, vec![outcome("ada", 1.0)])).await.unwrap();
+    let first = world.facts().report_outcomes(unknown("shop", 2)).await.unwrap().into_inner();
+    let again = world.facts().report_outcomes(unknown("shop", 2)).await.unwrap().into_inner();
+    assert!(!first.duplicate && again.duplicate);
+    assert_eq!((again.position, again.verdicts), (first.position, first.verdicts));
+    let refused = world.facts().report_outcomes(unknown("made-up", 0)).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "INVALID_ARGUMENT");
+}
+
+#[tokio::test]
 async fn sequences_of_the_past_and_of_the_far_future_are_refused_and_not_counted() {
     let world = World::start().await;
     world.run_experiment().await;

@@ -42,6 +42,7 @@ pub use featureops_proto::log::Reply;
 pub use flags::History;
 pub use invariant::{Invariant, Violation};
 pub use ledger::strata_digest;
+pub use producers::{is_node_producer, node_producer};
 pub use snapshot::{Section, SnapshotError};
 pub use state::State;
 pub use view::{ArmTotals, ExperimentView, OwnerView};

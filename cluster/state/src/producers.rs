@@ -15,6 +15,9 @@ pub const WINDOW: u64 = 4_096;
 pub const REPLIES: usize = 16;
 /// Producers at once.
 pub const MAX_PRODUCERS: usize = 65_536;
+/// Places beyond that for the nodes' own exposures, each start of a node under a name of its own: however many producers
+/// clients make up, evaluations are counted.
+pub const NODE_PRODUCERS: usize = 1_024;
 /// An entry lives this long after its last use, in log time.
 pub const IDLE_MS: i64 = 96 * 3_600_000;
 /// Longest producer id, in bytes.
@@ -29,6 +32,25 @@ struct Producer {
     seen: [u64; WORDS],
     replies: VecDeque<(u64, u64, BatchReply)>,
     last_used_ms: i64,
+}
+
+/// The name a node reports its own exposures by, drawn anew at each start; no client may take one of this form.
+#[must_use]
+pub fn node_producer(node: u64, start: u64) -> String {
+    format!("node-{node}-{start:016x}")
+}
+
+/// Whether a producer's name has the form of [`node_producer`].
+#[must_use]
+pub fn is_node_producer(name: &str) -> bool {
+    let parts = name.strip_prefix("node-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(node, start)| {
+        let hexadecimal = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+        (1..=20).contains(&node.len())
+            && node.bytes().all(|byte| byte.is_ascii_digit())
+            && start.len() == 16
+            && start.bytes().all(hexadecimal)
+    })
 }
 
 /// What is to be done with a batch.
@@ -56,6 +78,11 @@ impl Producers {
         self.by_id.len()
     }
 
+    /// Whether the producer has a window.
+    pub fn knows(&self, producer: &str) -> bool {
+        self.by_id.contains_key(producer)
+    }
+
     /// Says what to do with (producer, sequence, hash of content).
     pub fn admit(&self, producer: &str, sequence: u64, content_hash: u64) -> Admission {
         let refuse =
@@ -76,9 +103,10 @@ impl Producers {
             if sequence >= MAX_FIRST_SEQUENCE {
                 return refuse(ErrorCode::SequenceTooFar, format!("begin below {MAX_FIRST_SEQUENCE}"));
             }
-            if self.by_id.len() >= MAX_PRODUCERS {
+            let places = MAX_PRODUCERS + if is_node_producer(producer) { NODE_PRODUCERS } else { 0 };
+            if self.by_id.len() >= places {
                 let message =
-                    format!("{MAX_PRODUCERS} producers are known; use fewer, or wait until idle ones leave");
+                    format!("{places} producers are known; use fewer, or wait until idle ones leave");
                 return Admission::Refused(Refusal::new(
                     ErrorCode::TooManyProducers,
                     "producer",
@@ -314,6 +342,27 @@ mod tests {
         }
         let Admission::Answered(reply) = take(&mut p, 5) else { panic!() };
         assert!(reply.duplicate && reply.counted == 0);
+    }
+
+    #[test]
+    fn a_node_finds_a_place_when_clients_have_taken_all() {
+        let mut p = Producers::default();
+        let reply = BatchReply::default();
+        for id in 0..MAX_PRODUCERS {
+            p.remember(&format!("p{id}"), 1, 1, &reply, 0);
+        }
+        assert_eq!(code(&p.admit("one-more", 1, 1)), "TOO_MANY_PRODUCERS");
+        for start in 0..NODE_PRODUCERS as u64 {
+            let node = node_producer(1, start);
+            assert_eq!(p.admit(&node, 1, 1), Admission::New);
+            p.remember(&node, 1, 1, &reply, 0);
+        }
+        assert_eq!(code(&p.admit(&node_producer(1, u64::MAX), 1, 1)), "TOO_MANY_PRODUCERS");
+        assert_eq!(p.admit("p7", 2, 2), Admission::New, "whoever is known goes on");
+        for name in ["node-1", "node-x-0000000000000001", "node-1-000000000000000G", "node--0000000000000001"]
+        {
+            assert!(!is_node_producer(name), "{name}");
+        }
     }
 
     #[test]

@@ -67,6 +67,26 @@ fn moments_are_frozen_while_time_stands() {
 }
 
 #[test]
+fn a_batch_of_nothing_takes_no_place_unless_its_producer_has_one() {
+    let mut d = Driver::new();
+    let e = d.running();
+    let mut nothing = batch("x", 7);
+    nothing.door.push(log::DoorVerdict { index: 0, verdict: Verdict::UnknownMetric as i32 });
+    let reply = d.state.unrecorded(&nothing).unwrap();
+    assert_eq!((reply.position, reply.counted), (d.state.position(), 0));
+    assert_eq!((verdict(&reply), reply.duplicate), (Verdict::UnknownMetric, false));
+    let zero = d.state.unrecorded(&log::Batch { sequence: 0, ..nothing.clone() }).unwrap();
+    assert_eq!(zero.refusal.unwrap().code, "INVALID_ARGUMENT");
+    // With a window its sequence is remembered, whatever it holds.
+    expose(&mut d, 1, e, 1, 0, 0);
+    assert_eq!(d.state.unrecorded(&nothing), None);
+    let mut something = nothing;
+    something.producer = "z".to_owned();
+    something.exposures.push(ExposureFact::default());
+    assert_eq!(d.state.unrecorded(&something), None);
+}
+
+#[test]
 fn the_window_has_sharp_edges() {
     let mut d = Driver::new();
     let e = d.running();

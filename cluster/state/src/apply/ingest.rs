@@ -83,6 +83,24 @@ impl State {
         Ingested { batches: replies }
     }
 
+    /// The reply to a batch of which the door turned every event off, of a producer that has no window: nothing of it could
+    /// count, so it takes no place in the log or among the producers, and a repeat is judged anew. `None`: propose it.
+    #[must_use]
+    pub fn unrecorded(&self, batch: &Batch) -> Option<BatchReply> {
+        let empty = batch.exposures.is_empty() && batch.outcomes.is_empty() && batch.lost.is_empty();
+        let begun = self.clock.now_ms() != 0 && self.initialized;
+        if !empty || !begun || self.producers.knows(&batch.producer) {
+            return None;
+        }
+        match self.admission(batch) {
+            Admission::New => Some(completed(self.position, batch, Vec::new())),
+            Admission::Refused(refusal) => {
+                Some(BatchReply { refusal: Some(refusal), ..BatchReply::default() })
+            }
+            Admission::Answered(_) => None,
+        }
+    }
+
     fn admission(&self, batch: &Batch) -> Admission {
         let refuse = |code, field: &str, value: String, message: &str| {
             Admission::Refused(Refusal::new(code, field, value, message))
