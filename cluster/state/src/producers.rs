@@ -1,18 +1,21 @@
 //! Exactly once: which batches of which producer were answered.
 //!
 //! Per producer a high mark, a bitmap of the 4,096 sequences up to it, and the last 16 replies with the hash of what was
-//! sent. Inside the window a batch counts once; outside it the answer is a refusal, never a second count.
+//! sent. Inside the window a batch counts once; outside it the answer is a refusal, never a second count. What was said of
+//! each event is kept up to a bound over all producers: beyond it the oldest lists leave, and a repeat is told that it is one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use featureops_proto::ErrorCode;
-use featureops_proto::log::{BatchReply, ProducerRecord, Refusal, RememberedRecord};
+use featureops_proto::log::{BatchReply, DoorVerdict, ProducerRecord, Refusal, RememberedRecord};
 
 /// Sequences remembered below the high mark.
 pub const WINDOW: u64 = 4_096;
 /// Replies kept to be given again.
 pub const REPLIES: usize = 16;
+/// Bytes of verdicts kept in all replies of all producers.
+pub const MAX_VERDICT_BYTES: u64 = 64 << 20;
 /// Producers at once.
 pub const MAX_PRODUCERS: usize = 65_536;
 /// Places beyond that for the nodes' own exposures, each start of a node under a name of its own: however many producers
@@ -70,6 +73,10 @@ pub struct Producers {
     by_id: BTreeMap<Arc<str>, Arc<Producer>>,
     /// Where the next sweep for idle ones begins.
     swept: Option<Arc<str>>,
+    /// Those that keep verdicts, by the position of their oldest.
+    oldest: BTreeMap<(u64, Arc<str>), ()>,
+    /// What all verdicts take.
+    verdict_bytes: u64,
 }
 
 impl Producers {
@@ -152,34 +159,71 @@ impl Producers {
         reply: &BatchReply,
         now_ms: i64,
     ) {
-        let known = match self.by_id.get_mut(producer) {
-            Some(known) => known,
-            None => self.by_id.entry(Arc::from(producer)).or_insert_with(|| {
-                let first = Producer {
-                    high: sequence,
-                    seen: [0; WORDS],
-                    replies: VecDeque::new(),
-                    last_used_ms: now_ms,
-                };
-                Arc::new(first)
-            }),
-        };
-        let known = Arc::make_mut(known);
-        known.mark(sequence);
-        known.last_used_ms = now_ms;
-        if known.replies.len() >= REPLIES {
-            known.replies.pop_front();
+        if !self.by_id.contains_key(producer) {
+            let first =
+                Producer { high: sequence, seen: [0; WORDS], replies: VecDeque::new(), last_used_ms: now_ms };
+            self.by_id.insert(Arc::from(producer), Arc::new(first));
         }
-        known.replies.push_back((sequence, content_hash, reply.clone()));
+        self.change(producer, |known| {
+            known.mark(sequence);
+            known.last_used_ms = now_ms;
+            if known.replies.len() >= REPLIES {
+                known.replies.pop_front();
+            }
+            known.replies.push_back((sequence, content_hash, reply.clone()));
+        });
+        self.bound(MAX_VERDICT_BYTES);
     }
 
     /// Completes the reply of a batch that was remembered before its outcomes were counted.
     pub fn complete(&mut self, producer: &str, sequence: u64, reply: &BatchReply) {
-        if let Some(known) = self.by_id.get_mut(producer)
-            && let Some(remembered) =
-                Arc::make_mut(known).replies.iter_mut().rev().find(|(number, _, _)| *number == sequence)
-        {
-            remembered.2 = reply.clone();
+        self.change(producer, |known| {
+            if let Some(remembered) =
+                known.replies.iter_mut().rev().find(|(number, _, _)| *number == sequence)
+            {
+                remembered.2 = reply.clone();
+            }
+        });
+        self.bound(MAX_VERDICT_BYTES);
+    }
+
+    /// What the verdicts that are kept take, in bytes.
+    pub const fn verdict_bytes(&self) -> u64 {
+        self.verdict_bytes
+    }
+
+    /// Changes a producer, and what is known of its verdicts.
+    fn change(&mut self, producer: &str, change: impl FnOnce(&mut Producer)) {
+        let Some((id, _)) = self.by_id.get_key_value(producer) else { return };
+        let id = Arc::clone(id);
+        let Some(known) = self.by_id.get_mut(producer) else { return };
+        let known = Arc::make_mut(known);
+        let (oldest, bytes) = known.verdicts();
+        change(known);
+        let now = known.verdicts();
+        self.verdict_bytes = self.verdict_bytes.saturating_sub(bytes).saturating_add(now.1);
+        if oldest != now.0 {
+            if let Some(position) = oldest {
+                self.oldest.remove(&(position, Arc::clone(&id)));
+            }
+            if let Some(position) = now.0 {
+                self.oldest.insert((position, id), ());
+            }
+        }
+    }
+
+    /// Lets verdicts go, the oldest first, until what is kept is within the bound. That they were given stays known.
+    fn bound(&mut self, bytes_max: u64) {
+        while self.verdict_bytes > bytes_max {
+            let Some((position, id)) = self.oldest.first_key_value().map(|(key, ())| key.clone()) else {
+                break;
+            };
+            self.change(&id, |known| {
+                let of_then = |reply: &BatchReply| reply.position == position && !reply.verdicts.is_empty();
+                for (_, _, reply) in known.replies.iter_mut().filter(|(_, _, reply)| of_then(reply)) {
+                    *reply = BatchReply::default();
+                }
+            });
         }
     }
 
@@ -201,6 +245,7 @@ impl Producers {
         }
         for (id, idle) in looked {
             if idle {
+                self.change(&id, |known| known.replies.clear());
                 self.by_id.remove(&id);
             }
         }
@@ -251,13 +296,27 @@ impl Producers {
             .into_iter()
             .map(|r| (r.sequence, r.content_hash, r.reply.unwrap_or_default()))
             .collect();
-        let producer = Producer { high: record.high, seen, replies, last_used_ms: record.last_used_ms };
+        let producer =
+            Producer { high: record.high, seen, replies: VecDeque::new(), last_used_ms: record.last_used_ms };
         self.by_id.insert(Arc::from(record.producer.as_str()), Arc::new(producer));
+        self.change(&record.producer, |known| known.replies = replies);
         true
     }
 }
 
 impl Producer {
+    /// Position of the oldest reply that keeps verdicts, and what they all take in bytes.
+    fn verdicts(&self) -> (Option<u64>, u64) {
+        let kept = self.replies.iter().map(|(_, _, reply)| reply).filter(|reply| !reply.verdicts.is_empty());
+        let bytes = |reply: &BatchReply| (reply.verdicts.len() * size_of::<DoorVerdict>()) as u64;
+        kept.fold((None, 0), |(oldest, sum): (Option<u64>, u64), reply| {
+            (
+                Some(oldest.map_or(reply.position, |at| at.min(reply.position))),
+                sum.saturating_add(bytes(reply)),
+            )
+        })
+    }
+
     fn has(&self, sequence: u64) -> bool {
         let (word, bit) = place(sequence);
         self.seen.get(word).is_some_and(|w| w & bit != 0)
@@ -342,6 +401,53 @@ mod tests {
         }
         let Admission::Answered(reply) = take(&mut p, 5) else { panic!() };
         assert!(reply.duplicate && reply.counted == 0);
+    }
+
+    fn verdicts(position: u64, count: usize) -> BatchReply {
+        let verdicts = vec![DoorVerdict { index: 1, verdict: 5 }; count];
+        BatchReply { position, verdicts, ..BatchReply::default() }
+    }
+
+    fn restored(p: &Producers) -> Producers {
+        let mut restored = Producers::default();
+        for record in p.records() {
+            assert!(restored.restore(record));
+        }
+        restored.set_swept(p.swept());
+        restored
+    }
+
+    #[test]
+    fn the_oldest_verdicts_leave_first_and_their_repeats_stay_repeats() {
+        // 32 KiB a batch: 2,048 of them are the bound.
+        let (mut p, mut twin) = (Producers::default(), Producers::default());
+        for position in 1..=2_100 {
+            for producers in [&mut p, &mut twin] {
+                // Names do not follow the order of time.
+                let name = format!("p{}", position * 7_919 % 150);
+                producers.remember(&name, position, position, &BatchReply::default(), 0);
+                producers.complete(&name, position, &verdicts(position, 4_096));
+            }
+            assert!(p.verdict_bytes() <= MAX_VERDICT_BYTES);
+            if position % 500 == 0 {
+                twin = restored(&twin);
+            }
+        }
+        assert!(p.records().eq(twin.records()), "a snapshot between changes nothing");
+        assert_eq!((p.verdict_bytes(), p.oldest.len()), (twin.verdict_bytes(), twin.oldest.len()));
+        let of = |position: u64| p.admit(&format!("p{}", position * 7_919 % 150), position, position);
+        for (position, kept) in [(1, 0), (52, 0), (53, 4_096), (2_100, 4_096)] {
+            let Admission::Answered(reply) = of(position) else { panic!("{position} is new") };
+            assert_eq!((reply.duplicate, reply.verdicts.len()), (true, kept), "position {position}");
+            assert_eq!(reply.position != 0, kept > 0);
+        }
+        let other = p.admit(&format!("p{}", 7_919 % 150), 1, 99);
+        assert_eq!(code(&other), "CONTENT_MISMATCH", "what was sent is still known");
+        // Whoever leaves takes his with him.
+        for _ in 0..10 {
+            p.sweep(IDLE_MS + 1);
+        }
+        assert_eq!((p.len(), p.verdict_bytes(), p.oldest.len()), (0, 0, 0));
     }
 
     #[test]

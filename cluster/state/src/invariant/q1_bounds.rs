@@ -2,7 +2,7 @@
 
 use crate::State;
 use crate::ledger::MAX_CROSSED;
-use crate::producers::{MAX_PRODUCERS, NODE_PRODUCERS};
+use crate::producers::{MAX_PRODUCERS, MAX_VERDICT_BYTES, NODE_PRODUCERS};
 
 pub fn check(state: &State) -> Result<(), String> {
     let rows: u64 = state.ledgers.values().filter(|l| !l.released).map(|l| l.rows).sum();
@@ -10,6 +10,7 @@ pub fn check(state: &State) -> Result<(), String> {
         if value <= bound { Ok(()) } else { Err(format!("{name}: {value}, bound {bound}")) }
     };
     most("producers", state.producers.len() as u64, (MAX_PRODUCERS + NODE_PRODUCERS) as u64)?;
+    most("bytes of remembered verdicts", state.producers.verdict_bytes(), MAX_VERDICT_BYTES)?;
     most("flags", state.flags.len() as u64, crate::state::MAX_FLAGS as u64)?;
     most("oversight", state.oversight.len() as u64, crate::state::MAX_OVERSIGHTS as u64)?;
     let longest = state.histories.values().map(|history| history.versions.len()).max().unwrap_or(0);
