@@ -1,19 +1,16 @@
 //! The budget of request bytes: what all requests together may hold in memory.
 //!
 //! ```text
-//!   body ── frame by frame ──> Metered ── over the budget ──> RESOURCE_EXHAUSTED, this request alone
-//!                                 └─ held until the request is answered; of a stream, the message that is half here
+//!   Budget ── all requests ──────────────── max
+//!     ├─ facts and imports together ─────── three quarters: evaluation and control find room beside them
+//!     └─ Connection ── all its requests ─── one half: no peer takes it all
+//!          └─ Account ── one request: what came of it (see `meter`)
 //! ```
 //!
 //! A message's bound alone does not help: connections times streams times 4 MiB is more than any machine has.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
-
-use axum::body::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crate::refusal::Failure;
 
@@ -21,13 +18,37 @@ use crate::refusal::Failure;
 pub struct Budget {
     max: usize,
     held: AtomicUsize,
+    /// What facts and imports hold of it.
+    bulk: AtomicUsize,
+}
+
+/// The bound that a request ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// That of all requests, in bytes.
+    All(usize),
+    /// That of facts and imports.
+    Bulk(usize),
+    /// That of one connection.
+    Connection(usize),
+}
+
+impl From<Full> for tonic::Status {
+    fn from(full: Full) -> Self {
+        let (whose, max) = match full {
+            Full::All(max) => ("requests", max),
+            Full::Bulk(max) => ("facts and imports", max),
+            Full::Connection(max) => ("one connection's requests", max),
+        };
+        Failure::Overloaded(format!("bytes of {whose} in flight are at their bound of {max}")).into()
+    }
 }
 
 impl Budget {
     /// A budget of `max` bytes.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, held: AtomicUsize::new(0) })
+        Arc::new(Self { max, held: AtomicUsize::new(0), bulk: AtomicUsize::new(0) })
     }
 
     /// Bytes that are held now.
@@ -35,175 +56,173 @@ impl Budget {
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
-
-    /// Holds these bytes until the answer is dropped; `None` when there is no room for them.
-    #[must_use]
-    pub fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
-        let held = Held { budget: Arc::clone(self), bytes: AtomicUsize::new(0) };
-        held.grow(bytes).then_some(held)
-    }
-
-    /// What a request gets that found no room.
-    #[must_use]
-    pub fn refusal(&self) -> tonic::Status {
-        Failure::Overloaded(format!("bytes of requests in flight are at their bound of {}", self.max)).into()
-    }
 }
 
-/// A share of the budget, given back when it is dropped.
-pub struct Held {
+/// One connection's part in the budget.
+pub struct Connection {
     budget: Arc<Budget>,
-    /// Written by one reader of one body.
-    bytes: AtomicUsize,
+    held: AtomicUsize,
 }
 
-impl Held {
-    fn grow(&self, bytes: usize) -> bool {
-        let taken = self.budget.held.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        taken.saturating_add(bytes) <= self.budget.max
+impl Connection {
+    /// A connection that holds nothing yet.
+    #[must_use]
+    pub fn new(budget: &Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { budget: Arc::clone(budget), held: AtomicUsize::new(0) })
     }
 
-    fn set_to(&self, bytes: usize) -> bool {
-        let before = self.bytes.load(Ordering::Relaxed);
+    /// Takes all of these bytes or none.
+    fn take(&self, bytes: usize, bulk: bool) -> Result<(), Full> {
+        let Budget { max, held, bulk: all_bulk } = self.budget.as_ref();
+        let (half, most) = (*max / 2, *max / 4 * 3);
+        if !add(held, bytes, *max) {
+            return Err(Full::All(*max));
+        }
+        if !add(&self.held, bytes, half) {
+            held.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Full::Connection(half));
+        }
+        if bulk && !add(all_bulk, bytes, most) {
+            self.give(bytes, false);
+            return Err(Full::Bulk(most));
+        }
+        Ok(())
+    }
+
+    fn give(&self, bytes: usize, bulk: bool) {
+        self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        if bulk {
+            self.budget.bulk.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Adds only what stays within the bound.
+fn add(counter: &AtomicUsize, bytes: usize, max: usize) -> bool {
+    let fits = counter.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= max;
+    if !fits {
+        counter.fetch_sub(bytes, Ordering::Relaxed);
+    }
+    fits
+}
+
+/// Who has a hand on what came of a request: its body, and whoever answers.
+const HANDS: u8 = 2;
+
+/// One request's account. All of it is given back at the latest when it is dropped.
+pub struct Account {
+    connection: Arc<Connection>,
+    bulk: bool,
+    /// Bytes of the request. Written by one reader of one body.
+    came: AtomicUsize,
+    hands: AtomicU8,
+}
+
+impl Account {
+    /// An account that holds nothing yet; `bulk` for facts and imports.
+    #[must_use]
+    pub fn open(connection: &Arc<Connection>, bulk: bool) -> Arc<Self> {
+        Arc::new(Self {
+            connection: Arc::clone(connection),
+            bulk,
+            came: AtomicUsize::new(0),
+            hands: AtomicU8::new(HANDS),
+        })
+    }
+
+    /// Holds more bytes of the request.
+    pub(crate) fn grow(&self, bytes: usize) -> Result<(), Full> {
+        self.connection.take(bytes, self.bulk)?;
+        self.came.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Holds this many bytes of the request, more or fewer than before.
+    pub(crate) fn set_to(&self, bytes: usize) -> Result<(), Full> {
+        let before = self.came.load(Ordering::Relaxed);
         if bytes >= before {
             return self.grow(bytes - before);
         }
-        self.bytes.store(bytes, Ordering::Relaxed);
-        self.budget.held.fetch_sub(before - bytes, Ordering::Relaxed);
-        true
+        self.came.store(bytes, Ordering::Relaxed);
+        self.connection.give(before - bytes, self.bulk);
+        Ok(())
     }
+
+    /// Takes one of two hands off the request: after both, its bytes are given back.
+    pub(crate) fn let_go(&self) {
+        if self.hands.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.connection.give(self.came.swap(0, Ordering::Relaxed), self.bulk);
+        }
+    }
+
+    /// Holds bytes beside the request's own, until the answer is dropped.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Result<Held, Full> {
+        self.connection.take(bytes, self.bulk)?;
+        Ok(Held { account: Arc::clone(self), bytes })
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.connection.give(*self.came.get_mut(), self.bulk);
+    }
+}
+
+/// Bytes that are given back when this is dropped.
+pub struct Held {
+    account: Arc<Account>,
+    bytes: usize,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-/// A body whose bytes count.
-pub struct Metered<B> {
-    body: B,
-    held: Arc<Held>,
-    /// Where one message of a stream ends and the next begins; absent: the body is one whole.
-    messages: Option<Messages>,
-}
-
-/// Follows gRPC's framing: a byte, four bytes of length, and the message.
-#[derive(Default)]
-struct Messages {
-    head: [u8; 5],
-    /// Bytes of the head that came.
-    headed: usize,
-    /// Bytes of the message that are still to come.
-    left: usize,
-    /// Bytes of the message that came, its head included.
-    came: usize,
-}
-
-impl Messages {
-    /// Bytes of the message that is not complete after these bytes; what is complete is taken out at once.
-    fn pass(&mut self, mut bytes: &[u8]) -> usize {
-        while let Some(first) = bytes.first() {
-            let passed = if self.left > 0 {
-                let passed = self.left.min(bytes.len());
-                self.left -= passed;
-                passed
-            } else {
-                if let Some(place) = self.head.get_mut(self.headed) {
-                    *place = *first;
-                }
-                self.headed += 1;
-                if self.headed == self.head.len() {
-                    let [_, length @ ..] = self.head;
-                    (self.headed, self.left) = (0, u32::from_be_bytes(length) as usize);
-                }
-                1
-            };
-            bytes = bytes.get(passed..).unwrap_or_default();
-            self.came = if self.left == 0 && self.headed == 0 { 0 } else { self.came.saturating_add(passed) };
-        }
-        self.came
-    }
-}
-
-/// Meters a request's body. What is held is given back when both the body and the second value are dropped.
-pub fn meter<B>(body: B, budget: &Arc<Budget>, streams: bool) -> (Metered<B>, Arc<Held>) {
-    let held = Arc::new(Held { budget: Arc::clone(budget), bytes: AtomicUsize::new(0) });
-    let metered = Metered { body, held: Arc::clone(&held), messages: streams.then(Messages::default) };
-    (metered, held)
-}
-
-impl<B: Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin> Body for Metered<B> {
-    type Data = Bytes;
-    type Error = axum::BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            let room = match &mut this.messages {
-                Some(messages) => this.held.set_to(messages.pass(data)),
-                None => this.held.grow(data.len()),
-            };
-            if !room {
-                return Poll::Ready(Some(Err(this.held.budget.refusal().into())));
-            }
-        }
-        polled.map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.account.connection.give(self.bytes, self.account.bulk);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
-
     use super::*;
 
-    async fn read(body: Metered<Body>) -> Result<usize, axum::Error> {
-        axum::body::to_bytes(Body::new(body), usize::MAX).await.map(|bytes| bytes.len())
-    }
-
-    #[tokio::test]
-    async fn what_is_held_counts_until_it_is_dropped_and_never_above_the_bound() {
+    #[test]
+    fn what_is_held_counts_until_it_is_let_go_by_both_hands() {
         let budget = Budget::new(100);
-        let (first, held) = meter(Body::from(vec![0; 80]), &budget, false);
-        assert_eq!(read(first).await.unwrap(), 80);
-        assert_eq!(budget.held(), 80);
-        let (second, other) = meter(Body::from(vec![0; 30]), &budget, false);
-        assert!(read(second).await.unwrap_err().to_string().contains("at their bound of 100"));
-        drop(other);
-        assert!(budget.hold(21).is_none() && budget.hold(20).is_some());
+        let account = Account::open(&Connection::new(&budget), false);
+        account.grow(30).unwrap();
+        assert_eq!(account.grow(21), Err(Full::Connection(50)));
+        assert_eq!(budget.held(), 30, "what was refused is not held");
+        let held = account.hold(20).unwrap();
+        account.let_go();
+        assert_eq!(budget.held(), 50);
+        account.let_go();
+        assert_eq!(budget.held(), 20);
         drop(held);
+        account.grow(40).unwrap();
+        drop(account);
         assert_eq!(budget.held(), 0);
     }
 
-    #[tokio::test]
-    async fn a_stream_holds_the_message_that_is_half_here_however_it_is_cut() {
-        let message = |length: u32| [&[0][..], &length.to_be_bytes(), &vec![7; length as usize]].concat();
-        let bytes = [message(20), message(0), message(60), message(1), message(70)[..40].to_vec()].concat();
-        for cut in [1, 3, 5, 7, 64, 1_000] {
-            let budget = Budget::new(100);
-            let chunks: Vec<_> =
-                bytes.chunks(cut).map(|part| Ok::<_, std::io::Error>(Bytes::copy_from_slice(part))).collect();
-            let (body, held) = meter(Body::from_stream(tokio_stream::iter(chunks)), &budget, true);
-            assert_eq!(read(body).await.unwrap(), bytes.len());
-            assert_eq!(budget.held(), 40, "{cut}");
-            drop(held);
-            assert_eq!(budget.held(), 0);
-        }
+    #[test]
+    fn facts_leave_a_quarter_and_a_connection_leaves_half() {
+        let budget = Budget::new(100);
+        let accounts = |bulk| [(); 3].map(|()| Account::open(&Connection::new(&budget), bulk));
+        let [first, second, third] = accounts(true);
+        assert_eq!(first.grow(51), Err(Full::Connection(50)));
+        first.grow(50).unwrap();
+        second.grow(25).unwrap();
+        assert_eq!(third.grow(1), Err(Full::Bulk(75)));
+        let [evaluation, control, _] = accounts(false);
+        evaluation.grow(20).unwrap();
+        assert_eq!(control.grow(6), Err(Full::All(100)));
+        control.grow(5).unwrap();
+        drop((first, second));
+        third.grow(50).unwrap();
+        assert_eq!(budget.held(), 75);
+        let status = tonic::Status::from(Full::Bulk(75));
+        assert!(status.message().contains("facts and imports in flight are at their bound of 75"));
     }
 }

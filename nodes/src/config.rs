@@ -318,7 +318,7 @@ pub const KEYS: &[Key] = &[
         name: "limits.request_bytes_in_flight",
         meaning: "bytes of all request messages in flight together",
         parse: |config, text| {
-            config.limits.request_bytes_in_flight = whole!(text, 8_388_608..=1_099_511_627_776usize)?;
+            config.limits.request_bytes_in_flight = whole!(text, 16_777_216..=1_099_511_627_776usize)?;
             Ok(())
         },
     },

@@ -22,13 +22,14 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::{Service as _, ServiceExt as _};
 
-use crate::budget::{Metered, meter};
+use crate::budget::{Account, Connection};
 use crate::flagd::evaluation::{v1, v2};
 use crate::fronts::evaluation_v1::EvaluationV1;
 use crate::fronts::evaluation_v2::EvaluationV2;
 use crate::fronts::sse::EVENTS;
 use crate::host::Host;
 use crate::http::{is_grpc, refused};
+use crate::meter::{Form, Metered, meter};
 use crate::refusal;
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
 use crate::services::evaluation::Evaluations;
@@ -48,6 +49,15 @@ const STREAMING: &[&str] = &[
     "/flagd.sync.v1.FlagSyncService/SyncFlags",
     EVENTS,
 ];
+
+/// Methods that bring much at once, and may wait while others go first.
+const BULK: &[&str] = &[
+    "/featureops.v1.EnvironmentService/ImportFlags",
+    "/featureops.v1.FactService/ReportExposures",
+    "/featureops.v1.FactService/ReportOutcomes",
+    STREAM_FACTS,
+];
+const STREAM_FACTS: &str = "/featureops.v1.FactService/StreamFacts";
 
 /// gRPC's codes in a response's headers, as flagd's clients know a request that is too large.
 const OUT_OF_RANGE: HeaderValue = HeaderValue::from_static("11");
@@ -70,12 +80,19 @@ pub struct Front {
     host: Arc<Host>,
     straight: Straight,
     router: Router,
+    connection: Arc<Connection>,
 }
 
 impl Front {
     /// What goes straight also stands in the router, for gRPC-web and HTTP/1.1.
-    pub const fn new(host: Arc<Host>, straight: Straight, router: Router) -> Self {
-        Self { host, straight, router }
+    pub fn new(host: Arc<Host>, straight: Straight, router: Router) -> Self {
+        let connection = Connection::new(&host.budget);
+        Self { host, straight, router, connection }
+    }
+
+    /// The way in of one more connection.
+    pub fn connected(&self) -> Self {
+        Self { connection: Connection::new(&self.host.budget), ..self.clone() }
     }
 
     async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
@@ -87,10 +104,18 @@ impl Front {
         {
             request.extensions_mut().insert(called);
         }
-        let (grpc, streams) = (is_grpc(request.headers()), streams(request.uri().path()));
-        let allowed = allowed(request.headers(), streams, self.host.limits.request_timeout);
+        let (grpc, path) = (is_grpc(request.headers()), request.uri().path());
+        let (streams, longest) = (streams(path), self.host.limits.request_timeout);
+        let account = Account::open(&self.connection, BULK.contains(&path));
+        let brings_facts = path == STREAM_FACTS;
+        if brings_facts {
+            // Its batches outlive their messages: they wait for the log, on the same account.
+            request.extensions_mut().insert(Arc::clone(&account));
+        }
+        let allowed = allowed(request.headers(), streams, longest);
         let (parts, body) = request.into_parts();
-        let (body, held) = meter(body, &self.host.budget, streams);
+        let form = if streams { Form::Messages(longest) } else { Form::Whole };
+        let body = meter(body, &account, form);
         let response = self.route(Request::from_parts(parts, body));
         let response = match allowed {
             None => response.await,
@@ -99,7 +124,7 @@ impl Front {
                 Err(_) => late(allowed, grpc),
             },
         };
-        drop(held);
+        account.let_go();
         response
     }
 

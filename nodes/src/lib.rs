@@ -23,6 +23,7 @@ pub mod front;
 pub mod fronts;
 pub mod host;
 pub mod http;
+pub mod meter;
 pub mod node;
 pub mod observation;
 pub mod owners;

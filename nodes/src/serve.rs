@@ -62,7 +62,7 @@ pub async fn serve(
                 let served = connection(
                     Arc::clone(&builder),
                     stream,
-                    front.clone(),
+                    front.connected(),
                     drain.clone(),
                     Arc::clone(&observation),
                 );

@@ -13,6 +13,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+use crate::budget::Account;
 use crate::door::{Door, answer};
 use crate::host::Host;
 use crate::refusal::{self, clip};
@@ -93,6 +94,8 @@ impl FactService for Facts {
         &self,
         request: Request<Streaming<FactBatch>>,
     ) -> Result<Response<StreamFactsResponse>, Status> {
+        let account = request.extensions().get::<Arc<Account>>().cloned();
+        let account = account.ok_or_else(|| Status::internal("a stream of facts came without its account"))?;
         let mut batches = request.into_inner();
         let mut total = Total::default();
         let mut in_flight = JoinSet::new();
@@ -116,14 +119,17 @@ impl FactService for Facts {
             total.batches += 1;
             let (facts, producer, sequence) = (self.clone(), batch.producer.clone(), batch.sequence);
             let held = loop {
-                match self.0.budget.hold(batch.encoded_len()) {
-                    None if !in_flight.is_empty() => total.join(in_flight.join_next().await),
+                match account.hold(batch.encoded_len()) {
+                    Err(_) if !in_flight.is_empty() => total.join(in_flight.join_next().await),
                     held => break held,
                 }
             };
-            let Some(held) = held else {
-                total.refuse(&producer, sequence, &self.0.budget.refusal());
-                continue;
+            let held = match held {
+                Ok(held) => held,
+                Err(full) => {
+                    total.refuse(&producer, sequence, &full.into());
+                    continue;
+                }
             };
             in_flight.spawn(async move {
                 let answer = facts.take(batch).await;

@@ -111,6 +111,13 @@ impl World {
         self.http(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
     }
 
+    /// One number of /metrics.
+    pub async fn metric(&self, name: &str) -> usize {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is no metric")).trim().parse().unwrap()
+    }
+
     pub async fn post(&self, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
