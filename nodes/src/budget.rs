@@ -4,13 +4,15 @@
 //!   Budget ── all requests ──────────────── max
 //!     ├─ facts and imports together ─────── three quarters: evaluation and control find room beside them
 //!     └─ Connection ── all its requests ─── one half: no peer takes it all
-//!          └─ Account ── one request: what came of it (see `meter`)
+//!          └─ Account ── one request: what came of it (see `meter`), and what its answer still has to send (`outgoing`)
 //! ```
 //!
 //! A message's bound alone does not help: connections times streams times 4 MiB is more than any machine has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::refusal::Failure;
 
@@ -62,13 +64,69 @@ impl Budget {
 pub struct Connection {
     budget: Arc<Budget>,
     held: AtomicUsize,
+    /// The request that was called last, until its stream is run.
+    called: Mutex<Option<Arc<Account>>>,
+    /// Pieces of answers in the hands of HTTP, by the epoch in which they last moved.
+    pieces: [AtomicUsize; EPOCHS],
+    epoch: AtomicUsize,
 }
+
+/// Epochs that are told apart: this one, two that may still move, and one that is too old.
+const EPOCHS: usize = 4;
 
 impl Connection {
     /// A connection that holds nothing yet.
     #[must_use]
     pub fn new(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget: Arc::clone(budget), held: AtomicUsize::new(0) })
+        Arc::new(Self {
+            budget: Arc::clone(budget),
+            held: AtomicUsize::new(0),
+            called: Mutex::new(None),
+            pieces: std::array::from_fn(|_| AtomicUsize::new(0)),
+            epoch: AtomicUsize::new(0),
+        })
+    }
+
+    /// A request was called, whose stream is run next. Only HTTP/2 runs streams: what nobody takes would be held for ever.
+    pub(crate) fn call(&self, account: Arc<Account>) {
+        *self.called.lock() = Some(account);
+    }
+
+    /// The request that was called last.
+    pub(crate) fn called(&self) -> Option<Arc<Account>> {
+        self.called.lock().take()
+    }
+
+    /// Begins the next epoch. True when a piece of an answer has not moved for more than two whole ones.
+    pub(crate) fn tick(&self) -> bool {
+        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.pieces_of(epoch.wrapping_add(1)).is_some_and(|oldest| oldest.load(Ordering::Relaxed) > 0)
+    }
+
+    fn pieces_of(&self, epoch: usize) -> Option<&AtomicUsize> {
+        self.pieces.get(epoch % EPOCHS)
+    }
+
+    /// A piece was handed over; its epoch.
+    pub(crate) fn piece_taken(&self) -> usize {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        if let Some(pieces) = self.pieces_of(epoch) {
+            pieces.fetch_add(1, Ordering::Relaxed);
+        }
+        epoch
+    }
+
+    /// A part of it was sent; its new epoch.
+    pub(crate) fn piece_moved(&self, epoch: usize) -> usize {
+        self.piece_gone(epoch);
+        self.piece_taken()
+    }
+
+    /// All of it was sent.
+    pub(crate) fn piece_gone(&self, epoch: usize) {
+        if let Some(pieces) = self.pieces_of(epoch) {
+            pieces.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Takes all of these bytes or none.
@@ -117,6 +175,10 @@ pub struct Account {
     /// Bytes of the request. Written by one reader of one body.
     came: AtomicUsize,
     hands: AtomicU8,
+    /// Bytes of the answer that were produced and not yet sent.
+    owed: AtomicUsize,
+    /// How often bytes of it were sent.
+    moves: AtomicUsize,
 }
 
 impl Account {
@@ -128,7 +190,38 @@ impl Account {
             bulk,
             came: AtomicUsize::new(0),
             hands: AtomicU8::new(HANDS),
+            owed: AtomicUsize::new(0),
+            moves: AtomicUsize::new(0),
         })
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Holds bytes of the answer until they are sent.
+    pub(crate) fn owe(&self, bytes: usize) -> Result<(), Full> {
+        self.connection.take(bytes, self.bulk)?;
+        self.owed.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives back what was sent, or never will be.
+    pub(crate) fn paid(&self, bytes: usize) {
+        self.owed.fetch_sub(bytes, Ordering::Relaxed);
+        self.connection.give(bytes, self.bulk);
+    }
+
+    pub(crate) fn owes(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn moved(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn moves(&self) -> usize {
+        self.moves.load(Ordering::Relaxed)
     }
 
     /// Holds more bytes of the request.
@@ -204,6 +297,19 @@ mod tests {
         account.grow(40).unwrap();
         drop(account);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_piece_that_does_not_move_is_seen_after_two_epochs_and_one_that_does_is_not() {
+        let connection = Connection::new(&Budget::new(100));
+        let mut moving = connection.piece_taken();
+        for _ in 0..9 {
+            assert!(!connection.tick());
+            moving = connection.piece_moved(moving);
+        }
+        assert!(!connection.tick() && !connection.tick() && connection.tick());
+        connection.piece_gone(moving);
+        assert!(!connection.tick());
     }
 
     #[test]

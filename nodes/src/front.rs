@@ -30,6 +30,7 @@ use crate::fronts::sse::EVENTS;
 use crate::host::Host;
 use crate::http::{is_grpc, refused};
 use crate::meter::{Form, Metered, meter};
+use crate::outgoing::Outgoing;
 use crate::refusal;
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
 use crate::services::evaluation::Evaluations;
@@ -91,11 +92,12 @@ impl Front {
     }
 
     /// The way in of one more connection.
+    #[must_use]
     pub fn connected(&self) -> Self {
         Self { connection: Connection::new(&self.host.budget), ..self.clone() }
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self, mut request: Request<Incoming>, account: Arc<Account>) -> Response<Body> {
         if let Some(refusal) = self.foreign(&request) {
             return refusal;
         }
@@ -106,7 +108,6 @@ impl Front {
         }
         let (grpc, path) = (is_grpc(request.headers()), request.uri().path());
         let (streams, longest) = (streams(path), self.host.limits.request_timeout);
-        let account = Account::open(&self.connection, BULK.contains(&path));
         let brings_facts = path == STREAM_FACTS;
         if brings_facts {
             // Its batches outlive their messages: they wait for the log, on the same account.
@@ -126,6 +127,12 @@ impl Front {
         };
         account.let_go();
         response
+    }
+
+    /// What the connection holds.
+    #[must_use]
+    pub const fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     async fn route(mut self, request: Request<Metered<Incoming>>) -> Response<Body> {
@@ -173,17 +180,23 @@ impl Front {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
-    type Response = Response<Body>;
+    type Response = Response<Outgoing>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // Asked for only when traces are exported: nobody else pays for it.
         let trace = if self.host.exports_traces { telemetry::callers_trace(request.headers()) } else { None };
-        let answer = self.clone().answer(request);
+        let account = Account::open(&self.connection, BULK.contains(&request.uri().path()));
+        if request.version() == Version::HTTP_2 {
+            self.connection.call(Arc::clone(&account));
+        }
+        let answer = self.clone().answer(request, Arc::clone(&account));
         match trace {
-            None => Box::pin(async move { Ok(answer.await) }),
-            Some(trace) => Box::pin(async move { Ok(answer.with_context(trace).await) }),
+            None => Box::pin(async move { Ok(Outgoing::of(answer.await, account)) }),
+            Some(trace) => {
+                Box::pin(async move { Ok(Outgoing::of(answer.with_context(trace).await, account)) })
+            }
         }
     }
 }

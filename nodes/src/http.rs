@@ -202,6 +202,13 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// gRPC itself, whose trailers are HTTP's. gRPC-web writes them into its body.
+pub(crate) fn is_native_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| !rest.starts_with(b"-web"))
+}
+
 async fn nothing_here(uri: Uri, headers: HeaderMap) -> Response {
     if is_grpc(&headers) {
         let message = format!("method '{}' is not known to this release", refusal::clip(uri.path()));

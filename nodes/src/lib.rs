@@ -26,6 +26,7 @@ pub mod http;
 pub mod meter;
 pub mod node;
 pub mod observation;
+pub mod outgoing;
 pub mod owners;
 pub mod page;
 pub mod publisher;

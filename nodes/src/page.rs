@@ -1,8 +1,11 @@
-//! Pages of a list: a bounded size and an opaque token.
+//! Pages of a list: bounded in entries and in bytes, and an opaque token.
+//!
+//! Entries are read a few at a time, so that what is read and not shown is bounded too.
 //!
 //! A token holds the last key of the page before and a hash of what was listed (collection, parent, filter), so that a
 //! token of another list, or one that was made up, is refused and never silently answers something else.
 
+use prost::Message;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,6 +15,10 @@ use crate::refusal;
 pub const SIZE_DEFAULT: usize = 100;
 /// Most entries of a page; a larger wish is cut to it.
 pub const SIZE_MAX: usize = 1_000;
+/// Encoded bytes after which a page ends. An entry alone may be larger: then it is the page.
+pub const BYTES_MAX: usize = 1 << 20;
+/// Entries that are read at once.
+const STEP: usize = 16;
 /// Longest token, in characters.
 const TOKEN_CHARACTERS_MAX: usize = 1_024;
 
@@ -59,12 +66,6 @@ impl Page {
         Ok(Self { after, size, scope })
     }
 
-    /// How many to read: one more than is shown, to see whether a further page is there.
-    #[must_use]
-    pub fn wanted(&self) -> usize {
-        self.size.saturating_add(1)
-    }
-
     /// The place of a numbered list; 0 at the beginning.
     ///
     /// # Errors
@@ -78,15 +79,38 @@ impl Page {
             .map_err(|_| refusal::invalid("page_token", &self.after, "does not name a place in this list"))
     }
 
-    /// Cuts what was read to the page and makes the token of the next one.
-    #[must_use]
-    pub fn cut<T>(&self, mut entries: Vec<T>, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
-        if entries.len() <= self.size {
-            return (entries, String::new());
+    /// Reads the page and makes the token of the next one. `read` gives so many entries after a key, or fewer at the end.
+    pub fn read<T: Message>(
+        &self,
+        mut read: impl FnMut(&str, usize) -> Vec<T>,
+        key: impl Fn(&T) -> String,
+    ) -> (Vec<T>, String) {
+        let (mut after, mut left) = (self.after.clone(), usize::MAX);
+        let steps = std::iter::from_fn(|| {
+            let step = (left >= STEP).then(|| read(&after, STEP))?;
+            left = step.len();
+            after = step.last().map(&key).unwrap_or_default();
+            Some(step)
+        });
+        self.cut(steps.flatten(), &key)
+    }
+
+    /// Cuts a list to the page and makes the token of the next one.
+    pub fn cut<T: Message>(
+        &self,
+        entries: impl Iterator<Item = T>,
+        key: impl Fn(&T) -> String,
+    ) -> (Vec<T>, String) {
+        let (mut shown, mut bytes) = (Vec::new(), 0_usize);
+        for entry in entries {
+            bytes = bytes.saturating_add(entry.encoded_len());
+            if shown.len() >= self.size || (bytes > BYTES_MAX && !shown.is_empty()) {
+                let token = shown.last().map(|last| self.token(&key(last))).unwrap_or_default();
+                return (shown, token);
+            }
+            shown.push(entry);
         }
-        entries.truncate(self.size);
-        let token = entries.last().map(|last| self.token(&key(last))).unwrap_or_default();
-        (entries, token)
+        (shown, String::new())
     }
 
     fn token(&self, key: &str) -> String {
@@ -110,27 +134,42 @@ mod tests {
 
     #[test]
     fn a_list_is_walked_page_by_page_to_its_end() {
-        let all = ["a", "b", "c", "d", "e"];
-        let (mut token, mut seen) = (String::new(), Vec::new());
+        let all: Vec<String> = (0..STEP + 3).map(|n| format!("{n:03}")).collect();
+        for size in [1, 2, 5, 16, 17, 18, 19, 20, 1_000] {
+            assert_eq!(walked(&all, size).concat(), all, "{size}");
+        }
+        assert_eq!(walked(&[], 5), [[""; 0]]);
+        // Bytes end a page too; what alone is too large is a page.
+        let large = |length: usize| "x".repeat(length);
+        let all = [large(9), large(BYTES_MAX - 99), large(BYTES_MAX + 9), large(BYTES_MAX / 2), large(3)];
+        let all: Vec<String> = all.iter().enumerate().map(|(n, text)| format!("{n}{text}")).collect();
+        let pages = walked(&all, 100);
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2]);
+        assert_eq!(pages.concat(), all);
+    }
+
+    /// All pages of a list by the entries' first characters.
+    fn walked(all: &[String], size: i32) -> Vec<Vec<String>> {
+        let key = |entry: &String| entry.chars().take(3).collect::<String>();
+        let (mut token, mut pages) = (String::new(), Vec::new());
         loop {
-            let page = Page::of(2, &token, &["flags", "environments/p"]).unwrap();
-            let read: Vec<&str> =
-                all.iter().copied().filter(|key| *key > page.after.as_str()).take(page.wanted()).collect();
-            let (shown, next) = page.cut(read, |key| (*key).to_owned());
-            assert!(shown.len() <= 2);
-            seen.extend(shown);
+            let page = Page::of(size, &token, &["flags", "environments/p"]).unwrap();
+            let read = |after: &str, limit: usize| {
+                all.iter().filter(|entry| key(entry).as_str() > after).take(limit).cloned().collect()
+            };
+            let (shown, next) = page.read(read, key);
+            pages.push(shown);
             if next.is_empty() {
-                break;
+                return pages;
             }
             token = next;
         }
-        assert_eq!(seen, all);
     }
 
     #[test]
     fn a_token_of_another_list_or_of_nobody_is_refused() {
         let page = Page::of(1, "", &["flags", "environments/p"]).unwrap();
-        let (_, token) = page.cut(vec!["a", "b"], |key| (*key).to_owned());
+        let (_, token) = page.cut(["a", "b"].map(str::to_owned).into_iter(), String::clone);
         assert!(Page::of(1, &token, &["flags", "environments/p"]).is_ok());
         for (token, parent) in [
             (token.as_str(), "environments/q"),

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use featureops_cluster::environment::{BoxStream, Listener};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, watch};
@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::config::Limits;
 use crate::front::Front;
 use crate::observation::Observation;
+use crate::outgoing::Tasks;
 
 /// A connection is pinged after this time without traffic, and closed when the answer takes as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -41,7 +42,7 @@ pub async fn serve(
     mut drain: watch::Receiver<bool>,
     patience: Duration,
 ) {
-    let builder = Arc::new(builder(&limits));
+    let limits = Arc::new(limits);
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -60,7 +61,7 @@ pub async fn serve(
             Ok((stream, _)) => {
                 observation.connections_taken.fetch_add(1, Ordering::Relaxed);
                 let served = connection(
-                    Arc::clone(&builder),
+                    Arc::clone(&limits),
                     stream,
                     front.connected(),
                     drain.clone(),
@@ -85,8 +86,8 @@ pub async fn serve(
     }
 }
 
-fn builder(limits: &Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: &Limits, tasks: Tasks) -> Builder<Tasks> {
+    let mut builder = Builder::new(tasks);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -105,7 +106,7 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 }
 
 async fn connection(
-    builder: Arc<Builder<TokioExecutor>>,
+    limits: Arc<Limits>,
     stream: BoxStream,
     front: Front,
     mut drain: watch::Receiver<bool>,
@@ -114,7 +115,15 @@ async fn connection(
     observation.connections.fetch_add(1, Ordering::Relaxed);
     let spoke = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Opening { stream, matched: 0, spoke: Arc::clone(&spoke) });
+    let (held, patience) = (Arc::clone(front.connection()), limits.request_timeout);
+    let builder = builder(&limits, Tasks { connection: Arc::clone(&held), patience });
     let mut served = std::pin::pin!(builder.serve_connection(io, front));
+    // An answer's last piece has no task any more that could be ended alone.
+    let stuck = async {
+        while !held.tick() {
+            tokio::time::sleep(patience).await;
+        }
+    };
     let silence = async {
         tokio::time::sleep(PROTOCOL_TIMEOUT).await;
         if spoke.load(Ordering::Relaxed) {
@@ -123,6 +132,7 @@ async fn connection(
     };
     tokio::select! {
         outcome = served.as_mut() => note(outcome),
+        () = stuck => tracing::debug!("a connection left an answer lying and was closed"),
         () = silence => tracing::debug!("a connection said too little and was closed"),
         () = drained(&mut drain) => {
             if spoke.load(Ordering::Relaxed) {

@@ -13,8 +13,10 @@ mod world;
 
 use std::time::Duration;
 
-use featureops_proto::v1::TripFlagRequest;
-use raw::Peer;
+use featureops_proto::v1::{Flag, ListFlagVersionsRequest, ListFlagsRequest, TripFlagRequest, ValueType};
+use prost::Message as _;
+use prost_types::Value;
+use raw::{Peer, Stream};
 use tokio::time::timeout;
 use tonic::Code;
 use world::{World, checkout, evaluate, set};
@@ -76,4 +78,125 @@ async fn messages_that_stay_half_sent_deny_nobody_and_end() {
     }
     assert!(ended[0] > 0 && ended[1] > 0, "{ended:?}");
     assert_eq!(held(&world).await, 0);
+}
+
+/// A flag of about 200 KB.
+fn heavy(id: usize) -> Flag {
+    let variants = ["on", "off"].map(|name| (name.to_owned(), Value::from(name.repeat(40_000)))).into();
+    let name = format!("environments/test/flags/heavy-{id:03}");
+    Flag { name, r#type: ValueType::String.into(), variants, ..checkout() }
+}
+
+fn list(page_token: String) -> ListFlagsRequest {
+    let parent = "environments/test".to_owned();
+    ListFlagsRequest { parent, page_size: 1_000, page_token, ..Default::default() }
+}
+
+const LIST_FLAGS: &str = "/featureops.v1.FlagService/ListFlags";
+const EVALUATE: &str = "/featureops.v1.EvaluationService/Evaluate";
+
+async fn asked(peer: &mut Peer, path: &str, message: &[u8]) -> Stream {
+    let mut stream = peer.open(path).await;
+    stream.send_last(message);
+    stream
+}
+
+#[tokio::test]
+async fn a_page_ends_at_a_mebibyte_and_the_walk_sees_all() {
+    let world = World::start().await;
+    for id in 0..12 {
+        world.flags().set_flag(set(heavy(id))).await.unwrap();
+    }
+    world.flags().set_flag(set(Flag { description: "new".into(), ..heavy(0) })).await.unwrap();
+    let (mut token, mut seen) = (String::new(), Vec::new());
+    loop {
+        let page = world.flags().list_flags(list(token)).await.unwrap().into_inner();
+        assert!(!page.flags.is_empty() && page.encoded_len() < (1 << 20) + 1_000, "{}", page.encoded_len());
+        seen.extend(page.flags.into_iter().map(|flag| flag.name));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..12).map(|id| heavy(id).name).collect::<Vec<_>>());
+    let versions = ListFlagVersionsRequest { name: heavy(0).name, ..Default::default() };
+    let versions = world.flags().list_flag_versions(versions).await.unwrap().into_inner().versions;
+    assert_eq!(versions.iter().map(|version| version.flag_version).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_are_bounded_and_dropped() {
+    let world = World::start_set(|config| {
+        config.limits.request_bytes_in_flight = 16 << 20;
+        config.limits.request_timeout = Duration::from_secs(2);
+    })
+    .await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    for id in 0..8 {
+        world.flags().set_flag(set(heavy(id))).await.unwrap();
+    }
+    for window in [0, 1, 20_000] {
+        let mut peer = Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(window)).await;
+        let message = list(String::new()).encode_to_vec();
+        let mut streams = Vec::new();
+        for _ in 0..40 {
+            streams.push(asked(&mut peer, LIST_FLAGS, &message).await);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let most = held(&world).await;
+        assert!((4 << 20..=8 << 20).contains(&most), "{most} bytes are held");
+        is_served(&world).await;
+        let mut ended = [0; 2];
+        for stream in &mut streams {
+            let body = timeout(PATIENCE, stream.head()).await.unwrap().unwrap().into_body();
+            // Nothing is taken: the head says nothing of the rest.
+            match timeout(PATIENCE, last_word(body)).await.expect("in time") {
+                None => ended[0] += 1,
+                Some(8) => ended[1] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(ended[0] >= 4 && ended[1] > 0, "{ended:?}");
+        assert_eq!(held(&world).await, 0);
+    }
+}
+
+/// What a response ends with, to a peer that opens no window; none after a reset.
+async fn last_word(mut body: h2::RecvStream) -> Option<i32> {
+    while let Some(data) = body.data().await {
+        data.ok()?;
+    }
+    raw::status_of(&body.trailers().await.ok()??)
+}
+
+#[tokio::test]
+async fn the_rest_of_small_answers_holds_no_connection_and_a_slow_reader_gets_all() {
+    let world = World::start_set(|config| config.limits.request_timeout = Duration::from_secs(1)).await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    for id in 0..4 {
+        world.flags().set_flag(set(heavy(id))).await.unwrap();
+    }
+    // Answers of which one byte may be sent: their tasks are done.
+    let mut peer = Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(1)).await;
+    for _ in 0..100 {
+        asked(&mut peer, EVALUATE, &evaluate("checkout", "ada").encode_to_vec()).await;
+    }
+    // And one that takes 32 KiB now and then, longer than any of this takes.
+    let mut slow = Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(32 << 10)).await;
+    let mut answer = asked(&mut slow, LIST_FLAGS, &list(String::new()).encode_to_vec()).await;
+    let mut body = answer.head().await.unwrap().into_body();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(held(&world).await > 100);
+    let mut taken = 0;
+    while let Some(data) = body.data().await {
+        let data = data.expect("a slow reader is no silent one");
+        taken += data.len();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert!(taken > 600_000, "{taken}");
+    assert_eq!(raw::status_of(&body.trailers().await.unwrap().unwrap()), Some(0));
+    assert!(timeout(PATIENCE, &mut peer.connection).await.is_ok(), "the connection is over");
+    assert_eq!(held(&world).await, 0);
+    is_served(&world).await;
 }

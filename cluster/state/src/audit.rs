@@ -46,13 +46,8 @@ impl Audit {
 
     /// Newest first, below `before` (0: from the newest).
     pub fn newest(&self, before: u64, limit: usize) -> Vec<AuditRecord> {
-        self.kept
-            .iter()
-            .rev()
-            .filter(|r| before == 0 || r.number < before)
-            .take(limit)
-            .map(|r| AuditRecord::clone(r))
-            .collect()
+        let end = if before == 0 { self.kept.len() } else { self.kept.partition_point(|r| r.number < before) };
+        self.kept.range(..end).rev().take(limit).map(|r| AuditRecord::clone(r)).collect()
     }
 
     /// Oldest first, from a number on.

@@ -174,9 +174,11 @@ impl AdministrationService for Administration {
     ) -> Result<Response<ListAuditResponse>, Status> {
         let request = request.into_inner();
         let page = Page::of(request.page_size, &request.page_token, &["audit"])?;
-        let before = page.before()?;
-        let read = self.0.replica.read(|state| state.audit(before, page.wanted()));
-        let (records, next_page_token) = page.cut(read, |record| record.number.to_string());
+        page.before()?;
+        let read = |before: &str, limit| {
+            self.0.replica.read(|state| state.audit(before.parse().unwrap_or_default(), limit))
+        };
+        let (records, next_page_token) = page.read(read, |record| record.number.to_string());
         Ok(Response::new(ListAuditResponse { records, next_page_token }))
     }
 

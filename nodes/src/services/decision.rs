@@ -75,12 +75,12 @@ impl DecisionService for Decisions {
         }
         let scope = ["decisions", environment, &request.flag, status.as_str_name()];
         let page = Page::of(request.page_size, &request.page_token, &scope)?;
-        let before = page.before()?;
-        let read = self
-            .0
-            .replica
-            .read(|state| state.decisions(environment, &request.flag, before, page.wanted(), status));
-        let (decisions, next_page_token) = page.cut(read, |decision| {
+        page.before()?;
+        let read = |before: &str, limit| {
+            let before = before.parse().unwrap_or_default();
+            self.0.replica.read(|state| state.decisions(environment, &request.flag, before, limit, status))
+        };
+        let (decisions, next_page_token) = page.read(read, |decision| {
             Name::parse(&decision.name, Collection::Decisions)
                 .map(|name| name.id.to_owned())
                 .unwrap_or_default()

@@ -51,11 +51,13 @@ impl EnvironmentService for Environments {
     ) -> Result<Response<ListEnvironmentsResponse>, Status> {
         let request = request.into_inner();
         let page = Page::of(request.page_size, &request.page_token, &["environments"])?;
-        let read = self.0.replica.read(|state| {
-            let ids = state.environments_after(&page.after, page.wanted());
-            ids.iter().map(|id| state.environment(id)).collect()
-        });
-        let (environments, next_page_token) = page.cut(read, |environment: &Environment| {
+        let read = |after: &str, limit| {
+            self.0.replica.read(|state| {
+                let ids = state.environments_after(after, limit);
+                ids.iter().map(|id| state.environment(id)).collect()
+            })
+        };
+        let (environments, next_page_token) = page.read(read, |environment: &Environment| {
             environment_of(&environment.name).unwrap_or_default().to_owned()
         });
         Ok(Response::new(ListEnvironmentsResponse { environments, next_page_token }))

@@ -69,8 +69,9 @@ impl ExperimentService for Experiments {
         let request = request.into_inner();
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let page = Page::of(request.page_size, &request.page_token, &["experiments", environment])?;
-        let read = self.0.replica.read(|state| state.experiments(environment, &page.after, page.wanted()));
-        let (experiments, next_page_token) = page.cut(read, |experiment| {
+        let read =
+            |after: &str, limit| self.0.replica.read(|state| state.experiments(environment, after, limit));
+        let (experiments, next_page_token) = page.read(read, |experiment| {
             let name = Name::parse(&experiment.name, Collection::Experiments);
             name.map(|name| name.id.to_owned()).unwrap_or_default()
         });

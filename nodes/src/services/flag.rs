@@ -46,11 +46,10 @@ impl FlagService for Flags {
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let shown = if request.show_archived { "archived" } else { "live" };
         let page = Page::of(request.page_size, &request.page_token, &["flags", environment, shown])?;
-        let read = self
-            .0
-            .replica
-            .read(|state| state.flags(environment, &page.after, page.wanted(), request.show_archived));
-        let (mut flags, next_page_token) = page.cut(read, |flag| id_of(&flag.name));
+        let read = |after: &str, limit| {
+            self.0.replica.read(|state| state.flags(environment, after, limit, request.show_archived))
+        };
+        let (mut flags, next_page_token) = page.read(read, |flag| id_of(&flag.name));
         if flags.iter().any(|flag| flag.imported) {
             let shared = self.0.replica.read(|state| state.environment(environment));
             flags = flags.into_iter().map(|flag| warned(flag, &shared)).collect();
@@ -142,7 +141,6 @@ impl FlagService for Flags {
         let stored = self.0.replica.read(|state| state.flag_history(name.environment, name.id));
         let Some(stored) = stored else { return Err(refusal::not_found("name", &request.name)) };
         let versions = stored.newest_first().filter(|version| before == 0 || version.flag_version < before);
-        let versions = versions.take(page.wanted()).collect();
         let (versions, next_page_token) = page.cut(versions, |version| version.flag_version.to_string());
         Ok(Response::new(ListFlagVersionsResponse { versions, next_page_token }))
     }

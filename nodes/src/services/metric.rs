@@ -35,8 +35,8 @@ impl MetricService for Metrics {
         let request = request.into_inner();
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let page = Page::of(request.page_size, &request.page_token, &["metrics", environment])?;
-        let read = self.0.replica.read(|state| state.metrics(environment, &page.after, page.wanted()));
-        let (metrics, next_page_token) = page.cut(read, |metric| {
+        let read = |after: &str, limit| self.0.replica.read(|state| state.metrics(environment, after, limit));
+        let (metrics, next_page_token) = page.read(read, |metric| {
             Name::parse(&metric.name, Collection::Metrics).map(|name| name.id.to_owned()).unwrap_or_default()
         });
         Ok(Response::new(ListMetricsResponse { metrics, next_page_token }))
