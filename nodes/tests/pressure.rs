@@ -13,13 +13,16 @@ mod world;
 
 use std::time::Duration;
 
-use featureops_proto::v1::{Flag, ListFlagVersionsRequest, ListFlagsRequest, TripFlagRequest, ValueType};
+use featureops_proto::v1::{
+    FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, StreamFactsResponse, TripFlagRequest, ValueType,
+    metric,
+};
 use prost::Message as _;
 use prost_types::Value;
-use raw::{Peer, Stream};
+use raw::{Peer, Stream, framed, rest};
 use tokio::time::timeout;
 use tonic::Code;
-use world::{World, checkout, evaluate, set};
+use world::{World, checkout, evaluate, metric, outcome, set};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const STREAM_FACTS: &str = "/featureops.v1.FactService/StreamFacts";
@@ -78,6 +81,40 @@ async fn messages_that_stay_half_sent_deny_nobody_and_end() {
     }
     assert!(ended[0] > 0 && ended[1] > 0, "{ended:?}");
     assert_eq!(held(&world).await, 0);
+}
+
+fn one_event(stream: u64, sequence: u64) -> FactBatch {
+    let outcomes = vec![outcome(&format!("u{sequence}"), 1.0)];
+    let (environment, producer) = ("test".into(), format!("p{stream}"));
+    FactBatch { environment, producer, sequence, outcomes, ..FactBatch::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_a_message_at_full_speed_is_taken() {
+    let world = World::start().await;
+    world.metrics().set_metric(metric("revenue", metric::Kind::Mean)).await.unwrap();
+    // As clients do it.
+    let batches = tokio_stream::iter((1..=60_000).map(|sequence| one_event(0, sequence)));
+    let total = world.facts().stream_facts(batches).await.unwrap().into_inner();
+    assert_eq!((total.batches, total.counted, total.refused_batches), (60_000, 60_000, 0));
+    // And each in a frame of its own, on several streams of a connection.
+    let mut peer = Peer::connect(&world).await;
+    let mut streams = Vec::new();
+    for stream in 1..=5 {
+        let mut opened = peer.open(STREAM_FACTS).await;
+        for sequence in 1..=12_000 {
+            opened.send(framed(&one_event(stream, sequence).encode_to_vec()));
+        }
+        opened.end();
+        streams.push(opened);
+    }
+    for mut stream in streams {
+        let body = stream.head().await.expect("the connection lives").into_body();
+        let (bytes, status) = rest(body).await.unwrap();
+        let total = StreamFactsResponse::decode(&bytes[5..]).unwrap();
+        assert_eq!((status, total.batches, total.counted), (Some(0), 12_000, 12_000));
+    }
+    assert!(!peer.connection.is_finished());
 }
 
 /// A flag of about 200 KB.
