@@ -57,7 +57,11 @@ impl Outgoing {
         self.ended = true;
         self.body = Body::empty();
         let mut trailers = HeaderMap::new();
-        if self.grpc && status.add_header(&mut trailers).is_ok() { Ok(Frame::trailers(trailers)) } else { Err(status) }
+        if self.grpc && status.add_header(&mut trailers).is_ok() {
+            Ok(Frame::trailers(trailers))
+        } else {
+            Err(status)
+        }
     }
 }
 
@@ -167,7 +171,13 @@ where
         // Hyper calls the service and hands over the stream in one breath.
         match self.connection.called() {
             Some(account) => {
-                drop(tokio::spawn(Watched { stream, account, patience: self.patience, moves: 0, timer: None }));
+                drop(tokio::spawn(Watched {
+                    stream,
+                    account,
+                    patience: self.patience,
+                    moves: 0,
+                    timer: None,
+                }));
             }
             None => drop(tokio::spawn(stream)),
         }

@@ -14,8 +14,8 @@ mod world;
 use std::time::Duration;
 
 use featureops_proto::v1::{
-    FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, StreamFactsResponse, TripFlagRequest, ValueType,
-    metric,
+    FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, StreamFactsResponse, TripFlagRequest,
+    ValueType, metric,
 };
 use prost::Message as _;
 use prost_types::Value;
@@ -173,7 +173,8 @@ async fn answers_that_nobody_takes_are_bounded_and_dropped() {
         world.flags().set_flag(set(heavy(id))).await.unwrap();
     }
     for window in [0, 1, 20_000] {
-        let mut peer = Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(window)).await;
+        let mut peer =
+            Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(window)).await;
         let message = list(String::new()).encode_to_vec();
         let mut streams = Vec::new();
         for _ in 0..40 {

@@ -46,7 +46,8 @@ impl Audit {
 
     /// Newest first, below `before` (0: from the newest).
     pub fn newest(&self, before: u64, limit: usize) -> Vec<AuditRecord> {
-        let end = if before == 0 { self.kept.len() } else { self.kept.partition_point(|r| r.number < before) };
+        let end =
+            if before == 0 { self.kept.len() } else { self.kept.partition_point(|r| r.number < before) };
         self.kept.range(..end).rev().take(limit).map(|r| AuditRecord::clone(r)).collect()
     }
 

@@ -95,7 +95,8 @@ impl FactService for Facts {
         request: Request<Streaming<FactBatch>>,
     ) -> Result<Response<StreamFactsResponse>, Status> {
         let account = request.extensions().get::<Arc<Account>>().cloned();
-        let account = account.ok_or_else(|| Status::internal("a stream of facts came without its account"))?;
+        let account =
+            account.ok_or_else(|| Status::internal("a stream of facts came without its account"))?;
         let mut batches = request.into_inner();
         let mut total = Total::default();
         let mut in_flight = JoinSet::new();
