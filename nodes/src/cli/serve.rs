@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::{Exit, Failure};
 use super::session::{print, progress};
-use super::settings::VARIABLES;
+use super::settings::{VARIABLES, read_bounded};
 use crate::config::{ENVIRONMENT_PREFIX, FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
 use crate::node::Node;
 use crate::telemetry;
@@ -141,11 +141,7 @@ fn load(
 
 fn read(path: &Path) -> Result<String, Failure> {
     let fault = |message: String| Failure::usage(format!("configuration {}: {message}", path.display()));
-    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
-    if size > FILE_BYTES_MAX as u64 {
-        return Err(fault(format!("has {size} bytes, over the bound of {FILE_BYTES_MAX}")));
-    }
-    std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))
+    read_bounded(path, FILE_BYTES_MAX as u64).map_err(fault)
 }
 
 /// The two signals that ask a node to stop.
@@ -195,6 +191,12 @@ mod tests {
             loaded(&["--listen", "127.0.0.1:0", "--set", "limits.connections=9"], &variables).unwrap();
         assert_eq!(config.listen.port(), 0);
         assert_eq!(config.limits.connections, 9);
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused_at_the_bound() {
+        let failure = read(Path::new("/dev/zero")).unwrap_err();
+        assert!(failure.render().contains("is larger than 1048576 bytes"), "{}", failure.render());
     }
 
     #[test]

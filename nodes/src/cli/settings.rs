@@ -3,6 +3,7 @@
 //! The configuration file (TOML) is overruled by `FEATUREOPS_*` environment variables, those by flags. An unknown key in the
 //! file is an error that names it: a misspelt `sevrer` silently ignored would send a command to the wrong cluster.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -150,12 +151,22 @@ fn default_path() -> Option<PathBuf> {
 
 fn read_file(path: &Path) -> Result<toml::Table, Failure> {
     let fault = |message: String| Failure::usage(format!("configuration {}: {message}", path.display()));
-    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(fault(format!("is larger than {MAX_FILE_BYTES} bytes")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let text = read_bounded(path, MAX_FILE_BYTES).map_err(fault)?;
     parse_file(&text).map_err(fault)
+}
+
+/// A file's text, if it is within the bound. What is read is counted, not what the file system says: a device has no length.
+///
+/// # Errors
+/// It cannot be read, is larger, or is no UTF-8.
+pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("is larger than {bytes_max} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
 }
 
 fn parse_file(text: &str) -> Result<toml::Table, String> {
@@ -194,6 +205,15 @@ mod tests {
         assert_eq!(settings.output, Output::Json);
         assert_eq!(settings.principal, "human:local");
         assert_eq!(settings.request_timeout, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused_at_the_bound() {
+        let args = GlobalArgs { config: Some("/dev/zero".into()), ..GlobalArgs::default() };
+        let failure = Settings::resolve(&args).unwrap_err();
+        assert!(failure.message.contains("is larger than"), "{}", failure.message);
+        assert_eq!(read_bounded(file("ab").path(), 2), Ok("ab".to_owned()));
+        assert!(read_bounded(file("abc").path(), 2).is_err());
     }
 
     #[test]
