@@ -1,5 +1,8 @@
-//! Request ids: a command repeated within the window gets its first reply again; another command under the same id is
-//! refused, so that nobody takes the reply of something else for his own.
+//! Request ids: a command repeated within the window gets its first reply again. An id stands for who does what to which
+//! resource: another caller, verb or resource under it is refused, so that nobody takes the reply of something else for his
+//! own. Other *content* is not: the door completes a command (it merges a mask, draws a seed), and an honest repeat may come
+//! completed otherwise. So a second, different write under a used id is answered as the first was, and is not written: a
+//! client draws an id for each thing it means, and repeats it only with that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +27,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The reply given before, or the refusal of other content.
+    /// The reply given before, or the refusal of another command.
     pub fn find(&self, request_id: &str, content_hash: u64) -> Option<Reply> {
         let answered = self.replies.get(request_id)?;
         if answered.content_hash == content_hash {
