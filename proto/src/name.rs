@@ -107,6 +107,12 @@ fn check_id(id: &str) -> Result<(), NameError> {
     let ok = !id.is_empty()
         && id.len() <= MAX_ID_BYTES
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':'));
+    // Within a URL or a path these two mean another place: nobody would reach what is so named.
+    if matches!(id, "." | "..") {
+        return Err(NameError {
+            message: format!("id '{id}' means another place in a path; choose another"),
+        });
+    }
     if ok {
         return Ok(());
     }
@@ -136,6 +142,15 @@ mod tests {
     }
 
     #[test]
+    fn dots_within_an_id_are_letters_like_others() {
+        for id in ["...", ".a", "a.", "..a", "a..b"] {
+            let text = Name::format("p", Collection::Flags, id);
+            assert_eq!(Name::parse(&text, Collection::Flags).unwrap().id, id);
+        }
+        assert!(environment_of("environments/..").is_err() && environment_of("environments/..2").is_ok());
+    }
+
+    #[test]
     fn other_forms_are_refused_with_the_form_that_is_accepted() {
         for text in [
             "",
@@ -144,6 +159,8 @@ mod tests {
             "environments/p/metrics/x",
             "environments/p/flags/x/y",
             "environments/p/flags/é",
+            "environments/p/flags/.",
+            "environments/../flags/x",
         ] {
             assert!(Name::parse(text, Collection::Flags).is_err(), "{text}");
         }
