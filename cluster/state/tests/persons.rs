@@ -184,6 +184,7 @@ fn what_a_held_flag_serves_changes_by_a_person_alone_on_every_path() {
                 let refused = refusal(d.command_as(who, command.clone()));
                 assert_eq!(refused.code, "NOT_PERMITTED", "{what}");
                 assert!(refused.message.contains("act as human:"), "{}", refused.message);
+                assert!(["agent:bot", "system:owner"].contains(&refused.value.as_str()), "{}", refused.value);
             }
         }
         done(d.command_as(agent(), set(v1::Flag { description: what.to_owned(), ..before.clone() })));

@@ -404,7 +404,7 @@ impl State {
                     return refuse(
                         ErrorCode::NotPermitted,
                         "principal",
-                        &ctx.principal.id,
+                        ctx.caller(),
                         "its author cannot approve it",
                     );
                 }

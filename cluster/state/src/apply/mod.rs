@@ -48,7 +48,13 @@ impl Context {
             return Ok(());
         }
         let message = format!("{what} takes a person; act as human:<id>");
-        Err(Refusal::new(ErrorCode::NotPermitted, "principal", &self.principal.id, message))
+        Err(Refusal::new(ErrorCode::NotPermitted, "principal", self.caller(), message))
+    }
+
+    /// Who proposed it, as callers name themselves.
+    pub fn caller(&self) -> String {
+        let kind = self.principal.kind().as_str_name().to_ascii_lowercase();
+        format!("{}:{}", kind.strip_prefix("kind_").unwrap_or(&kind), self.principal.id)
     }
 }
 
