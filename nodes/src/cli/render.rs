@@ -75,7 +75,53 @@ pub fn json_line<M: Named>(message: &M) -> Result<String, Failure> {
 
 /// The canonical JSON as YAML.
 pub fn yaml<M: Named>(message: &M) -> Result<String, Failure> {
-    serde_yaml_ng::to_string(&dynamic(message)?).map_err(|error| Failure::internal(error.to_string()))
+    yaml_text(&dynamic(message)?)
+}
+
+/// Words that YAML 1.1, which most tools still read, takes for true and false: `on: ...` would be the key `true`.
+const YAML_1_1_WORDS: [&str; 8] = ["on", "off", "yes", "no", "y", "n", "true", "false"];
+
+/// Any value as YAML, which YAML 1.1 and 1.2 read alike; ends with a line's end.
+///
+/// # Errors
+/// It cannot be written.
+pub fn yaml_text(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let fault = |error: serde_yaml_ng::Error| Failure::internal(error.to_string());
+    let mut value = serde_yaml_ng::to_value(value).map_err(fault)?;
+    // The writer quotes what 1.2 would misread and cannot be told of more. So each word goes through it between marks, which
+    // stand nowhere else in the text, and the marks become quotes.
+    let mut mark = "Q".to_owned();
+    let plain = serde_yaml_ng::to_string(&value).map_err(fault)?;
+    while plain.contains(&mark) {
+        mark.push('Q');
+    }
+    mark_words(&mut value, &mark);
+    let mut text = serde_yaml_ng::to_string(&value).map_err(fault)?.replace(&mark, "\"");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn mark_words(value: &mut serde_yaml_ng::Value, mark: &str) {
+    use serde_yaml_ng::Value as Yaml;
+    match value {
+        Yaml::String(text) if YAML_1_1_WORDS.iter().any(|word| text.eq_ignore_ascii_case(word)) => {
+            *text = format!("{mark}{text}{mark}");
+        }
+        Yaml::Sequence(items) => items.iter_mut().for_each(|item| mark_words(item, mark)),
+        Yaml::Mapping(fields) => {
+            *fields = std::mem::take(fields)
+                .into_iter()
+                .map(|(mut key, mut value)| {
+                    mark_words(&mut key, mark);
+                    mark_words(&mut value, mark);
+                    (key, value)
+                })
+                .collect();
+        }
+        _ => {}
+    }
 }
 
 /// Largest definition file.
@@ -300,6 +346,29 @@ mod tests {
         let flag = flag();
         assert_eq!(parse_message::<v1::Flag>(&json(&flag).unwrap()).unwrap(), flag);
         assert_eq!(parse_message::<v1::Flag>(&yaml(&flag).unwrap()).unwrap(), flag);
+    }
+
+    #[test]
+    fn yaml_reads_the_same_by_the_old_rules_and_ends_its_line() {
+        let mut flag = flag();
+        let variants = ["on", "Off", "NO", "QonQ", "y"]
+            .map(|key| (key.to_owned(), value_of_json(&"on\noff: QQ".into())));
+        flag.variants = variants.into();
+        let text = yaml(&flag).unwrap();
+        assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{text:?}");
+        for line in [
+            "  \"on\":",
+            "  \"Off\":",
+            "  \"NO\":",
+            "  \"y\":",
+            "  QonQ:",
+            "defaultVariant: \"on\"",
+            "  variant: \"on\"",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} in {text}");
+        }
+        assert_eq!(parse_message::<v1::Flag>(&text).unwrap(), flag);
+        assert_eq!(yaml_text(&serde_json::json!({})).unwrap(), "{}\n");
     }
 
     #[test]

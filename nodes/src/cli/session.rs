@@ -96,9 +96,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let text = match self.settings.output {
             Output::Json => format!("{value:#}\n"),
-            Output::Yaml => {
-                serde_yaml_ng::to_string(value).map_err(|error| Failure::internal(error.to_string()))?
-            }
+            Output::Yaml => render::yaml_text(value)?,
             Output::Table => self.page(table),
         };
         print(&text)

@@ -11,7 +11,7 @@ use super::batch::Batch;
 use crate::cli::client::{Client, Intent};
 use crate::cli::failure::Failure;
 use crate::cli::page::{Cell, Page, Tone};
-use crate::cli::render::count_text;
+use crate::cli::render::{count_text, yaml_text};
 use crate::cli::session::{Session, print, progress};
 use crate::cli::settings::Output;
 use crate::rpc::fact_service_client::FactServiceClient;
@@ -168,9 +168,7 @@ impl Summary {
         match session.settings.output {
             Output::Table => Ok(()),
             Output::Json => print(&format!("{json:#}\n")),
-            Output::Yaml => {
-                print(&serde_yaml_ng::to_string(&json).map_err(|e| Failure::internal(e.to_string()))?)
-            }
+            Output::Yaml => print(&yaml_text(&json)?),
         }
     }
 }

@@ -26,6 +26,7 @@ use super::facts::rows::Table;
 use super::facts::sender::{self, Summary};
 use super::failure::{Exit, Failure};
 use super::page::Tone;
+use super::render::yaml_text;
 use super::session::{Session, print, progress};
 use super::settings::Output;
 use analysis::Comparison;
@@ -150,12 +151,7 @@ pub async fn run(session: &Session, args: ReplayArgs) -> Result<(), Failure> {
             }
         })?,
         Output::Json => print(&format!("{:#}\n", comparison.json()))?,
-        Output::Yaml => {
-            print(
-                &serde_yaml_ng::to_string(&comparison.json())
-                    .map_err(|e| Failure::internal(e.to_string()))?,
-            )?;
-        }
+        Output::Yaml => print(&yaml_text(&comparison.json())?)?,
     }
     if comparison.agrees() {
         return Ok(());
