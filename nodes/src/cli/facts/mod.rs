@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use featureops_proto::v1;
+use prost_types::Timestamp;
 
 use super::failure::{Exit, Failure};
 use super::session::Session;
@@ -42,7 +43,7 @@ const EXACTLY_ONCE: &str = "Exactly once:
   on purpose, or to send a file that grew, name the producer of the part you send: --producer shop-2025-03-01.";
 
 #[derive(Debug, Args)]
-#[command(after_help = format!("Columns: unit, metric, value (default 1), event_time (RFC 3339, unix seconds or milliseconds),\n\
+#[command(after_help = format!("Columns: unit, metric, value (default 1), event_time or eventTime (RFC 3339, unix seconds or milliseconds),\n\
 receipt, attribute.NAME. JSONL: one object a line with the same names; attributes may be an object.\n\n{EXACTLY_ONCE}"))]
 pub struct SendOutcomes {
     #[command(flatten)]
@@ -87,7 +88,7 @@ pub struct SourceArgs {
 
 pub async fn run_outcome(session: &Session, command: OutcomeCommand) -> Result<(), Failure> {
     let OutcomeCommand::Send(args) = command;
-    let known = ["unit", "metric", "value", "event_time", "receipt", "attributes"];
+    let known = ["unit", "metric", "value", "event_time", "eventTime", "receipt", "attributes"];
     let (table, rows) = read(&args.source, &known, |row| outcome(row, args.metric.as_deref()))?;
     let (lines, events): (Vec<u64>, Vec<v1::Outcome>) = rows.into_iter().unzip();
     send(session, &args.source, &table, &lines, Facts::Outcomes(events)).await
@@ -95,7 +96,8 @@ pub async fn run_outcome(session: &Session, command: OutcomeCommand) -> Result<(
 
 pub async fn run_exposure(session: &Session, command: ExposureCommand) -> Result<(), Failure> {
     let ExposureCommand::Send(args) = command;
-    let known = ["unit", "variant", "experiment", "event_time", "receipt", "forced", "attributes"];
+    let known =
+        ["unit", "variant", "experiment", "event_time", "eventTime", "receipt", "forced", "attributes"];
     let (table, rows) = read(&args.source, &known, |row| exposure(row, args.experiment.as_deref()))?;
     let (lines, events): (Vec<u64>, Vec<v1::Exposure>) = rows.into_iter().unzip();
     send(session, &args.source, &table, &lines, Facts::Exposures(events)).await
@@ -115,10 +117,18 @@ fn outcome(row: &Row, metric: Option<&str>) -> Result<v1::Outcome, String> {
             .ok_or("has no metric; add the column or --metric")?,
         unit: row.text("unit")?.ok_or("has no unit")?,
         value,
-        event_time: row.moment("event_time")?,
+        event_time: event_time(row)?,
         attributes: row.attributes()?,
         receipt: row.text("receipt")?.unwrap_or_default(),
     })
+}
+
+/// By the column's name, or as `-o json` prints it.
+fn event_time(row: &Row) -> Result<Option<Timestamp>, String> {
+    match (row.moment("event_time")?, row.moment("eventTime")?) {
+        (Some(_), Some(_)) => Err("event_time and eventTime are the same: give one".to_owned()),
+        (one, other) => Ok(one.or(other)),
+    }
 }
 
 fn exposure(row: &Row, experiment: Option<&str>) -> Result<v1::Exposure, String> {
@@ -135,7 +145,7 @@ fn exposure(row: &Row, experiment: Option<&str>) -> Result<v1::Exposure, String>
             .ok_or("has no experiment; add the column or --experiment")?,
         unit: row.text("unit")?.ok_or("has no unit")?,
         variant: row.text("variant")?.ok_or("has no variant")?,
-        event_time: row.moment("event_time")?,
+        event_time: event_time(row)?,
         attributes: row.attributes()?,
         receipt: row.text("receipt")?.unwrap_or_default(),
         forced,
@@ -215,4 +225,24 @@ async fn send(
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(text: &str) -> Result<v1::Outcome, String> {
+        let table = Table::parse(text.as_bytes(), rows::Format::Jsonl, ',')?;
+        outcome(table.rows()[0].as_ref().map_err(Clone::clone)?, None)
+    }
+
+    #[test]
+    fn an_outcome_as_json_prints_it_can_be_sent() {
+        let plain = first(r#"{"unit":"u","metric":"m","event_time":"2026-01-02T03:04:05Z"}"#).unwrap();
+        let printed = first(r#"{"unit":"u","metric":"m","eventTime":"2026-01-02T03:04:05Z"}"#).unwrap();
+        assert!(plain.event_time.is_some());
+        assert_eq!(plain, printed);
+        let twice = first(r#"{"unit":"u","metric":"m","event_time":1,"eventTime":2}"#);
+        assert!(twice.unwrap_err().contains("give one"));
+    }
 }
