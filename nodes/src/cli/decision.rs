@@ -4,9 +4,11 @@
 //! way back. `explain` is for the person who doubts it: each sentence with its numbers, and the integers the policy saw.
 
 use clap::{Args, Subcommand, ValueEnum};
-use featureops_proto::Collection::Decisions;
+use featureops_proto::Collection::{Decisions, Flags};
+use featureops_proto::Name;
 use featureops_proto::v1;
 
+use super::autonomy::level_text;
 use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text, word_of};
@@ -95,6 +97,9 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
             resolved(session, &decision)
         }
         DecisionCommand::Revert(args) => {
+            // Whether it costs the flag its level is no part of the decision: the flag itself says so, before and after.
+            let flag = flag_of(&fetch(session, &args.number).await?);
+            let before = growth(session, &flag).await;
             let (name, id) = (session.name(Decisions, &args.number)?, args.request.id()?);
             let request = v1::RevertDecisionRequest { name, note: args.note, request_id: id.clone() };
             let decision = session
@@ -103,7 +108,11 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
                     DecisionServiceClient::new(channel).revert_decision(request).await
                 })
                 .await?;
-            resolved(session, &decision)
+            resolved(session, &decision)?;
+            match demotion(key_of(&flag), before, growth(session, &flag).await) {
+                Some(words) => session.say(|page| page.line(Tone::Warn, words)),
+                None => Ok(()),
+            }
         }
         DecisionCommand::Replay { number } => replay(session, &number).await,
     }
@@ -117,6 +126,32 @@ async fn fetch(session: &Session, number: &str) -> Result<v1::Decision, Failure>
             DecisionServiceClient::new(channel).get_decision(request).await
         })
         .await
+}
+
+/// The full name of a decision's flag, which need not be of the session's environment.
+fn flag_of(decision: &v1::Decision) -> String {
+    Name::parse(&decision.name, Decisions)
+        .map_or_else(|_| decision.flag.clone(), |name| Name::format(name.environment, Flags, &decision.flag))
+}
+
+/// The level of growth a flag was given; unspecified when it cannot be read.
+async fn growth(session: &Session, flag: &str) -> v1::AutonomyLevel {
+    let flag = super::flag::fetch(session, flag).await;
+    flag.ok().and_then(|flag| flag.autonomy).map_or(v1::AutonomyLevel::Unspecified, |levels| levels.growth())
+}
+
+/// What taking an autonomous act back cost.
+fn demotion(flag: &str, before: v1::AutonomyLevel, after: v1::AutonomyLevel) -> Option<String> {
+    (after != v1::AutonomyLevel::Unspecified && after < before).then(|| {
+        let short = |level| level_text(level).split(' ').next().unwrap_or_default();
+        format!(
+            "an autonomous act was taken back, so growth of flag {flag} went from {} to {}; give it again with: \
+             featureops autonomy set {flag} --growth {}",
+            level_text(before),
+            level_text(after),
+            short(before)
+        )
+    })
 }
 
 async fn list(
@@ -612,6 +647,20 @@ revert it:    featureops decision revert 12 --note ...  (restores the allocation
 doubt it:     featureops decision explain 12; featureops decision replay 12
 ";
         assert_eq!(page.into_text(), expected);
+    }
+
+    #[test]
+    fn a_revert_that_costs_the_level_says_so_and_the_way_back() {
+        use v1::AutonomyLevel::{A2Recommend, A4Bounded, Unspecified};
+        assert_eq!(flag_of(&decision()), "environments/production/flags/checkout");
+        let words = demotion("checkout", A4Bounded, A2Recommend).unwrap();
+        assert!(words.contains("from A4 bounded to A2 recommend"), "{words}");
+        assert!(words.ends_with("featureops autonomy set checkout --growth A4"), "{words}");
+        for (before, after) in
+            [(A2Recommend, A2Recommend), (A4Bounded, Unspecified), (Unspecified, A2Recommend)]
+        {
+            assert_eq!(demotion("checkout", before, after), None);
+        }
     }
 
     #[test]
