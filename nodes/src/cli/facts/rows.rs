@@ -108,7 +108,19 @@ impl Table {
             return Ok(());
         }
         let known: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-        Err(Failure::usage(format!("there is no column '{column}'; {}", suggestion(column, &known))))
+        let failure =
+            Failure::usage(format!("there is no column '{column}'; {}", suggestion(column, &known)));
+        Err(self.with_delimiter(failure))
+    }
+
+    /// A header that is one column with separators in it was cut by the wrong one.
+    fn with_delimiter(&self, failure: Failure) -> Failure {
+        let [only] = self.columns.as_slice() else { return failure };
+        let known = [(';', "';'"), ('\t', "$'\\t'"), ('|', "'|'"), (',', "','")];
+        match known.iter().find(|(delimiter, _)| only.contains(*delimiter)) {
+            Some((_, shown)) => failure.note(format!("the header is one column; add --delimiter {shown}")),
+            None => failure,
+        }
     }
 
     /// Refuses columns that would silently be ignored: `vlaue` must not become the default value.
@@ -118,11 +130,10 @@ impl Table {
             .iter()
             .find(|column| !known.contains(&column.as_str()) && !column.starts_with("attribute."));
         if let Some(stranger) = stranger {
-            return Err(Failure::usage(format!(
-                "column '{stranger}' is not known; {}",
-                suggestion(stranger, known)
-            ))
-            .note("a column that belongs to the event is named attribute.NAME"));
+            let failure =
+                Failure::usage(format!("column '{stranger}' is not known; {}", suggestion(stranger, known)))
+                    .note("a column that belongs to the event is named attribute.NAME");
+            return Err(self.with_delimiter(failure));
         }
         // JSONL: the same, line by line, as faults of their rows would hide the one cause behind thousands.
         for row in self.rows.iter().flatten() {
@@ -346,6 +357,21 @@ mod tests {
         let failure = table.check_columns(&["unit", "value"]).unwrap_err();
         assert!(failure.message.contains("line 1: field 'unti'"), "{}", failure.message);
         assert!(Table::parse(b"a,a\n1,2\n", Format::Csv, ',').unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn a_header_that_is_cut_by_the_wrong_separator_is_told_which_one_is_right() {
+        for (text, way) in [
+            ("userid;version;retention_1\n1;gate_30;TRUE\n", "add --delimiter ';'"),
+            ("userid\tversion\n1\tgate_30\n", "add --delimiter $'\\t'"),
+        ] {
+            let table = Table::parse(text.as_bytes(), Format::Csv, ',').unwrap();
+            for failure in [table.require_column("userid"), table.check_columns(&["userid"])] {
+                assert!(failure.as_ref().unwrap_err().render().contains(way), "{failure:?}");
+            }
+        }
+        let table = Table::parse(b"unit,version\n1,a\n", Format::Csv, ',').unwrap();
+        assert!(!table.require_column("userid").unwrap_err().render().contains("--delimiter"));
     }
 
     #[test]
