@@ -51,6 +51,14 @@ const STREAMING: &[&str] = &[
     EVENTS,
 ];
 
+/// Those of them whose caller streams.
+const CALLER_STREAMS: &[&str] = &[
+    "/featureops.v1.EvaluationService/EvaluateStream",
+    STREAM_FACTS,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
 /// Methods that bring much at once, and may wait while others go first.
 const BULK: &[&str] = &[
     "/featureops.v1.EnvironmentService/ImportFlags",
@@ -114,8 +122,17 @@ impl Front {
             request.extensions_mut().insert(Arc::clone(&account));
         }
         let allowed = allowed(request.headers(), streams, longest);
+        let in_text = streams && is_web_text(request.headers());
+        if in_text && CALLER_STREAMS.contains(&request.uri().path()) {
+            return one_message_in_text(request.headers());
+        }
         let (parts, body) = request.into_parts();
-        let form = if streams { Form::Messages(longest) } else { Form::Whole };
+        // Text has no frames that could be followed: what may come in it is one message.
+        let form = match (streams, in_text) {
+            (false, _) => Form::Whole,
+            (true, false) => Form::Messages(longest),
+            (true, true) => Form::Slow(longest),
+        };
         let body = meter(body, &account, form);
         let response = self.route(Request::from_parts(parts, body));
         let response = match allowed {
@@ -238,6 +255,21 @@ fn as_flagd(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+fn is_web_text(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc-web-text"))
+}
+
+/// A caller that would stream in base64, which gRPC-web does not know.
+fn one_message_in_text(headers: &HeaderMap) -> Response<Body> {
+    let message = "grpc-web-text cannot stream to the node: send application/grpc-web+proto or gRPC, or one message a call";
+    let mut response = Status::unimplemented(message).into_http();
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    }
+    response
+}
+
 /// The name by which the node was called.
 fn called<B>(request: &Request<B>) -> Option<&str> {
     let named = || request.headers().get(header::HOST)?.to_str().ok();
@@ -347,6 +379,7 @@ mod tests {
                         method.client_streaming() || method.server_streaming(),
                         "{path}"
                     );
+                    assert_eq!(CALLER_STREAMS.contains(&path.as_str()), method.client_streaming(), "{path}");
                     methods += 1;
                 }
             }
