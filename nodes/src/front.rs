@@ -17,6 +17,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use opentelemetry::trace::FutureExt as _;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -105,23 +106,35 @@ impl Front {
         Self { connection: Connection::new(&self.host.budget), ..self.clone() }
     }
 
-    async fn answer(self, mut request: Request<Incoming>, account: Arc<Account>) -> Response<Body> {
-        if let Some(refusal) = self.foreign(&request) {
-            return refusal;
-        }
+    async fn answer(self, request: Request<Incoming>, account: Arc<Account>) -> Response<Outgoing> {
+        let streams = streams(request.uri().path());
+        let allowed = allowed(request.headers(), streams, self.host.limits.request_timeout);
+        // Of a stream the caller's deadline holds to its end; of all else the answer is made at once.
+        let until = allowed.filter(|_| streams).and_then(|allowed| Instant::now().checked_add(allowed));
+        let response = match self.foreign(&request) {
+            Some(refusal) => refusal,
+            None => self.answer_within(allowed, streams, request, &account).await,
+        };
+        Outgoing::of(response, account, until)
+    }
+
+    async fn answer_within(
+        self,
+        allowed: Option<Duration>,
+        streams: bool,
+        mut request: Request<Incoming>,
+        account: &Arc<Account>,
+    ) -> Response<Body> {
         if self.host.fronts.views.named()
             && let Some(called) = called(&request).and_then(|name| self.host.fronts.views.called(name))
         {
             request.extensions_mut().insert(called);
         }
-        let (grpc, path) = (is_grpc(request.headers()), request.uri().path());
-        let (streams, longest) = (streams(path), self.host.limits.request_timeout);
-        let brings_facts = path == STREAM_FACTS;
-        if brings_facts {
+        let (grpc, longest) = (is_grpc(request.headers()), self.host.limits.request_timeout);
+        if request.uri().path() == STREAM_FACTS {
             // Its batches outlive their messages: they wait for the log, on the same account.
-            request.extensions_mut().insert(Arc::clone(&account));
+            request.extensions_mut().insert(Arc::clone(account));
         }
-        let allowed = allowed(request.headers(), streams, longest);
         let in_text = streams && is_web_text(request.headers());
         if in_text && CALLER_STREAMS.contains(&request.uri().path()) {
             return one_message_in_text(request.headers());
@@ -133,7 +146,7 @@ impl Front {
             (true, false) => Form::Messages(longest),
             (true, true) => Form::Slow(longest),
         };
-        let body = meter(body, &account, form);
+        let body = meter(body, account, form);
         let response = self.route(Request::from_parts(parts, body));
         let response = match allowed {
             None => response.await,
@@ -208,12 +221,10 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         if request.version() == Version::HTTP_2 {
             self.connection.call(Arc::clone(&account));
         }
-        let answer = self.clone().answer(request, Arc::clone(&account));
+        let answer = self.clone().answer(request, account);
         match trace {
-            None => Box::pin(async move { Ok(Outgoing::of(answer.await, account)) }),
-            Some(trace) => {
-                Box::pin(async move { Ok(Outgoing::of(answer.with_context(trace).await, account)) })
-            }
+            None => Box::pin(async move { Ok(answer.await) }),
+            Some(trace) => Box::pin(async move { Ok(answer.with_context(trace).await) }),
         }
     }
 }

@@ -20,7 +20,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Response};
 use bytes::Buf;
 use hyper::body::{Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -38,13 +38,16 @@ pub struct Outgoing {
     account: Arc<Account>,
     grpc: bool,
     ended: bool,
+    /// When a stream's caller wants no more of it.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Outgoing {
-    /// The response with its body on the account.
-    pub fn of(response: Response<Body>, account: Arc<Account>) -> Response<Self> {
+    /// The response with its body on the account, and until when it may go on.
+    pub fn of(response: Response<Body>, account: Arc<Account>, until: Option<Instant>) -> Response<Self> {
         let grpc = is_native_grpc(response.headers());
-        response.map(|body| Self { body, rest: Bytes::new(), account, grpc, ended: false })
+        let deadline = until.map(|until| Box::pin(sleep_until(until)));
+        response.map(|body| Self { body, rest: Bytes::new(), account, grpc, ended: false, deadline })
     }
 
     fn piece(&mut self) -> Frame<Piece> {
@@ -79,6 +82,10 @@ impl hyper::body::Body for Outgoing {
         }
         if this.ended {
             return Poll::Ready(None);
+        }
+        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            let message = "the deadline of the call has passed: open the stream again, with a later one or none";
+            return Poll::Ready(Some(this.end(Status::deadline_exceeded(message))));
         }
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,

@@ -20,7 +20,7 @@ use featureops_proto::v1::{
 use prost::Message as _;
 use prost_types::Value;
 use raw::{Peer, Stream, framed, rest};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 use world::{World, checkout, evaluate, metric, outcome, set};
 
@@ -277,4 +277,25 @@ async fn a_stream_in_text_is_refused_and_one_message_in_text_is_not_held_beyond_
         let _ = timeout(PATIENCE, rest(body)).await.expect("in time");
     }
     assert_eq!(held(&world).await, 0);
+}
+
+#[tokio::test]
+async fn a_deadline_also_ends_a_stream_that_has_begun_to_answer() {
+    let world = World::start().await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    let mut peer = Peer::connect(&world).await;
+    let path = "/featureops.v1.EvaluationService/EvaluateStream";
+    let began = Instant::now();
+    let mut stream = peer.open_with(path, &[("grpc-timeout", "700m")]).await;
+    stream.send(framed(&evaluate("checkout", "ada").encode_to_vec()));
+    let body = stream.head().await.unwrap().into_body();
+    let (bytes, status) = timeout(PATIENCE, rest(body)).await.expect("in time").unwrap();
+    assert!(bytes.len() > 5, "it answered before");
+    assert_eq!(status, Some(Code::DeadlineExceeded as i32));
+    assert!(began.elapsed() >= Duration::from_millis(650), "{:?}", began.elapsed());
+    // Without one it goes on.
+    let mut stream = peer.open(path).await;
+    stream.send(framed(&evaluate("checkout", "ada").encode_to_vec()));
+    let body = stream.head().await.unwrap().into_body();
+    assert!(timeout(Duration::from_secs(1), rest(body)).await.is_err());
 }
