@@ -32,7 +32,7 @@ use crate::refusal;
 /// Events of one batch.
 pub const EVENTS_MAX: usize = 4_096;
 /// Bytes of a unit's key.
-pub const UNIT_BYTES_MAX: usize = 1_024;
+pub const UNIT_BYTES_MAX: usize = featureops_evaluation::limits::MAX_UNIT_BYTES;
 /// Bytes of any other key (metric, experiment, variant).
 pub const KEY_BYTES_MAX: usize = 1_024;
 /// Bytes of a producer's name.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use opentelemetry::trace::FutureExt as _;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use crate::fronts::evaluation_v1::EvaluationV1;
 use crate::fronts::evaluation_v2::EvaluationV2;
 use crate::fronts::sse::EVENTS;
 use crate::host::Host;
-use crate::http::{is_grpc, refused};
+use crate::http::{is_grpc, refused, unknown_method};
 use crate::meter::{Form, Metered, meter};
 use crate::outgoing::Outgoing;
 use crate::refusal;
@@ -72,6 +72,7 @@ const STREAM_FACTS: &str = "/featureops.v1.FactService/StreamFacts";
 /// gRPC's codes in a response's headers, as flagd's clients know a request that is too large.
 const OUT_OF_RANGE: HeaderValue = HeaderValue::from_static("11");
 const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
+const UNIMPLEMENTED: HeaderValue = HeaderValue::from_static("12");
 
 /// The evaluation services that are reached without the router.
 #[derive(Clone, Default)]
@@ -150,6 +151,8 @@ impl Front {
         let response = self.route(Request::from_parts(parts, body));
         let response = match allowed {
             None => response.await,
+            // It has passed, whatever could still be answered at once.
+            Some(Duration::ZERO) => late(Duration::ZERO, grpc),
             Some(allowed) => match tokio::time::timeout(allowed, response).await {
                 Ok(response) => response,
                 Err(_) => late(allowed, grpc),
@@ -171,15 +174,29 @@ impl Front {
             (Some(Plain::Own), Some(own), _, _) => own.call(request).await,
             (Some(Plain::V1), _, Some(v1), _) => v1.call(request).await.map(as_flagd),
             (Some(Plain::V2), _, _, Some(v2)) => v2.call(request).await.map(as_flagd),
-            _ => {
-                let request = request.map(axum::body::Body::new);
-                self.router.oneshot(request).await.map(|response| response.map(Body::new))
-            }
+            _ => return self.through_router(request).await,
         };
         match answered {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+
+    async fn through_router(self, request: Request<Metered<Incoming>>) -> Response<Body> {
+        let uri = request.uri().clone();
+        if request.method() != Method::POST && is_method(uri.path()) {
+            return only_post();
+        }
+        let request = request.map(axum::body::Body::new);
+        let Ok(response) = self.router.oneshot(request).await;
+        // A service says no more of a method that it does not have.
+        let headers = response.headers();
+        if headers.get("grpc-status").is_some_and(|code| *code == UNIMPLEMENTED)
+            && headers.get("grpc-message").is_none_or(HeaderValue::is_empty)
+        {
+            return unknown_method(uri.path());
+        }
+        response.map(Body::new)
     }
 
     /// Refuses names that are not loopback: a web page whose own name was made to lead here would otherwise speak to the
@@ -239,21 +256,36 @@ enum Plain {
 
 /// Evaluation over HTTP/2 as gRPC. gRPC-web names itself in the content type and goes through the router.
 fn plain_evaluation<B>(request: &Request<B>) -> Option<Plain> {
+    // What is not one of these goes through the router, which says so.
+    let resolves = |method: &str| method.starts_with("Resolve") || method == "EventStream";
     const OWN: &str = <EvaluationServiceServer<Evaluations> as NamedService>::NAME;
     const V1: &str = <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME;
     const V2: &str = <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME;
     let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes)?;
     if request.version() != Version::HTTP_2
+        || request.method() != Method::POST
         || !matches!(kind, b"application/grpc" | b"application/grpc+proto")
     {
         return None;
     }
-    match request.uri().path().strip_prefix('/')?.split('/').next()? {
-        OWN => Some(Plain::Own),
-        V1 => Some(Plain::V1),
-        V2 => Some(Plain::V2),
+    match request.uri().path().strip_prefix('/')?.split_once('/')? {
+        (OWN, "Evaluate" | "EvaluateAll" | "EvaluateStream" | "Explain") => Some(Plain::Own),
+        (V1, method) if resolves(method) => Some(Plain::V1),
+        (V2, method) if resolves(method) => Some(Plain::V2),
         _ => None,
     }
+}
+
+/// A gRPC method's path: its service has a package.
+fn is_method(path: &str) -> bool {
+    path.split('/').nth(1).is_some_and(|service| service.contains('.'))
+}
+
+fn only_post() -> Response<Body> {
+    let message = "a method of gRPC is asked by POST".to_owned();
+    let mut response = refused(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED".to_owned(), message);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response.map(Body::new)
 }
 
 /// A message that is too large is RESOURCE_EXHAUSTED to flagd's clients.
@@ -401,7 +433,8 @@ mod tests {
     #[test]
     fn only_grpc_over_http2_goes_straight_to_evaluation() {
         let request = |version, path: &str, kind: &str| {
-            let request = Request::builder().version(version).uri(path).header("content-type", kind);
+            let request =
+                Request::post(path).version(version).header("content-type", kind);
             plain_evaluation(&request.body(()).unwrap())
         };
         let path = "/featureops.v1.EvaluationService/Evaluate";
@@ -412,7 +445,25 @@ mod tests {
         assert_eq!(request(Version::HTTP_2, &flagd("v2"), "application/grpc"), Some(Plain::V2));
         assert_eq!(request(Version::HTTP_11, path, "application/grpc"), None);
         assert_eq!(request(Version::HTTP_2, path, "application/grpc-web+proto"), None);
-        for other in ["/featureops.v1.FlagService/GetFlag", "/readyz", &flagd("v3")] {
+        let get = Request::get(path).version(Version::HTTP_2).header("content-type", "application/grpc");
+        assert_eq!(plain_evaluation(&get.body(()).unwrap()), None);
+        let known = [featureops_proto::DESCRIPTORS, crate::flagd::DESCRIPTORS]
+            .map(|bytes| prost_types::FileDescriptorSet::decode(bytes).unwrap());
+        let mut straight = 0;
+        for file in known.iter().flat_map(|set| &set.file) {
+            for service in &file.service {
+                let name = format!("{}.{}", file.package(), service.name());
+                let is_evaluation = name.ends_with(".EvaluationService") || name.starts_with("flagd.evaluation.");
+                for method in service.method.iter().filter(|_| is_evaluation) {
+                    let path = format!("/{name}/{}", method.name());
+                    assert!(request(Version::HTTP_2, &path, "application/grpc").is_some(), "{path}");
+                    straight += 1;
+                }
+            }
+        }
+        assert!(straight > 15, "{straight}");
+        let unknown = "/featureops.v1.EvaluationService/Guess";
+        for other in ["/featureops.v1.FlagService/GetFlag", "/readyz", &flagd("v3"), unknown] {
             assert_eq!(request(Version::HTTP_2, other, "application/grpc"), None, "{other}");
         }
     }

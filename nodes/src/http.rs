@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -209,10 +210,15 @@ pub(crate) fn is_native_grpc(headers: &HeaderMap) -> bool {
     rest.is_some_and(|rest| !rest.starts_with(b"-web"))
 }
 
+/// A method that no service has.
+pub(crate) fn unknown_method(path: &str) -> axum::http::Response<tonic::body::Body> {
+    let message = format!("method '{}' is not known to this release", refusal::clip(path));
+    Status::unimplemented(message).into_http()
+}
+
 async fn nothing_here(uri: Uri, headers: HeaderMap) -> Response {
     if is_grpc(&headers) {
-        let message = format!("method '{}' is not known to this release", refusal::clip(uri.path()));
-        return Status::unimplemented(message).into_http::<Body>();
+        return unknown_method(uri.path()).map(Body::new);
     }
     (
         StatusCode::NOT_FOUND,
@@ -354,7 +360,11 @@ struct Refused {
 }
 
 /// The webhook of an outside monitor. serde_json bounds the depth at 128 levels, the route the bytes.
-async fn alarm(State(host): State<Arc<Host>>, mut headers: HeaderMap, body: Bytes) -> Response {
+async fn alarm(
+    State(host): State<Arc<Host>>,
+    mut headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     // A browser cannot send this type across sites without asking first, so no web page can raise an alarm here.
     let is_json = headers
         .get(header::CONTENT_TYPE)
@@ -363,6 +373,17 @@ async fn alarm(State(host): State<Arc<Host>>, mut headers: HeaderMap, body: Byte
         let message = "send content-type: application/json".to_owned();
         return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT".to_owned(), message);
     }
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("body: has more than {ALARM_BYTES_MAX} bytes");
+            return refused(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE".to_owned(), message);
+        }
+        Err(rejection) => {
+            let message = format!("body: {}", rejection.body_text());
+            return refused(rejection.status(), "INVALID_ARGUMENT".to_owned(), message);
+        }
+    };
     let alarm: Alarm = match serde_json::from_slice(&body) {
         Ok(alarm) => alarm,
         Err(error) => {

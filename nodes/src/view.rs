@@ -4,7 +4,7 @@
 use featureops_evaluation::{Context, Evaluation, Receipt, minute};
 use prost_types::Struct;
 
-use crate::door::{UNIT_BYTES_MAX, unix_minute};
+use crate::door::unix_minute;
 use crate::exposures::Exposed;
 use crate::host::Host;
 use crate::publisher::Published;
@@ -96,10 +96,6 @@ impl<'a> View<'a> {
         else {
             return;
         };
-        // A unit that no outcome could name is no denominator either.
-        if unit.len() > UNIT_BYTES_MAX {
-            return;
-        }
         let exposed = Exposed {
             experiment: assignment.experiment,
             generation: assignment.generation,

@@ -8,6 +8,7 @@
     reason = "a test"
 )]
 
+mod raw;
 mod world;
 
 use axum::body::Body;
@@ -84,6 +85,8 @@ async fn ten_mebibytes_are_refused_and_the_bound_is_named() {
     assert!(refused.message().contains("4194304"), "{}", refused.message());
     let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; (64 << 10) + 1]).await;
     assert_eq!(status, 413);
+    let (_, text) = world.post("/v1/alarms", "application/json", &vec![b' '; (64 << 10) + 1]).await;
+    assert!(text.contains("application/json") && text.contains("TOO_LARGE") && text.contains("65536"), "{text}");
     // The answer may be lost to a client that goes on sending: it then sees a reset, and nothing was raised.
     let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; 10 << 20]).await;
     assert!(status == 413 || status == 0, "{status}");
@@ -180,6 +183,51 @@ async fn unknown_enum_values_and_long_names_are_named_in_the_answer() {
     let refused = world.facts().report_outcomes(many).await.unwrap_err();
     assert!(refused.message().contains("4097"), "{}", refused.message());
     is_alive(&world).await;
+}
+
+#[tokio::test]
+async fn the_straight_way_is_as_strict_as_the_router() {
+    let world = World::start().await;
+    world.run_experiment().await;
+    let message = evaluate("checkout", "ada").encode_to_vec();
+    let mut peer = raw::Peer::connect(&world).await;
+    for service in ["featureops.v1.EvaluationService", "flagd.evaluation.v1.Service", "featureops.v1.FlagService"] {
+        let path = format!("/{service}/Guess");
+        let mut stream = peer.open(&path).await;
+        stream.send_last(&message);
+        let head = stream.head().await.unwrap();
+        assert_eq!(raw::status_of(head.headers()), Some(Code::Unimplemented as i32));
+        let said = head.headers()["grpc-message"].to_str().unwrap();
+        assert!(said.contains("Guess"), "{said}");
+    }
+    let path = "/featureops.v1.EvaluationService/Evaluate";
+    for method in ["GET", "PUT", "DELETE"] {
+        let mut stream = peer.ask(method, path, &[], false).await;
+        stream.send_last(&message);
+        let head = stream.head().await.unwrap();
+        assert_eq!((head.status().as_u16(), &head.headers()["allow"]), (405, &"POST".parse().unwrap()));
+    }
+    for (wished, code) in [("0m", Code::DeadlineExceeded), ("0H", Code::DeadlineExceeded), ("9S", Code::Ok)] {
+        let mut stream = peer.open_with(path, &[("grpc-timeout", wished)]).await;
+        stream.send_last(&message);
+        assert_eq!(stream.status().await, Some(code as i32), "{wished}");
+    }
+}
+
+#[tokio::test]
+async fn a_unit_that_no_fact_could_name_is_in_no_experiment() {
+    let world = World::start().await;
+    world.run_experiment().await;
+    for (bytes, is_in) in [(1_024, true), (1_025, false)] {
+        let unit = "u".repeat(bytes);
+        let answer = world.evaluation().evaluate(evaluate("checkout", &unit)).await.unwrap().into_inner();
+        assert_eq!(answer.propensity_basis_points.is_some(), is_in, "{answer:?}");
+        assert_eq!(!answer.receipt.is_empty(), is_in);
+        let reported = outcomes("shop", bytes as u64, vec![outcome(&unit, 1.0)]);
+        let reply = world.facts().report_outcomes(reported).await.unwrap().into_inner();
+        assert!(is_in || reply.counted == 0, "{reply:?}");
+    }
+    assert_eq!(world.metric("featureops_exposures_implied_total").await, 1);
 }
 
 #[tokio::test]

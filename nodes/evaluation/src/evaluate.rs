@@ -7,7 +7,7 @@
 //!   disabled          -> no value
 //!   rules, in order   -> the first whose conditions all hold: its variant, or its split by bucket
 //!   or targeting      -> the variant it names; null leaves the choice open, what cannot be evaluated is an error
-//!   allocation        -> the arm of the receipt while its generation lives, else the bucket's arm
+//!   allocation        -> (a unit of more than 1,024 bytes: no arm) the arm of the receipt while its generation lives, else the bucket's arm
 //!   default           -> the default variant, or no value
 //! ```
 //!
@@ -25,6 +25,7 @@ use crate::condition::Condition;
 use crate::context::{Context, Seen};
 use crate::explain::{Trace, Untraced, step};
 use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State, find};
+use crate::limits::MAX_UNIT_BYTES;
 use crate::logic::{Asked, Decision};
 use crate::snapshot::Snapshot;
 
@@ -199,7 +200,7 @@ pub(crate) fn walk<'s>(
             Decision::Nothing => {}
         }
     }
-    if let Some(allocation) = &flag.allocation {
+    if let Some(allocation) = flag.allocation.as_ref().filter(|_| counts(context, trace)) {
         if let Some(evaluation) = honour_receipt(flag, allocation, context, trace) {
             return evaluation;
         }
@@ -252,6 +253,18 @@ fn find_bucket(flag: &CompiledFlag, context: &Context<'_>, trace: &mut impl Trac
         None => step("bucket", "the context has no targetingKey, so there is no unit to assign", false),
     });
     bucket
+}
+
+/// Whether a fact could name the unit. One that none can is in no experiment: an arm without a denominator would be shown.
+fn counts(context: &Context<'_>, trace: &mut impl Trace) -> bool {
+    let counts = context.unit().is_none_or(|unit| unit.len() <= MAX_UNIT_BYTES);
+    if !counts {
+        trace.step(|| {
+            let finding = format!("the targetingKey has more than {MAX_UNIT_BYTES} bytes: no fact can name it, so it gets no arm");
+            step("allocation", finding, false)
+        });
+    }
+    counts
 }
 
 /// The receipt's arm, when it is of this experiment and its generation lives.

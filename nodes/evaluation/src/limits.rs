@@ -26,6 +26,8 @@ pub const MAX_ATTRIBUTE_KEYS: usize = 16;
 pub const MAX_FLAG_BYTES: usize = 256 * 1024;
 /// Encoded bytes of a context: what a condition may have to read. The caller checks it, before it evaluates.
 pub const MAX_CONTEXT_BYTES: usize = 64 * 1024;
+/// Bytes of a unit that can be in an experiment: no fact could name a longer one, so its arm would never be counted.
+pub const MAX_UNIT_BYTES: usize = 1_024;
 /// Longest `stale_after_seconds`: 366 days.
 pub const MAX_STALE_AFTER_SECONDS: i64 = 366 * 24 * 60 * 60;
 /// Bytes of a flagd document.
