@@ -67,6 +67,15 @@ const BULK: &[&str] = &[
     "/featureops.v1.FactService/ReportOutcomes",
     STREAM_FACTS,
 ];
+
+/// Methods that hold more than their request: batches that wait for the log, and answers about all flags while they are made.
+const HOLDING: &[&str] = &[
+    STREAM_FACTS,
+    "/featureops.v1.EvaluationService/EvaluateAll",
+    "/flagd.evaluation.v1.Service/ResolveAll",
+    "/ofrep/v1/evaluate/flags",
+    "/ofrep/v1/evaluate/flags/",
+];
 const STREAM_FACTS: &str = "/featureops.v1.FactService/StreamFacts";
 
 /// gRPC's codes in a response's headers, as flagd's clients know a request that is too large.
@@ -132,8 +141,7 @@ impl Front {
             request.extensions_mut().insert(called);
         }
         let (grpc, longest) = (is_grpc(request.headers()), self.host.limits.request_timeout);
-        if request.uri().path() == STREAM_FACTS {
-            // Its batches outlive their messages: they wait for the log, on the same account.
+        if HOLDING.contains(&request.uri().path()) {
             request.extensions_mut().insert(Arc::clone(account));
         }
         let in_text = streams && is_web_text(request.headers());

@@ -35,6 +35,7 @@ pub mod registry;
 pub mod replica;
 pub mod serve;
 pub mod services;
+pub mod slice;
 pub mod status;
 pub mod telemetry;
 pub mod unit_key;

@@ -14,8 +14,8 @@ mod world;
 use std::time::Duration;
 
 use featureops_proto::v1::{
-    FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, StreamFactsResponse, TripFlagRequest, ValueType,
-    metric,
+    Condition, EvaluateAllRequest, FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, Rule, StreamFactsResponse,
+    TripFlagRequest, ValueType, condition, metric, rule,
 };
 use prost::Message as _;
 use prost_types::Value;
@@ -298,4 +298,88 @@ async fn a_deadline_also_ends_a_stream_that_has_begun_to_answer() {
     stream.send(framed(&evaluate("checkout", "ada").encode_to_vec()));
     let body = stream.head().await.unwrap().into_body();
     assert!(timeout(Duration::from_secs(1), rest(body)).await.is_err());
+}
+
+/// Conditions that read all of a long text, and do not hold.
+fn laborious(id: usize) -> Flag {
+    let condition = |n: usize| Condition {
+        attribute: "text".into(),
+        operator: condition::Operator::Contains.into(),
+        values: vec![Value::from(format!("{n:03}y"))],
+    };
+    let rule = |n: usize| Rule {
+        id: format!("r{n}"),
+        conditions: vec![condition(n)],
+        serve: Some(rule::Serve::Variant("on".into())),
+    };
+    let rules = (0..256).map(rule).collect();
+    Flag { name: format!("environments/test/flags/slow-{id:03}"), rules, ..checkout() }
+}
+
+#[tokio::test]
+async fn evaluating_all_flags_keeps_no_one_waiting_and_hears_its_deadline() {
+    let world = World::start().await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    for id in 0..60 {
+        world.flags().set_flag(set(laborious(id))).await.unwrap();
+    }
+    let text = "0".repeat(60_000);
+    let context = world::context(&[("targetingKey", "ada"), ("text", &text)]);
+    let request = || EvaluateAllRequest {
+        environment: "test".into(),
+        context: Some(context.clone()),
+        ..EvaluateAllRequest::default()
+    };
+    // How long all of it takes alone.
+    let began = Instant::now();
+    let all = world.evaluation().evaluate_all(request()).await.unwrap().into_inner().evaluations;
+    let alone = began.elapsed();
+    assert!(all.len() == 61 && all.iter().all(|one| one.variant.as_deref() == Some("off")));
+    assert!(alone > Duration::from_millis(60), "{alone:?} is no labour");
+    let mut busy = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (mut client, request) = (world.evaluation(), request());
+        busy.spawn(async move { client.evaluate_all(request).await.map(drop) });
+    }
+    tokio::task::yield_now().await;
+    let mut waits = Vec::new();
+    let mut other = featureops::rpc::evaluation_service_client::EvaluationServiceClient::new(
+        world::channel(world.node.local_addr()).await,
+    );
+    while busy.try_join_next().is_none() {
+        let asked = Instant::now();
+        other.evaluate(evaluate("checkout", "ada")).await.unwrap();
+        waits.push(asked.elapsed());
+    }
+    let longest = waits.iter().max().unwrap();
+    // One flag of each of eight, and not one walk: that has sixty.
+    assert!(waits.len() > 3 && *longest < alone, "{longest:?} of {} waits, alone {alone:?}", waits.len());
+    busy.shutdown().await;
+    let mut late = tonic::Request::new(request());
+    late.set_timeout(alone / 4);
+    let refused = world.evaluation().evaluate_all(late).await.unwrap_err();
+    assert!(matches!(refused.code(), Code::DeadlineExceeded | Code::Cancelled), "{refused:?}");
+    // flagd's clients and OFREP's take the same walk.
+    let body = format!("{{\"context\":{{\"text\":\"{text}\"}}}}");
+    let bulk = format!(
+        "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nflagd-selector: test\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut bulk = std::pin::pin!(world.http(bulk));
+    let mut between = 0;
+    loop {
+        tokio::select! {
+            biased;
+            (status, text) = &mut bulk => {
+                assert!(status == 200 && text.contains("slow-059"), "{text}");
+                break;
+            }
+            answer = other.evaluate(evaluate("checkout", "ada")) => {
+                answer.unwrap();
+                between += 1;
+            }
+        }
+    }
+    assert!(between > 2, "{between} were served meanwhile");
 }

@@ -176,6 +176,14 @@ impl CompiledFlag {
         self.value_type
     }
 
+    /// How many conditions an evaluation may have to read; a targeting rule counts as many.
+    #[must_use]
+    pub fn conditions_count(&self) -> usize {
+        /// Nodes are not counted when a rule is compiled; most rules have fewer.
+        const TARGETING: usize = 64;
+        self.conditions.len() + if self.targeting.is_some() { TARGETING } else { 0 }
+    }
+
     /// The number of the running experiment, if there is one.
     #[must_use]
     pub fn experiment(&self) -> Option<u32> {

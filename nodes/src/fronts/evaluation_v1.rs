@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use featureops_evaluation::{CompiledFlag, Evaluation};
 use featureops_proto::v1::ValueType;
 use prost_types::value::Kind;
@@ -62,9 +63,10 @@ impl Service for EvaluationV1 {
         let fronts = &self.0.fronts;
         let scope = fronts.scope(headers.as_ref(), &extensions, "").map_err(|fault| bad_selector(&fault))?;
         let attributes = fronts.overlay.over(message.context, headers.as_ref());
-        let published = self.0.publisher.load();
+        let published = Guard::into_inner(self.0.publisher.load());
         let selection = scope.select(&published);
-        let flags = resolve_all(&self.0, &published, &selection, &attributes, any_flag);
+        let asked = (&attributes, &extensions);
+        let flags = resolve_all(&self.0, &published, &selection, asked, any_flag).await?;
         Ok(Response::new(ResolveAllResponse { flags, metadata: selection.metadata(&scope) }))
     }
 

@@ -38,6 +38,7 @@ use crate::fronts::settings::Settings;
 use crate::fronts::sync::Documents;
 use crate::host::Host;
 use crate::publisher::Published;
+use crate::slice::Walk;
 use crate::view::View;
 
 /// Bytes of one request, as flagd bounds it.
@@ -155,18 +156,23 @@ pub fn ask<T>(
 }
 
 /// Evaluates all flags of a selection, by key. An experiment's arm is an exposure only if the experiment says so.
-pub fn resolve_all<T>(
+///
+/// # Errors
+/// There is no room for the answers.
+pub async fn resolve_all<T>(
     host: &Host,
     published: &Published,
     selection: &Selection<'_>,
-    attributes: &Struct,
-    mut take: impl FnMut(&CompiledFlag, &Evaluation<'_>, Option<Struct>) -> Option<T>,
-) -> BTreeMap<String, T> {
+    (attributes, extensions): (&Struct, &Extensions),
+    take: impl Fn(&CompiledFlag, &Evaluation<'_>, Option<Struct>) -> Option<T>,
+) -> Result<BTreeMap<String, T>, Status> {
     let view = View::new(host, published, "");
     // A receipt is verified once: its keys are the cluster's.
     let context = view.context(attributes);
     let whole = Selector::default();
-    let flags = selection.flags().into_iter().filter_map(|(key, flag)| {
+    let mut walk = Walk::new(attributes, extensions);
+    let mut answers = BTreeMap::new();
+    for (key, flag) in selection.flags() {
         let view = view.of(flag.environment());
         let evaluation = evaluate(&published.snapshot, flag.environment(), key, &context, view.now_ms());
         host.observation.evaluated(evaluation.reason);
@@ -174,9 +180,12 @@ pub fn resolve_all<T>(
             view.expose(&context, &evaluation);
         }
         let metadata = metadata(&whole, flag, &view, &context, &evaluation);
-        take(flag, &evaluation, metadata).map(|taken| (key.to_owned(), taken))
-    });
-    flags.collect()
+        if let Some(taken) = take(flag, &evaluation, metadata) {
+            answers.insert(key.to_owned(), taken);
+        }
+        walk.passed(flag, &evaluation).await?;
+    }
+    Ok(answers)
 }
 
 /// The selector, over it the environment's and the flag's metadata, over them what only this node knows: an experiment's

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -19,6 +20,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use featureops_evaluation::{CompiledFlag, Evaluation};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use serde::Serialize;
@@ -135,10 +137,10 @@ async fn all(State(host): State<Arc<Host>>, request: Request) -> Response {
         Ok(asked) => asked,
         Err(refusal) => return refusal.response(None),
     };
-    let published = host.publisher.load();
+    let published = Guard::into_inner(host.publisher.load());
     let selection = asked.scope.select(&published);
-    let flags =
-        resolve_all(&host, &published, &selection, &asked.attributes, |flag, evaluation, metadata| {
+    let written =
+        |flag: &CompiledFlag, evaluation: &Evaluation<'_>, metadata: Option<Struct>| {
             let served = match Outcome::of(evaluation) {
                 Outcome::Served(_, value) if !is_present(value) => Err(Failure::General),
                 Outcome::Served(variant, value) => Ok(Some((variant, value))),
@@ -160,7 +162,16 @@ async fn all(State(host): State<Arc<Host>>, request: Request) -> Response {
                 }
             }
             .ok()
-        });
+        };
+    let attributes = (&asked.attributes, &parts.extensions);
+    let flags = match resolve_all(&host, &published, &selection, attributes, written).await {
+        Ok(flags) => flags,
+        Err(full) => {
+            let details = full.message().to_owned();
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Refusal { status, code: Some("GENERAL"), details }.response(None);
+        }
+    };
     let metadata = selection.metadata(&asked.scope);
     let bulk = Bulk {
         flags: flags.into_values().collect(),

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use featureops_evaluation::limits::MAX_CONTEXT_BYTES;
 use featureops_evaluation::{Context, Evaluation, evaluate, evaluate_all, explain};
 use featureops_proto::v1::{
@@ -25,6 +26,7 @@ use crate::host::Host;
 use crate::refusal::{self, clip};
 use crate::rpc::evaluation_service_server::EvaluationService;
 use crate::services::{Streamed, until_drain};
+use crate::slice::Walk;
 use crate::view::View;
 
 /// Longest key of a flag, in bytes.
@@ -130,21 +132,25 @@ impl EvaluationService for Evaluations {
         &self,
         request: Request<EvaluateAllRequest>,
     ) -> Result<Response<EvaluateAllResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         bounded(request.context.as_ref())?;
-        let published = self.0.publisher.load();
+        // One snapshot for all flags, however long they take.
+        let published = Guard::into_inner(self.0.publisher.load());
         let view = View::new(&self.0, &published, &request.environment);
         let nothing = Struct::default();
-        let context = view.context(request.context.as_ref().unwrap_or(&nothing));
-        let evaluations = evaluate_all(&published.snapshot, view.environment(), &context, view.now_ms());
-        let evaluations = evaluations
-            .map(|(flag, evaluation)| {
-                if view.bulk_exposes(&evaluation) && !request.no_exposure {
-                    view.expose(&context, &evaluation);
-                }
-                response(&view, flag.key(), &context, &evaluation)
-            })
-            .collect();
+        let attributes = request.context.as_ref().unwrap_or(&nothing);
+        let context = view.context(attributes);
+        let mut walk = Walk::new(attributes, &extensions);
+        let mut evaluations = Vec::new();
+        for (flag, evaluation) in
+            evaluate_all(&published.snapshot, view.environment(), &context, view.now_ms())
+        {
+            if view.bulk_exposes(&evaluation) && !request.no_exposure {
+                view.expose(&context, &evaluation);
+            }
+            evaluations.push(response(&view, flag.key(), &context, &evaluation));
+            walk.passed(flag, &evaluation).await?;
+        }
         Ok(Response::new(EvaluateAllResponse { evaluations }))
     }
 
