@@ -10,9 +10,11 @@
 //! A message's bound alone does not help: connections times streams times 4 MiB is more than any machine has.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::refusal::Failure;
 
@@ -69,6 +71,12 @@ pub struct Connection {
     /// Pieces of answers in the hands of HTTP, by the epoch in which they last moved.
     pieces: [AtomicUsize; EPOCHS],
     epoch: AtomicUsize,
+    /// Requests that are not answered to the last byte.
+    open: AtomicUsize,
+    idle_since: Mutex<Instant>,
+    /// It was asked to make room.
+    asked: AtomicBool,
+    leave: Notify,
 }
 
 /// Epochs that are told apart: this one, two that may still move, and one that is too old.
@@ -84,7 +92,28 @@ impl Connection {
             called: Mutex::new(None),
             pieces: std::array::from_fn(|_| AtomicUsize::new(0)),
             epoch: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            idle_since: Mutex::new(Instant::now()),
+            asked: AtomicBool::new(false),
+            leave: Notify::new(),
         })
+    }
+
+    /// Since when it has had nothing to do; none while it has, and once it was asked to leave.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.open.load(Ordering::Relaxed) == 0 && !self.asked.load(Ordering::Relaxed);
+        is_idle.then(|| *self.idle_since.lock())
+    }
+
+    /// Asks it to make room for another.
+    pub(crate) fn ask_to_leave(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+        self.leave.notify_one();
+    }
+
+    /// Waits until it is asked.
+    pub(crate) async fn asked_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// A request was called, whose stream is run next. Only HTTP/2 runs streams: what nobody takes would be held for ever.
@@ -185,6 +214,7 @@ impl Account {
     /// An account that holds nothing yet; `bulk` for facts and imports.
     #[must_use]
     pub fn open(connection: &Arc<Connection>, bulk: bool) -> Arc<Self> {
+        connection.open.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             connection: Arc::clone(connection),
             bulk,
@@ -262,6 +292,9 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.connection.give(*self.came.get_mut(), self.bulk);
+        if self.connection.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.connection.idle_since.lock() = Instant::now();
+        }
     }
 }
 

@@ -31,8 +31,10 @@ pub enum LogFormat {
 /// Bounds of what one node takes on. Each stands for a queue, a map or a buffer somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections served at once; further ones wait in the kernel's backlog.
+    /// Connections served at once; further ones take the place of an idle one, or wait in the kernel's backlog.
     pub connections: usize,
+    /// A connection without a request for so long may be closed when another wants its place. No setting.
+    pub connection_idle: Duration,
     /// Streams in flight on one HTTP/2 connection.
     pub streams_per_connection: u32,
     /// Bytes of one request's headers.
@@ -53,6 +55,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1_024,
+            connection_idle: Duration::from_secs(60),
             streams_per_connection: 256,
             header_bytes: 16 << 10,
             request_bytes: 4 << 20,

@@ -1,8 +1,8 @@
-//! Connections: taken one by one, bounded in number, each served until it ends or the node drains.
+//! Connections: taken one by one, bounded in number, each served until it ends, the node drains, or its place is wanted.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,9 +11,10 @@ use featureops_cluster::environment::{BoxStream, Listener};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::budget::Connection;
 use crate::config::Limits;
 use crate::front::Front;
 use crate::observation::Observation;
@@ -36,6 +37,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// 132 KiB at 50 bytes: two streams or seven may stand still at once, and as many as there are if they are read.
 const STREAM_WINDOW: u32 = 32 << 10;
 const CONNECTION_WINDOW: u32 = 2 << 20;
+/// Time for a connection that makes room to say goodbye.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// While no connection is idle long enough, this often one is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause after the operating system could not hand over a connection (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -51,13 +56,8 @@ pub async fn serve(
     let limits = Arc::new(limits);
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
+    let mut seated = Vec::new();
     loop {
-        // A place first: beyond the bound connections wait in the kernel's backlog, not in this process.
-        let place = tokio::select! {
-            biased;
-            () = drained(&mut drain) => break,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             biased;
             () = drained(&mut drain) => break,
@@ -65,11 +65,19 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
+                // Beyond the bound one waits here, for whom an idle one may have to leave; all others in the kernel's backlog.
+                let place = tokio::select! {
+                    biased;
+                    () = drained(&mut drain) => break,
+                    place = place(&places, &mut seated, limits.connection_idle) => place,
+                };
+                let front = front.connected();
+                seated.push(Arc::downgrade(front.connection()));
                 observation.connections_taken.fetch_add(1, Ordering::Relaxed);
                 let served = connection(
                     Arc::clone(&limits),
                     stream,
-                    front.connected(),
+                    front,
                     drain.clone(),
                     Arc::clone(&observation),
                 );
@@ -89,6 +97,36 @@ pub async fn serve(
     let finished = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(patience, finished).await.is_err() {
         tracing::warn!("requests in flight were cut off: they outlasted the drain");
+    }
+}
+
+/// A place for one more connection: a free one, or that of the connection that has been idle longest.
+async fn place(
+    places: &Arc<Semaphore>,
+    seated: &mut Vec<Weak<Connection>>,
+    idle: Duration,
+) -> Option<OwnedSemaphorePermit> {
+    loop {
+        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            return Some(place);
+        }
+        seated.retain(|connection| connection.strong_count() > 0);
+        let idlest = seated
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter_map(|connection| Some((connection.idle_since()?, connection)))
+            .min_by_key(|(since, _)| *since)
+            .filter(|(since, _)| since.elapsed() >= idle);
+        let patience = match idlest {
+            Some((_, connection)) => {
+                connection.ask_to_leave();
+                LEAVE_TIMEOUT
+            }
+            None => LOOK_AGAIN,
+        };
+        if let Ok(place) = tokio::time::timeout(patience, Arc::clone(places).acquire_owned()).await {
+            return place.ok();
+        }
     }
 }
 
@@ -139,6 +177,11 @@ async fn connection(
     tokio::select! {
         outcome = served.as_mut() => note(outcome),
         () = stuck => tracing::debug!("a connection left an answer lying and was closed"),
+        () = held.asked_to_leave() => {
+            tracing::debug!("an idle connection made room for another");
+            served.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, served).await;
+        }
         () = silence => tracing::debug!("a connection said too little and was closed"),
         () = drained(&mut drain) => {
             if spoke.load(Ordering::Relaxed) {

@@ -383,3 +383,38 @@ async fn evaluating_all_flags_keeps_no_one_waiting_and_hears_its_deadline() {
     }
     assert!(between > 2, "{between} were served meanwhile");
 }
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_politely_and_a_busy_one_stays() {
+    let idle = Duration::from_millis(600);
+    let world = World::start_set(|config| {
+        config.limits.connections = 4;
+        config.limits.connection_idle = idle;
+    })
+    .await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    // The world's own, one with a stream, one that is idle, and one that has just been used.
+    let mut busy = Peer::connect(&world).await;
+    let mut tail = busy.open("/featureops.v1.AdministrationService/TailAudit").await;
+    tail.send_last(&[]);
+    tail.head().await.unwrap();
+    let mut idlest = Peer::connect(&world).await;
+    let message = evaluate("checkout", "ada").encode_to_vec();
+    assert_eq!(asked(&mut idlest, EVALUATE, &message).await.status().await, Some(0));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    let mut recent = Peer::connect(&world).await;
+    let began = Instant::now();
+    let newcomer = timeout(PATIENCE, world.get("/livez"));
+    let (answer, ()) = tokio::join!(newcomer, async {
+        for _ in 0..12 {
+            assert_eq!(asked(&mut recent, EVALUATE, &message).await.status().await, Some(0));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert_eq!(answer.expect("a place in time").0, 200);
+    assert!(began.elapsed() > Duration::from_millis(400), "nobody was idle that long");
+    let goodbye = timeout(PATIENCE, &mut idlest.connection).await.expect("it was closed").unwrap();
+    assert!(goodbye.is_ok(), "{goodbye:?}");
+    assert!(!busy.connection.is_finished() && !recent.connection.is_finished());
+}
