@@ -441,8 +441,7 @@ mod tests {
     #[test]
     fn only_grpc_over_http2_goes_straight_to_evaluation() {
         let request = |version, path: &str, kind: &str| {
-            let request =
-                Request::post(path).version(version).header("content-type", kind);
+            let request = Request::post(path).version(version).header("content-type", kind);
             plain_evaluation(&request.body(()).unwrap())
         };
         let path = "/featureops.v1.EvaluationService/Evaluate";
@@ -461,7 +460,8 @@ mod tests {
         for file in known.iter().flat_map(|set| &set.file) {
             for service in &file.service {
                 let name = format!("{}.{}", file.package(), service.name());
-                let is_evaluation = name.ends_with(".EvaluationService") || name.starts_with("flagd.evaluation.");
+                let is_evaluation =
+                    name.ends_with(".EvaluationService") || name.starts_with("flagd.evaluation.");
                 for method in service.method.iter().filter(|_| is_evaluation) {
                     let path = format!("/{name}/{}", method.name());
                     assert!(request(Version::HTTP_2, &path, "application/grpc").is_some(), "{path}");

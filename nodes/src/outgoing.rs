@@ -84,7 +84,8 @@ impl hyper::body::Body for Outgoing {
             return Poll::Ready(None);
         }
         if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            let message = "the deadline of the call has passed: open the stream again, with a later one or none";
+            let message =
+                "the deadline of the call has passed: open the stream again, with a later one or none";
             return Poll::Ready(Some(this.end(Status::deadline_exceeded(message))));
         }
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -74,13 +74,8 @@ pub async fn serve(
                 let front = front.connected();
                 seated.push(Arc::downgrade(front.connection()));
                 observation.connections_taken.fetch_add(1, Ordering::Relaxed);
-                let served = connection(
-                    Arc::clone(&limits),
-                    stream,
-                    front,
-                    drain.clone(),
-                    Arc::clone(&observation),
-                );
+                let served =
+                    connection(Arc::clone(&limits), stream, front, drain.clone(), Arc::clone(&observation));
                 connections.spawn(async move {
                     served.await;
                     drop(place);

@@ -86,7 +86,10 @@ async fn ten_mebibytes_are_refused_and_the_bound_is_named() {
     let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; (64 << 10) + 1]).await;
     assert_eq!(status, 413);
     let (_, text) = world.post("/v1/alarms", "application/json", &vec![b' '; (64 << 10) + 1]).await;
-    assert!(text.contains("application/json") && text.contains("TOO_LARGE") && text.contains("65536"), "{text}");
+    assert!(
+        text.contains("application/json") && text.contains("TOO_LARGE") && text.contains("65536"),
+        "{text}"
+    );
     // The answer may be lost to a client that goes on sending: it then sees a reset, and nothing was raised.
     let (status, _) = world.post("/v1/alarms", "application/json", &vec![b' '; 10 << 20]).await;
     assert!(status == 413 || status == 0, "{status}");
@@ -191,7 +194,9 @@ async fn the_straight_way_is_as_strict_as_the_router() {
     world.run_experiment().await;
     let message = evaluate("checkout", "ada").encode_to_vec();
     let mut peer = raw::Peer::connect(&world).await;
-    for service in ["featureops.v1.EvaluationService", "flagd.evaluation.v1.Service", "featureops.v1.FlagService"] {
+    for service in
+        ["featureops.v1.EvaluationService", "flagd.evaluation.v1.Service", "featureops.v1.FlagService"]
+    {
         let path = format!("/{service}/Guess");
         let mut stream = peer.open(&path).await;
         stream.send_last(&message);

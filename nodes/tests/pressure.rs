@@ -14,8 +14,8 @@ mod world;
 use std::time::Duration;
 
 use featureops_proto::v1::{
-    Condition, EvaluateAllRequest, FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, Rule, StreamFactsResponse,
-    TripFlagRequest, ValueType, condition, metric, rule,
+    Condition, EvaluateAllRequest, FactBatch, Flag, ListFlagVersionsRequest, ListFlagsRequest, Rule,
+    StreamFactsResponse, TripFlagRequest, ValueType, condition, metric, rule,
 };
 use prost::Message as _;
 use prost_types::Value;
@@ -173,7 +173,8 @@ async fn answers_that_nobody_takes_are_bounded_and_dropped() {
         world.flags().set_flag(set(heavy(id))).await.unwrap();
     }
     for window in [0, 1, 20_000] {
-        let mut peer = Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(window)).await;
+        let mut peer =
+            Peer::connect_with(&world, h2::client::Builder::new().initial_window_size(window)).await;
         let message = list(String::new()).encode_to_vec();
         let mut streams = Vec::new();
         for _ in 0..40 {
@@ -254,8 +255,7 @@ fn in_text(message: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_stream_in_text_is_refused_and_one_message_in_text_is_not_held_beyond_its_answer() {
-    let world =
-        World::start_set(|config| config.limits.request_timeout = Duration::from_secs(1)).await;
+    let world = World::start_set(|config| config.limits.request_timeout = Duration::from_secs(1)).await;
     world.flags().set_flag(set(checkout())).await.unwrap();
     for path in ["/featureops.v1.EvaluationService/EvaluateStream", STREAM_FACTS] {
         let (status, text) = world.post(path, WEB_TEXT, in_text(&[]).as_bytes()).await;

@@ -139,30 +139,29 @@ async fn all(State(host): State<Arc<Host>>, request: Request) -> Response {
     };
     let published = Guard::into_inner(host.publisher.load());
     let selection = asked.scope.select(&published);
-    let written =
-        |flag: &CompiledFlag, evaluation: &Evaluation<'_>, metadata: Option<Struct>| {
-            let served = match Outcome::of(evaluation) {
-                Outcome::Served(_, value) if !is_present(value) => Err(Failure::General),
-                Outcome::Served(variant, value) => Ok(Some((variant, value))),
-                Outcome::CodeDefault | Outcome::Disabled => Ok(None),
-                Outcome::Failed(failure) => Err(failure),
-            };
-            match served {
-                Ok(served) => serde_json::value::to_raw_value(&Success {
-                    key: flag.key(),
-                    reason: outcome::reason(evaluation.reason),
-                    variant: served.map(|(variant, _)| variant),
-                    value: served.map(|(_, value)| Json(value)),
-                    metadata: Object(metadata.as_ref()),
-                }),
-                Err(failure) => {
-                    let (_, code, error_details) = failure.ofrep(flag.key());
-                    let fault = Fault { key: Some(flag.key()), error_code: Some(code), error_details };
-                    serde_json::value::to_raw_value(&fault)
-                }
-            }
-            .ok()
+    let written = |flag: &CompiledFlag, evaluation: &Evaluation<'_>, metadata: Option<Struct>| {
+        let served = match Outcome::of(evaluation) {
+            Outcome::Served(_, value) if !is_present(value) => Err(Failure::General),
+            Outcome::Served(variant, value) => Ok(Some((variant, value))),
+            Outcome::CodeDefault | Outcome::Disabled => Ok(None),
+            Outcome::Failed(failure) => Err(failure),
         };
+        match served {
+            Ok(served) => serde_json::value::to_raw_value(&Success {
+                key: flag.key(),
+                reason: outcome::reason(evaluation.reason),
+                variant: served.map(|(variant, _)| variant),
+                value: served.map(|(_, value)| Json(value)),
+                metadata: Object(metadata.as_ref()),
+            }),
+            Err(failure) => {
+                let (_, code, error_details) = failure.ofrep(flag.key());
+                let fault = Fault { key: Some(flag.key()), error_code: Some(code), error_details };
+                serde_json::value::to_raw_value(&fault)
+            }
+        }
+        .ok()
+    };
     let attributes = (&asked.attributes, &parts.extensions);
     let flags = match resolve_all(&host, &published, &selection, attributes, written).await {
         Ok(flags) => flags,
