@@ -419,7 +419,7 @@ prop_compose! {
 
 prop_compose! {
     fn document()(
-        flags in prop::collection::btree_map("[a-zA-Z0-9._:-]{1,12}", flag_json(), 0..5),
+        flags in prop::collection::btree_map("[a-zA-Z0-9._:-]{0,11}[a-zA-Z0-9_:-]", flag_json(), 0..5),
         evaluators in prop::collection::btree_map("[a-z]{1,5}", object(), 1..3),
         with_evaluators in any::<bool>(),
         metadata in prop::option::of(metadata()),
