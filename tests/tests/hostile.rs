@@ -393,8 +393,13 @@ fn sequences() {
                 environment: ENVIRONMENT.into(),
                 producer: producer.into(),
                 sequence,
-                // No running experiment uses it after a moment: nothing here may count.
-                outcomes: vec![Outcome { metric: "nothing".into(), unit: unit.into(), ..Outcome::default() }],
+                // So old that nothing here may count; yet only the log can say so, and remembers that it did.
+                outcomes: vec![Outcome {
+                    metric: "orders".into(),
+                    unit: unit.into(),
+                    event_time: Some(prost_types::Timestamp { seconds: 60, nanos: 0 }),
+                    ..Outcome::default()
+                }],
             };
             let mut facts = facts.clone();
             async move { facts.report_outcomes(request).await.map(tonic::Response::into_inner) }
