@@ -28,6 +28,7 @@ mod invariant;
 mod ledger;
 mod metrics;
 mod oversight;
+mod prerequisites;
 mod producers;
 mod requests;
 mod snapshot;

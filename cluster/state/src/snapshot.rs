@@ -146,6 +146,7 @@ impl State {
             }
         }
         for flag in records::<FlagRecord>(find("flags")?)? {
+            state.dependents.insert(&flag);
             state.flags.insert(key(&flag.environment, &flag.flag), Arc::new(flag));
         }
         for history in records::<FlagHistoryRecord>(find("histories")?)? {

@@ -13,6 +13,7 @@ use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::decisions::Decisions;
 use crate::ledger::{Ledger, Strata, Waiting};
+use crate::prerequisites::Dependents;
 use crate::producers::Producers;
 use crate::requests::Requests;
 
@@ -74,6 +75,8 @@ pub struct State {
     /// Those that were ever set.
     pub(crate) environments: BTreeMap<String, Arc<EnvironmentRecord>>,
     pub(crate) flags: BTreeMap<Key, Arc<FlagRecord>>,
+    /// Derived from `flags`.
+    pub(crate) dependents: Dependents,
     pub(crate) histories: BTreeMap<Key, Arc<FlagHistoryRecord>>,
     pub(crate) metrics: BTreeMap<Key, Arc<MetricRecord>>,
     /// Keys by number; numbers begin at 1.
@@ -175,7 +178,10 @@ impl State {
         while let Some(before) = self.before.pop() {
             match before {
                 Before::Flag(key, record) => {
-                    self.flags.insert(key, record);
+                    if let Some(written) = self.flags.insert(key, Arc::clone(&record)) {
+                        self.dependents.remove(&written);
+                    }
+                    self.dependents.insert(&record);
                 }
                 Before::Experiment(number, record) => {
                     self.experiments.insert(number, record);

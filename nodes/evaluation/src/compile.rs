@@ -17,6 +17,7 @@ use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant, fi
 use crate::limits;
 use crate::logic::{self, Generation, Program, Target};
 use crate::murmur::Murmur3;
+use crate::prerequisite;
 use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
 use crate::size::check_size;
 
@@ -47,6 +48,8 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
     let safe = named(&variants, flag.safe_variant.as_deref(), "safe_variant")?;
     let mut conditions = Conditions::default();
     let rules = rules(flag, &variants, &mut conditions)?;
+    let forced = prerequisite::forced(flag, &variants)?;
+    let prerequisites = prerequisite::prerequisites(flag, name)?;
     let generation = Generation::of(environment.fractional());
     let (targeting, issues) = targeting(flag, environment, &variants)?;
     if let Some(issue) = issues.into_iter().next()
@@ -64,6 +67,8 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         update_ms: update_ms(flag),
         face: 0,
         value_type,
+        forced,
+        prerequisites,
         rules,
         targeting,
         conditions: conditions.all.into(),
@@ -218,7 +223,7 @@ fn variants(flag: &v1::Flag) -> Outcome<(ValueType, Box<[Variant]>)> {
     Ok((value_type, variants))
 }
 
-fn check_name(path: impl Fn() -> String, name: &str) -> Outcome<()> {
+pub(crate) fn check_name(path: impl Fn() -> String, name: &str) -> Outcome<()> {
     if name.is_empty() || name.len() > limits::MAX_NAME_BYTES || name.chars().any(char::is_control) {
         let max = limits::MAX_NAME_BYTES;
         return refused(path(), name, format_args!("must have 1 to {max} bytes and no control characters"));
@@ -237,7 +242,7 @@ const fn type_name(value_type: ValueType) -> &'static str {
 }
 
 /// The index of a variant.
-fn index_of(variants: &[Variant], name: &str, path: impl Fn() -> String) -> Outcome<u16> {
+pub(crate) fn index_of(variants: &[Variant], name: &str, path: impl Fn() -> String) -> Outcome<u16> {
     match find(variants, name) {
         Some(index) => Ok(index),
         None => {

@@ -5,6 +5,8 @@
 //!   tripped           -> safe variant          over everything below, for everybody
 //!   state too old     -> safe variant
 //!   disabled          -> no value
+//!   forced            -> the unit's own variant, which is no assignment
+//!   prerequisites     -> one that does not hold: the default variant, or no value
 //!   rules, in order   -> the first whose conditions all hold: its variant, or its split by bucket
 //!   or targeting      -> the variant it names; null leaves the choice open, what cannot be evaluated is an error
 //!   allocation        -> (a unit of more than 1,024 bytes: no arm) the arm of the receipt while its generation lives, else the bucket's arm
@@ -27,6 +29,7 @@ use crate::explain::{Trace, Untraced, step};
 use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State, find};
 use crate::limits::MAX_UNIT_BYTES;
 use crate::logic::{Asked, Decision};
+use crate::prerequisite::{self, hold};
 use crate::snapshot::Snapshot;
 
 /// The answer. It borrows from the snapshot.
@@ -125,37 +128,54 @@ pub(crate) fn type_of(value: &Value) -> ValueType {
     }
 }
 
-/// The present: by the caller's clock, and as the age of the state.
+/// The present: all flags, the caller's clock, and the age of the state by it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
+pub(crate) struct Now<'s> {
+    pub(crate) snapshot: &'s Snapshot,
     ms: i64,
     age_ms: i64,
 }
 
-impl Now {
-    pub(crate) fn of(snapshot: &Snapshot, now_ms: i64) -> Self {
-        Self { ms: now_ms, age_ms: snapshot.age_ms(now_ms) }
+impl<'s> Now<'s> {
+    pub(crate) fn of(snapshot: &'s Snapshot, now_ms: i64) -> Self {
+        Self { snapshot, ms: now_ms, age_ms: snapshot.age_ms(now_ms) }
     }
 }
 
 pub(crate) fn walk<'s>(
     flag: &'s CompiledFlag,
     context: &Context<'_>,
-    now: Now,
+    now: Now<'s>,
     trace: &mut impl Trace,
 ) -> Evaluation<'s> {
+    match before_prerequisites(flag, context, now, trace) {
+        Some(evaluation) => evaluation,
+        None if flag.prerequisites.is_empty() || hold(flag, context, now, trace) => {
+            after_prerequisites(flag, context, now, trace)
+        }
+        None => serve_default(flag, trace),
+    }
+}
+
+/// What stands over prerequisites: the flag's state, the state's age, and forced units.
+pub(crate) fn before_prerequisites<'s>(
+    flag: &'s CompiledFlag,
+    context: &Context<'_>,
+    now: Now<'s>,
+    trace: &mut impl Trace,
+) -> Option<Evaluation<'s>> {
     match flag.state {
         State::Unusable => {
             trace.step(|| step("flag", "its definition does not compile", false));
-            return Evaluation::error(EvaluationError::General, flag.flag_version);
+            return Some(Evaluation::error(EvaluationError::General, flag.flag_version));
         }
         State::Archived => {
             trace.step(|| step("flag", "archived: as if it did not exist", false));
-            return Evaluation::error(EvaluationError::FlagNotFound, flag.flag_version);
+            return Some(Evaluation::error(EvaluationError::FlagNotFound, flag.flag_version));
         }
         State::Tripped => {
             trace.step(|| step("trip", "tripped: everybody is served the safe variant", true));
-            return serve(flag, flag.safe, Reason::Tripped, trace);
+            return Some(serve(flag, flag.safe, Reason::Tripped, trace));
         }
         State::Disabled | State::Serving => {}
     }
@@ -164,13 +184,28 @@ pub(crate) fn walk<'s>(
         let stale = age_ms > limit_ms;
         trace.step(|| step("age", format!("state is {age_ms} ms old, limit {limit_ms} ms"), stale));
         if stale {
-            return serve(flag, flag.safe, Reason::Stale, trace);
+            return Some(serve(flag, flag.safe, Reason::Stale, trace));
         }
     }
     if flag.state == State::Disabled {
         trace.step(|| step("flag", "disabled: the code default is used", true));
-        return Evaluation::nothing(Reason::Disabled, flag.flag_version);
+        return Some(Evaluation::nothing(Reason::Disabled, flag.flag_version));
     }
+    if flag.forced.is_empty() {
+        return None;
+    }
+    let variant = prerequisite::forced_for(flag, context.unit()?)?;
+    trace.step(|| step("forced", "this unit is forced to a variant", true));
+    Some(serve(flag, Some(variant), Reason::TargetingMatch, trace))
+}
+
+/// Rules or targeting, the allocation, the default.
+pub(crate) fn after_prerequisites<'s>(
+    flag: &'s CompiledFlag,
+    context: &Context<'_>,
+    now: Now<'s>,
+    trace: &mut impl Trace,
+) -> Evaluation<'s> {
     let mut conditions = flag.conditions.as_ref();
     let mut kept = [None; KEPT];
     for rule in &flag.rules {
@@ -320,7 +355,7 @@ fn serve_arm<'s>(
     }
 }
 
-fn serve_default<'s>(flag: &'s CompiledFlag, trace: &mut impl Trace) -> Evaluation<'s> {
+pub(crate) fn serve_default<'s>(flag: &'s CompiledFlag, trace: &mut impl Trace) -> Evaluation<'s> {
     trace.step(|| {
         let finding =
             if flag.default.is_some() { "the default variant" } else { "none: the code default is used" };

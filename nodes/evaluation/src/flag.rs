@@ -30,6 +30,10 @@ pub struct CompiledFlag {
     pub(crate) variants: Box<[Variant]>,
     pub(crate) default: Option<u16>,
     pub(crate) safe: Option<u16>,
+    /// The unit's variant, over all that follows; sorted by unit.
+    pub(crate) forced: Box<[Forced]>,
+    /// All must hold, or the default is served.
+    pub(crate) prerequisites: Box<[Prerequisite]>,
     pub(crate) rules: Box<[Rule]>,
     /// Of all rules, in their order: side by side in memory, for they are read one after the other.
     pub(crate) conditions: Box<[Condition]>,
@@ -65,6 +69,21 @@ pub(crate) struct Variant {
 pub(crate) fn find(variants: &[Variant], name: &str) -> Option<u16> {
     // At most 64 variants.
     variants.binary_search_by(|variant| variant.name.as_ref().cmp(name)).ok().map(|index| index as u16)
+}
+
+/// A unit that gets a variant because somebody said so.
+#[derive(Debug)]
+pub(crate) struct Forced {
+    pub(crate) unit: Box<str>,
+    pub(crate) variant: u16,
+}
+
+/// What another flag of the environment must serve.
+#[derive(Debug)]
+pub(crate) struct Prerequisite {
+    pub(crate) flag: Box<str>,
+    /// One of these.
+    pub(crate) variants: Box<[Box<str>]>,
 }
 
 #[derive(Debug)]
@@ -117,6 +136,8 @@ impl CompiledFlag {
             variants: Box::default(),
             default: None,
             safe: None,
+            forced: Box::default(),
+            prerequisites: Box::default(),
             rules: Box::default(),
             conditions: Box::default(),
             attributes: Box::default(),
@@ -184,6 +205,11 @@ impl CompiledFlag {
         self.conditions.len() + if self.targeting.is_some() { TARGETING } else { 0 }
     }
 
+    /// The flags that it rests on, by id.
+    pub fn prerequisites(&self) -> impl Iterator<Item = &str> {
+        self.prerequisites.iter().map(|prerequisite| prerequisite.flag.as_ref())
+    }
+
     /// The number of the running experiment, if there is one.
     #[must_use]
     pub fn experiment(&self) -> Option<u32> {
@@ -204,7 +230,10 @@ impl CompiledFlag {
 
     /// Whether every unit gets the default at any time, so that clients may cache it until they hear of a change.
     pub(crate) fn is_static(&self) -> bool {
-        self.rules.is_empty()
+        self.forced.is_empty()
+            // Another flag's change is not told as soon as a client may ask again.
+            && self.prerequisites.is_empty()
+            && self.rules.is_empty()
             && self.targeting.is_none()
             && self.allocation.is_none()
             && self.stale_after_ms.is_none()

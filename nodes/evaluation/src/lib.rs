@@ -24,6 +24,7 @@ pub mod logic;
 pub mod minute;
 mod murmur;
 mod number;
+mod prerequisite;
 mod receipt;
 mod refusal;
 mod size;

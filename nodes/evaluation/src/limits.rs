@@ -14,6 +14,16 @@ pub const MAX_SPLIT: usize = 128;
 pub const MAX_RUNS: usize = 128;
 /// Arms of an allocation.
 pub const MAX_ARMS: usize = 32;
+/// Prerequisites of a flag.
+pub const MAX_PREREQUISITES: usize = 16;
+/// Links from a flag to the farthest that it rests on.
+pub const MAX_PREREQUISITE_LEVELS: usize = 16;
+/// Other flags that one evaluation looks at, each once. What it does not come to counts as not holding.
+pub const MAX_PREREQUISITE_FLAGS: usize = 256;
+/// Units of a flag that are forced to a variant.
+pub const MAX_FORCED: usize = 1_000;
+/// Bytes of a forced unit.
+pub const MAX_UNIT_BYTES: usize = 512;
 /// Levels of a variant's value: a scalar has one, `{"a": 1}` two.
 pub const MAX_DEPTH: usize = 32;
 /// Bytes of a variant's name or a rule's id.

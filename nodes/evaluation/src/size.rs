@@ -16,6 +16,11 @@ pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<()> {
         bytes += key.len() + weigh(value, 1, &|| format!("metadata[{key}]"))?;
     }
     bytes += flag.tags.iter().map(|tag| tag.len() + 16).sum::<usize>();
+    for prerequisite in &flag.prerequisites {
+        let variants = prerequisite.variants.iter().map(|variant| variant.len() + 16);
+        bytes += 16 + prerequisite.flag.len() + variants.sum::<usize>();
+    }
+    bytes += flag.forced.iter().map(|(unit, variant)| unit.len() + variant.len() + 16).sum::<usize>();
     for (name, value) in &flag.variants {
         bytes += name.len() + weigh(value, 1, &|| format!("variants[{name}]"))?;
     }

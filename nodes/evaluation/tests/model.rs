@@ -37,13 +37,33 @@ fn answer_of(evaluation: &Evaluation<'_>) -> Answer {
     }
 }
 
-fn model(
-    flag: &v1::Flag,
+/// What all flags of a model are evaluated with.
+struct Asked<'a> {
+    flags: &'a [v1::Flag],
     version: FractionalVersion,
-    context: &Struct,
-    receipt: Option<&Receipt>,
+    context: &'a Struct,
+    receipt: Option<&'a Receipt>,
     age_ms: i64,
-) -> Answer {
+}
+
+/// What the flag of a key serves, in the environment of all flags.
+fn model_of(key: &str, asked: &Asked<'_>) -> Answer {
+    let name = format!("environments/{ENVIRONMENT}/flags/{key}");
+    match asked.flags.iter().find(|flag| flag.name == name) {
+        Some(flag) => model(flag, key, asked),
+        None => Answer {
+            variant: None,
+            value: None,
+            reason: Reason::Error,
+            error: Some(EvaluationError::FlagNotFound),
+            bucket: None,
+            arm: None,
+        },
+    }
+}
+
+fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
+    let &Asked { version, context, receipt, age_ms, .. } = asked;
     let say = |variant: Option<&String>, reason| Answer {
         variant: variant.cloned(),
         value: variant.map(|name| flag.variants[name].clone()),
@@ -68,18 +88,32 @@ fn model(
         Some(Kind::StringValue(unit)) if !unit.is_empty() => Some(unit),
         _ => None,
     };
-    let bucket = unit.map(|unit| {
+    let bucket = unit.as_ref().map(|unit| {
         // Texts here are shorter than 24 bytes, so that a head is one byte.
         let text = |text: &str| [&[0x60 + text.len() as u8], text.as_bytes()].concat();
         let hash = naive_hash(&match version {
-            FractionalVersion::FractionalVersion3 => [vec![0x82], text(FLAG), text(&unit)].concat(),
-            _ => format!("{FLAG}{unit}").into_bytes(),
+            FractionalVersion::FractionalVersion3 => [vec![0x82], text(key), text(unit)].concat(),
+            _ => format!("{key}{unit}").into_bytes(),
         });
         (u128::from(hash) * 10_000 / (1 << 32)) as u32
     });
-    let varies = !flag.rules.is_empty() || flag.allocation.is_some() || flag.stale_after_seconds > 0;
+    let varies = !flag.rules.is_empty()
+        || flag.allocation.is_some()
+        || flag.stale_after_seconds > 0
+        || !flag.prerequisites.is_empty()
+        || !flag.forced.is_empty();
     let reason = if varies || flag.default_variant.is_none() { Reason::Default } else { Reason::Static };
     let default = say(flag.default_variant.as_ref(), reason);
+
+    if let Some(forced) = unit.as_ref().and_then(|unit| flag.forced.get(unit)) {
+        return say(Some(forced), Reason::TargetingMatch);
+    }
+    for prerequisite in &flag.prerequisites {
+        let served = model_of(&prerequisite.flag, asked).variant;
+        if !served.is_some_and(|served| prerequisite.variants.contains(&served)) {
+            return default;
+        }
+    }
 
     let matching = flag.rules.iter().find(|rule| !rule.conditions.iter().any(|c| !naive_holds(c, context)));
     match matching.and_then(|rule| rule.serve.as_ref()) {
@@ -224,15 +258,16 @@ proptest! {
 
     #[test]
     fn evaluation_agrees_with_the_naive_model_and_with_its_explanation(
-        flag in generated::flag(),
+        flags in generated::family(),
         attributes in generated::context(),
         receipt in prop::option::of(receipt()),
         age_ms in prop::sample::select(vec![-1_000_000i64, 0, 10_000, 10_001, 60_001]),
         version in prop::sample::select(vec![FractionalVersion::Unspecified, FractionalVersion::FractionalVersion3]),
     ) {
         let environment = v1::Environment { fractional: version.into(), ..v1::Environment::default() };
-        let compiled = compile(&flag, &environment).unwrap();
-        let snapshot = Snapshot::empty().apply([compiled], 1, LOG_TIME_MS);
+        let flag = flags[0].clone();
+        let compiled = || flags.iter().map(|flag| compile(flag, &environment).unwrap());
+        let snapshot = Snapshot::empty().apply(compiled(), 1, LOG_TIME_MS);
         let now_ms = LOG_TIME_MS + age_ms;
         let mut context = Context::new(&attributes);
         let key = Key::new(3, [5; 16]).unwrap();
@@ -244,13 +279,15 @@ proptest! {
             honoured = Some(receipt);
         }
         let evaluation = evaluate(&snapshot, ENVIRONMENT, FLAG, &context, now_ms);
-        prop_assert_eq!(answer_of(&evaluation), model(&flag, version, &attributes, honoured, age_ms.max(0)));
+        let asked =
+            Asked { flags: &flags, version, context: &attributes, receipt: honoured, age_ms: age_ms.max(0) };
+        prop_assert_eq!(answer_of(&evaluation), model_of(FLAG, &asked));
         prop_assert_eq!(evaluation.flag_version, flag.flag_version);
         prop_assert_eq!(evaluation.variant.is_some(), evaluation.value.is_some());
         prop_assert_eq!(evaluation.error.is_some(), evaluation.reason == Reason::Error);
 
-        // Determinism: again, and from another snapshot of the same flag.
-        let other = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, LOG_TIME_MS);
+        // Determinism: again, and from another snapshot of the same flags, put in the other way round.
+        let other = Snapshot::empty().apply(compiled().collect::<Vec<_>>().into_iter().rev(), 1, LOG_TIME_MS);
         prop_assert_eq!(evaluate(&other, ENVIRONMENT, FLAG, &context, now_ms), evaluation);
 
         let explanation = explain(&snapshot, ENVIRONMENT, FLAG, &context, now_ms);
@@ -279,12 +316,14 @@ proptest! {
 
     #[test]
     fn static_means_the_same_for_everybody_at_any_time(
-        flag in generated::flag(),
+        flags in generated::family(),
         one in generated::context(),
         other in generated::context(),
         age_ms in 0i64..100_000,
     ) {
-        let snapshot = Snapshot::empty().apply([compile(&flag, &v1::Environment::default()).unwrap()], 1, LOG_TIME_MS);
+        let environment = v1::Environment::default();
+        let compiled = flags.iter().map(|flag| compile(flag, &environment).unwrap());
+        let snapshot = Snapshot::empty().apply(compiled, 1, LOG_TIME_MS);
         let first = evaluate(&snapshot, ENVIRONMENT, FLAG, &Context::new(&one), LOG_TIME_MS);
         if first.reason == Reason::Static {
             let second = evaluate(&snapshot, ENVIRONMENT, FLAG, &Context::new(&other), LOG_TIME_MS + age_ms);

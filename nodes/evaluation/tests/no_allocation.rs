@@ -65,13 +65,12 @@ fn an_evaluation_allocates_nothing() {
     let unit_key = UnitKey::new([6; 16]);
     let mut reasons = std::collections::BTreeMap::new();
     for _ in 0..4_000 {
-        let flag = generated::flag().new_tree(&mut runner).unwrap().current();
+        let flags = generated::family().new_tree(&mut runner).unwrap().current();
+        let flag = &flags[0];
         let attributes = generated::context().new_tree(&mut runner).unwrap().current();
-        let snapshot = Snapshot::empty().apply(
-            [compile(&flag, &featureops_proto::v1::Environment::default()).unwrap()],
-            1,
-            0,
-        );
+        let environment = featureops_proto::v1::Environment::default();
+        let compiled = flags.iter().map(|flag| compile(flag, &environment).unwrap());
+        let snapshot = Snapshot::empty().apply(compiled, 1, 0);
         let generation = flag.allocation.as_ref().map_or(1, |allocation| allocation.generation);
         let receipt = Receipt {
             experiment: generated::EXPERIMENT,

@@ -19,6 +19,7 @@ use crate::environments::{
     MAX_METADATA_BYTES, MAX_REPEATED_IDS, MAX_SOURCE_BYTES, etag, generation,
 };
 use crate::flags::{Change, check_etag, parse};
+use crate::prerequisites::Written;
 use crate::state::{Before, Key, MAX_FLAGS, key};
 
 /// What an import will do, once all of it was checked.
@@ -82,16 +83,11 @@ impl State {
                 let record = FlagRecord { environment, flag, create_ms: ctx.now_ms, ..FlagRecord::default() };
                 self.flags.insert(key.clone(), Arc::new(record));
             }
-            if let Some(record) = self.flag_mut(&key) {
-                record.definition = Some(definition);
-                record.archived = false;
-            }
+            self.define(&key, Some(definition));
             touched.extend(self.flag_written(ctx, &key, Change::Import, String::new(), effects).touched);
         }
         for key in plan.archived {
-            if let Some(record) = self.flag_mut(&key) {
-                record.archived = true;
-            }
+            self.define(&key, None);
             touched.extend(self.flag_written(ctx, &key, Change::Archive, String::new(), effects).touched);
         }
         let detail = format!(
@@ -181,8 +177,30 @@ impl State {
                     plan.archived.push(key.clone());
                 }
             }
+            self.keep_rested_on(environment, &mut plan);
+        }
+        let written = written(self, environment, &plan);
+        for (key, definition) in &plan.changed {
+            written.check(&key.1, definition).map_err(|refusal| of_flag(key, refusal))?;
         }
         Ok(plan)
+    }
+
+    /// A flag that another rests on is not archived under it.
+    fn keep_rested_on(&self, environment: &str, plan: &mut Plan) {
+        loop {
+            let kept: BTreeSet<Key> = {
+                let written = written(self, environment, plan);
+                let rested_on = |key: &&Key| written.dependents(&key.1).next().is_some();
+                plan.archived.iter().filter(rested_on).cloned().collect()
+            };
+            if kept.is_empty() {
+                break;
+            }
+            plan.archived.retain(|key| !kept.contains(key));
+            plan.kept.extend(kept.into_iter().map(|key| key.1));
+        }
+        plan.kept.sort();
     }
 
     fn write_environment(
@@ -280,6 +298,13 @@ impl State {
             ..named(id)
         })
     }
+}
+
+/// The environment's flags as the import will leave them.
+fn written<'a>(state: &'a State, environment: &'a str, plan: &'a Plan) -> Written<'a> {
+    let changed = plan.changed.iter().map(|(key, definition)| (key.1.as_str(), Some(definition)));
+    let archived = plan.archived.iter().map(|key| (key.1.as_str(), None));
+    Written::new(state, environment, changed.chain(archived))
 }
 
 /// An environment as it is before anything is said of it.

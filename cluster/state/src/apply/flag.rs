@@ -31,6 +31,7 @@ impl State {
             Some(record) => {
                 check_etag(&c.etag, &etag(record))?;
                 self.check_holds_experiment(ctx, &key, record, &definition)?;
+                self.check_prerequisites(&key, &definition)?;
             }
             None if !c.etag.is_empty() => {
                 return refuse(
@@ -49,15 +50,13 @@ impl State {
                 );
             }
             None => {
+                self.check_prerequisites(&key, &definition)?;
                 let (environment, flag) = key.clone();
                 let record = FlagRecord { environment, flag, create_ms: ctx.now_ms, ..FlagRecord::default() };
                 self.flags.insert(key.clone(), Arc::new(record));
             }
         }
-        if let Some(record) = self.flag_mut(&key) {
-            record.definition = Some(definition);
-            record.archived = false;
-        }
+        self.define(&key, Some(definition));
         Ok(self.flag_written(ctx, &key, Change::Set, String::new(), effects))
     }
 
@@ -78,9 +77,8 @@ impl State {
                 return refuse(ErrorCode::WrongState, "name", &c.name, message);
             }
         }
-        if let Some(record) = self.flag_mut(&key) {
-            record.archived = true;
-        }
+        self.check_unnamed(&key, &c.name)?;
+        self.define(&key, None);
         Ok(self.flag_written(ctx, &key, Change::Archive, String::new(), effects))
     }
 
@@ -108,10 +106,8 @@ impl State {
             return refuse(ErrorCode::NotFound, "to_version", c.to_version, message);
         };
         self.check_holds_experiment(ctx, &key, record, &definition)?;
-        if let Some(record) = self.flag_mut(&key) {
-            record.definition = Some(definition);
-            record.archived = false;
-        }
+        self.check_prerequisites(&key, &definition)?;
+        self.define(&key, Some(definition));
         let detail = format!("to version {}", c.to_version);
         Ok(self.flag_written(ctx, &key, Change::Revert, detail, effects))
     }
@@ -241,6 +237,8 @@ pub(super) fn checked(flag: &Flag) -> Result<Flag, Refusal> {
         metadata: flag.metadata.clone(),
         purpose: flag.purpose,
         imported: flag.imported,
+        prerequisites: flag.prerequisites.clone(),
+        forced: flag.forced.clone(),
         ..Flag::default()
     })
 }

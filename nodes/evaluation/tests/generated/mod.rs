@@ -209,6 +209,37 @@ fn names(count: usize) -> Vec<String> {
     ["a", "b", "c", "d"].iter().take(count).map(|name| (*name).to_owned()).collect()
 }
 
+prop_compose! {
+    /// Flags that rest on those after them, the first under [`FLAG`], with forced units.
+    pub fn family()(
+        flags in vec(definition(), 4),
+        links in vec((0usize..4, 1usize..4, vec(prop::sample::select(names(4)), 1..4)), 0..8),
+        gone in prop::bool::weighted(0.05),
+        forced in vec((0usize..4, text(), 0usize..4), 0..6),
+    ) -> Vec<v1::Flag> {
+        let mut flags = flags;
+        for (from, step, variants) in links {
+            let to = if gone { "gone".to_owned() } else { key_of(from + step) };
+            if from + step < flags.len() && flags[from].prerequisites.iter().all(|p| p.flag != to) {
+                flags[from].prerequisites.push(v1::Prerequisite { flag: to, variants });
+            }
+        }
+        for (at, unit, variant) in forced.into_iter().filter(|(_, unit, _)| !unit.is_empty()) {
+            let variant = names(4)[variant % flags[at].variants.len()].clone();
+            flags[at].forced.insert(unit, variant);
+        }
+        for (at, flag) in flags.iter_mut().enumerate() {
+            flag.name = format!("environments/{ENVIRONMENT}/flags/{}", key_of(at));
+        }
+        flags
+    }
+}
+
+/// The keys of a family.
+pub fn key_of(at: usize) -> String {
+    if at == 0 { FLAG.to_owned() } else { format!("f{at}") }
+}
+
 /// A definition that compiles.
 pub fn flag() -> impl Strategy<Value = v1::Flag> {
     definition()
