@@ -8,8 +8,8 @@ use crate::limits;
 use crate::number::is_lossless;
 use crate::refusal::{Outcome, refused};
 
-/// Bounds the definition's bytes, and the depth and numbers of every value.
-pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<()> {
+/// Bounds the definition's bytes, and the depth and numbers of every value. Says how many bytes there are.
+pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<usize> {
     let mut bytes = flag.description.len() + flag.owner.len();
     bytes += flag.targeting.len();
     for (key, value) in flag.metadata.iter().flat_map(|metadata| &metadata.fields) {
@@ -45,7 +45,7 @@ pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<()> {
             format_args!("a definition has at most {max} bytes; shorten lists or values"),
         );
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// A value's bytes: its text, and 16 for every value in it.

@@ -259,6 +259,47 @@ fn suite(flags: usize, contexts: usize, generation: v1::FractionalVersion) -> Js
     json!({"document": export_for_sync(&all, &environment), "cases": cases})
 }
 
+/// Flags that rest on each other, and forced units, as [`suite`] does it. In the third generation another flag's bucket
+/// cannot be said, so those that others rest on have none there.
+fn families(families: usize, contexts: usize, generation: v1::FractionalVersion) -> Json {
+    let mut runner = TestRunner::deterministic();
+    let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
+    let (mut all, mut cases) = (Vec::new(), Vec::new());
+    for nth in 0..families {
+        let given = (generated::family(), prop::collection::vec(generated::context(), contexts));
+        let (mut flags, contexts) = given.new_tree(&mut runner).unwrap().current();
+        let renamed = |key: &str| format!("family-{nth}-{key}");
+        for (at, flag) in flags.iter_mut().enumerate() {
+            flag.name = format!("environments/{ENVIRONMENT}/flags/{}", renamed(&generated::key_of(at)));
+            flag.prerequisites.iter_mut().for_each(|p| p.flag = renamed(&p.flag));
+            flag.archived &= at > 0;
+            if at > 0 && generation == v1::FractionalVersion::FractionalVersion3 {
+                flag.allocation = None;
+                flag.rules.retain(|rule| matches!(rule.serve, Some(rule::Serve::Variant(_))));
+            }
+        }
+        let compiled = flags.iter().map(|flag| compile(flag, &environment).unwrap());
+        let snapshot = Snapshot::empty().apply(compiled, 1, 0);
+        let key = renamed(generated::FLAG);
+        let value_type = match flags[0].r#type() {
+            v1::ValueType::Boolean => "boolean",
+            v1::ValueType::String => "string",
+            v1::ValueType::Number => "float",
+            _ => "object",
+        };
+        for context in contexts {
+            let Some(json) = context_json(&context) else { continue };
+            if json["targetingKey"].as_str().is_some_and(|unit| !unit.is_ascii()) {
+                continue;
+            }
+            let variant = evaluate(&snapshot, ENVIRONMENT, &key, &Context::new(&context), 0).variant;
+            cases.push(json!({"flag": key, "type": value_type, "context": json, "variant": variant}));
+        }
+        all.append(&mut flags);
+    }
+    json!({"document": export_for_sync(&all, &environment), "cases": cases})
+}
+
 fn clients(script: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients").join(script)
 }
@@ -346,6 +387,8 @@ fn the_python_engine_serves_what_the_server_serves() {
     run(&conditions(), "exported_conditions_python.json", &mut command(), &[]);
     let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion3);
     run(&drawn, "exported_v3.json", &mut command(), &[]);
+    let families = families(300, 20, v1::FractionalVersion::FractionalVersion3);
+    run(&families, "exported_families_v3.json", &mut command(), &[]);
 }
 
 #[test]
@@ -362,6 +405,8 @@ fn the_node_engine_serves_what_the_server_serves() {
     run(&conditions(), "exported_conditions_node.json", &mut command(), &[&modules]);
     let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion2);
     run(&drawn, "exported_v2.json", &mut command(), &[&modules]);
+    let families = families(300, 20, v1::FractionalVersion::FractionalVersion2);
+    run(&families, "exported_families_v2.json", &mut command(), &[&modules]);
 }
 
 /// The cases are worth their time: every reason and many answers occur among them.
@@ -414,4 +459,171 @@ proptest! {
             prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
         }
     }
+
+    /// Flags that rest on others, and forced units: compiled away, they mean the same.
+    #[test]
+    fn our_own_engine_serves_what_prerequisites_and_forced_units_serve(
+        flags in generated::family(),
+        contexts in prop::collection::vec(generated::context(), 1..8),
+    ) {
+        let flags: Vec<v1::Flag> =
+            flags.into_iter().map(|flag| v1::Flag { stale_after_seconds: 0, ..flag }).collect();
+        let environment = v1::Environment::default();
+        let document = export(&flags, &environment).to_string();
+        let imported = import(&document, ENVIRONMENT, &environment).unwrap();
+        prop_assert_eq!(&imported.warnings, &vec![]);
+        let all = |flags: &[v1::Flag]| {
+            let compiled = flags.iter().map(|flag| compile(flag, &environment).unwrap());
+            Snapshot::empty().apply(compiled, 1, 0)
+        };
+        let (native, foreign) = (all(&flags), all(&imported.flags));
+        for context in &contexts {
+            let mut attributes = context.clone();
+            attributes.fields.remove("targetingKey");
+            if context_json(&attributes).is_none() {
+                continue;
+            }
+            let serve = |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), 0).variant;
+            prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
+        }
+    }
+}
+
+/// Another flag's targeting is evaluated under its own key, also where a bucket is asked or a shared rule.
+#[test]
+fn another_flags_targeting_is_put_in_as_it_is_evaluated_there() {
+    let environment = v1::Environment {
+        evaluators: [("halves".to_owned(), r#"{"fractional":[["on",50],["off",50]]}"#.to_owned())].into(),
+        ..v1::Environment::default()
+    };
+    let rules = [
+        r#"{"if":[{"==":[{"var":"plan"},"pro"]},"on",{"fractional":[["on",1],["off",3]]}]}"#,
+        r#"{"$ref":"halves"}"#,
+        r#"{"fractional":[{"var":"email"},["on",50],["off",50]]}"#,
+        r#"{"fractional":[{"cat":[{"var":"$flagd.flagKey"},{"var":"email"}]},["on",50],["off",50]]}"#,
+        r#"{"if":[{"in":["new",{"var":"$flagd.flagKey"}]},"on","off"]}"#,
+        r#"{"if":[{"some":[{"var":"groups"},{"==":[{"var":""},"beta"]}]},"on"]}"#,
+        r#"{"==":[{"var":"plan"},"pro"]}"#,
+        "null",
+    ];
+    for (rule, default) in
+        rules.iter().flat_map(|rule| [(rule, None), (rule, Some("on")), (rule, Some("off"))])
+    {
+        let other = v1::Flag {
+            name: format!("environments/{ENVIRONMENT}/flags/new-cart"),
+            r#type: v1::ValueType::String.into(),
+            variants: ["off", "on", "true", "false"].map(|name| (name.to_owned(), name.into())).into(),
+            default_variant: default.map(str::to_owned),
+            targeting: (*rule).to_owned(),
+            imported: true,
+            ..v1::Flag::default()
+        };
+        let named = ["on", "true"].map(str::to_owned).to_vec();
+        let resting = v1::Flag {
+            prerequisites: vec![v1::Prerequisite { flag: "new-cart".to_owned(), variants: named }],
+            rules: vec![self::rule(vec![], variant("on"))],
+            ..flag()
+        };
+        let flags = [resting, other];
+        let all = |flags: &[v1::Flag]| {
+            let compiled = flags.iter().map(|flag| compile(flag, &environment).unwrap());
+            Snapshot::empty().apply(compiled, 1, 0)
+        };
+        let native = all(&flags);
+        for document in [export(&flags, &environment), export_for_sync(&flags, &environment)] {
+            let imported = import(&document.to_string(), ENVIRONMENT, &environment).unwrap();
+            let foreign = all(&imported.flags);
+            for at in 0..60 {
+                let mut fields = BTreeMap::from([("age".to_owned(), number(1.0))]);
+                let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
+                if at % 5 > 0 {
+                    put("targetingKey", Value::from(format!("user-{at}")));
+                }
+                if at % 3 > 0 {
+                    put("email", Value::from(format!("{at}@example.com")));
+                }
+                put("plan", Value::from(if at % 2 > 0 { "pro" } else { "free" }));
+                put("groups", Value::from(vec![Value::from(if at % 7 > 3 { "beta" } else { "x" })]));
+                let context = Struct { fields };
+                let serve = |s| evaluate(s, ENVIRONMENT, "checkout", &Context::new(&context), 0).variant;
+                assert_eq!(serve(&native), serve(&foreign), "{rule} {default:?} {context:?}\n{document}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_flags_bucket_counts_as_not_served_where_it_cannot_be_said() {
+    let other = |rules, allocation| v1::Flag {
+        name: "environments/production/flags/other".to_owned(),
+        rules,
+        allocation,
+        ..flag()
+    };
+    let resting = v1::Flag {
+        prerequisites: vec![v1::Prerequisite { flag: "other".to_owned(), variants: vec!["on".to_owned()] }],
+        rules: vec![rule(vec![], variant("on"))],
+        ..flag()
+    };
+    let targeting = |other: v1::Flag, generation: v1::FractionalVersion| {
+        let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
+        export(&[resting.clone(), other], &environment)["flags"]["checkout"]["targeting"].clone()
+    };
+    let (second, third) =
+        (v1::FractionalVersion::FractionalVersion2, v1::FractionalVersion::FractionalVersion3);
+    let own = json!({"if": [true, "on"]});
+    let unit = json!({"var": "targetingKey"});
+    let there = json!({"and": [{"starts_with": [unit, ""]}, {"!==": [unit, ""]}]});
+    let bucket =
+        json!({"fractional": [{"cat": ["other", unit]}, ["no", 3_000], ["yes", 1_500], ["no", 5_500]]});
+    let holds = json!({"if": [there, {"===": [bucket, "yes"]}, false]});
+    assert_eq!(targeting(other(vec![], Some(allocation())), second), json!({"if": [holds, own]}));
+    assert_eq!(targeting(other(vec![], Some(allocation())), third), Json::Null);
+    // Where every stretch is the same, nobody asks for the bucket.
+    let all = vec![rule(vec![], split(&[("on", 10_000)]))];
+    assert_eq!(targeting(other(all, None), third), json!({"if": [{"if": [there, true, false]}, own]}));
+    assert_eq!(targeting(other(vec![rule(vec![], variant("on"))], None), third), own);
+}
+
+/// A deep chain stays within what readers take, and what does not fit counts as not served.
+#[test]
+fn levels_and_bytes_of_what_is_put_in_are_bounded() {
+    let id = |at: usize| if at == 0 { "checkout".to_owned() } else { format!("f{at}") };
+    let german = || condition("country", Operator::Equals, [Value::from("DE")]);
+    let link = |at: usize, below: Vec<String>| v1::Flag {
+        name: format!("environments/{ENVIRONMENT}/flags/{}", id(at)),
+        prerequisites: below
+            .into_iter()
+            .map(|flag| v1::Prerequisite { flag, variants: vec!["on".to_owned()] })
+            .collect(),
+        rules: vec![rule(vec![german()], split(&[("on", 9_999), ("off", 1)]))],
+        ..flag()
+    };
+    let environment = v1::Environment::default();
+    let chain: Vec<v1::Flag> =
+        (0..=16).map(|at| link(at, if at < 16 { vec![id(at + 1)] } else { vec![] })).collect();
+    let document = export(&chain, &environment).to_string();
+    let imported = import(&document, ENVIRONMENT, &environment).unwrap();
+    assert_eq!(imported.warnings, []);
+    let foreign =
+        Snapshot::empty().apply(imported.flags.iter().map(|f| compile(f, &environment).unwrap()), 1, 0);
+    let context = |country: &str| Struct {
+        fields: [("targetingKey", "ada"), ("country", country)]
+            .map(|(key, value)| (key.to_owned(), Value::from(value)))
+            .into(),
+    };
+    let serve =
+        |country| evaluate(&foreign, ENVIRONMENT, "checkout", &Context::new(&context(country)), 0).variant;
+    assert_eq!((serve("DE"), serve("FR")), (Some("on"), Some("off")));
+
+    // Sixteen on each of sixteen levels: more ways than fit.
+    let place = |level: usize, at: usize| if level == 0 { 0 } else { (level - 1) * 16 + at + 1 };
+    let mut web = vec![link(0, (0..16).map(|at| id(place(1, at))).collect())];
+    for level in 1..=15 {
+        let below =
+            |_| if level < 15 { (0..16).map(|at| id(place(level + 1, at))).collect() } else { vec![] };
+        web.extend((0..16).map(|at| link(place(level, at), below(at))));
+    }
+    let written = export(&web, &environment)["flags"]["checkout"].clone();
+    assert_eq!(written.get("targeting"), None, "its default");
 }

@@ -108,13 +108,18 @@ fn export(host: &Host, scope: &Scope, published: &Published) -> String {
         let form = SyncForm::of(&shared);
         let mut after = String::new();
         loop {
-            let page = host.replica.read(|state| state.flags(environment, &after, READ_MAX, false));
+            let (page, below) = host.replica.read(|state| {
+                let page = state.flags(environment, &after, READ_MAX, false);
+                let below = state.rested_on(environment, &page);
+                (page, below)
+            });
+            let others = |id: &str| below.get(id);
             for flag in &page {
                 let Some(id) = id(flag) else { continue };
                 // Another environment's flag may stand over it, or the selector leave it out. One that State has and the
                 // publication not yet comes with the next.
                 let seen = selection.find(id).is_some_and(|seen| seen.environment() == environment);
-                if let Some(written) = seen.then(|| form.flag(flag)).flatten() {
+                if let Some(written) = seen.then(|| form.flag(flag, &others)).flatten() {
                     let comma = if document.ends_with('{') { "" } else { "," };
                     document.push_str(&format!("{comma}{}:{written}", serde_json::Value::from(id)));
                 }

@@ -16,6 +16,7 @@
 //! | disabled | `DISABLED`, with all it has |
 //! | targeting, then an experiment | the allocation where targeting gives null |
 //! | rules, splits, an allocation | as [`super::rules`] says |
+//! | forced units, prerequisites | put before the rule, as [`super::prerequisites`] says |
 //! | a safe variant, staleness, owner, tags, description | no word for them |
 
 use std::collections::BTreeMap;
@@ -26,14 +27,19 @@ use prost_types::Struct;
 use prost_types::value::Kind;
 use serde_json::{Map, Value as Json, json};
 
-use super::{rules, value};
+use super::{prerequisites, rules, value};
 use crate::limits;
+
+/// Finds another flag of the environment, by its id.
+pub type Others<'f> = &'f dyn Fn(&str) -> Option<&'f v1::Flag>;
 
 /// The document of an environment's flags, shared rules and metadata apart.
 #[must_use]
 pub fn export(flags: &[v1::Flag], environment: &v1::Environment) -> Json {
     let mut document = Map::new();
-    document.insert("flags".to_owned(), written(flags, |flag| Some(definition(flag, rule_of(flag)?))));
+    let form = SyncForm::of(environment);
+    let write = |flag: &v1::Flag, others: Others<'_>| Some(definition(flag, rule_of(flag, &form, others)?));
+    document.insert("flags".to_owned(), written(flags, write));
     if !environment.evaluators.is_empty() {
         let rules = environment.evaluators.iter().map(|(name, text)| (name.clone(), parsed(text))).collect();
         document.insert("$evaluators".to_owned(), Json::Object(rules));
@@ -48,12 +54,17 @@ pub fn export(flags: &[v1::Flag], environment: &v1::Environment) -> Json {
 #[must_use]
 pub fn export_for_sync(flags: &[v1::Flag], environment: &v1::Environment) -> Json {
     let form = SyncForm::of(environment);
-    json!({ "flags": written(flags, |flag| form.flag(flag)) })
+    json!({ "flags": written(flags, |flag, others| form.flag(flag, others)) })
 }
 
-fn written(flags: &[v1::Flag], write: impl Fn(&v1::Flag) -> Option<Json>) -> Json {
-    let key = |flag: &v1::Flag| Some(Name::parse(&flag.name, Collection::Flags).ok()?.id.to_owned());
-    let entry = |flag| Some((key(flag)?, write(flag)?));
+fn written(flags: &[v1::Flag], write: impl Fn(&v1::Flag, Others<'_>) -> Option<Json>) -> Json {
+    fn key(flag: &v1::Flag) -> Option<&str> {
+        Some(Name::parse(&flag.name, Collection::Flags).ok()?.id)
+    }
+    let by_key: BTreeMap<&str, &v1::Flag> =
+        flags.iter().filter_map(|flag| Some((key(flag)?, flag))).collect();
+    let find = |id: &str| by_key.get(id).copied();
+    let entry = |flag| Some((key(flag)?.to_owned(), write(flag, &find)?));
     Json::Object(flags.iter().filter_map(entry).collect())
 }
 
@@ -85,15 +96,24 @@ impl<'e> SyncForm<'e> {
         self.source
     }
 
+    pub(super) const fn environment(&self) -> &'e v1::Environment {
+        self.environment
+    }
+
+    /// Puts shared rules where they are named, within their bounds.
+    pub(super) fn put_in(&self, rule: &mut Json) {
+        self.expand(rule, &mut Expansion { room: limits::MAX_TARGETING_BYTES, open: Vec::new() }, 1);
+    }
+
     /// The flag's definition, without its key. `None` for an archived flag and one without variants.
     #[must_use]
-    pub fn flag(&self, flag: &v1::Flag) -> Option<Json> {
+    pub fn flag(&self, flag: &v1::Flag, others: Others<'_>) -> Option<Json> {
         if flag.variants.is_empty() {
             return None;
         }
-        let mut rule = rule_of(flag)?;
+        let mut rule = rule_of(flag, self, others)?;
         if let Some(rule) = &mut rule {
-            self.expand(rule, &mut Expansion { room: limits::MAX_TARGETING_BYTES, open: Vec::new() }, 1);
+            self.put_in(rule);
         }
         let mut definition = definition(flag, rule);
         let fields = definition.as_object_mut()?;
@@ -177,25 +197,29 @@ fn definition(flag: &v1::Flag, targeting: Option<Json>) -> Json {
 
 /// What varies: `None` for an archived flag, `Some(None)` for one that has a single answer.
 #[allow(clippy::option_option, reason = "a flag may be absent, and a flag may have no rule")]
-fn rule_of(flag: &v1::Flag) -> Option<Option<Json>> {
+fn rule_of(flag: &v1::Flag, form: &SyncForm<'_>, others: Others<'_>) -> Option<Option<Json>> {
     if flag.archived {
         return None;
     }
     if flag.trip.is_some() {
         return Some(None);
     }
+    Some(prerequisites::under(flag, own_rule(flag), form, others))
+}
+
+fn own_rule(flag: &v1::Flag) -> Option<Json> {
     if flag.targeting.is_empty() {
-        return Some(rules::targeting(flag));
+        return rules::targeting(flag);
     }
     let targeting = parsed(&flag.targeting);
-    Some(Some(match flag.allocation.as_ref().map(rules::allocation) {
+    Some(match flag.allocation.as_ref().map(rules::allocation) {
         // Evaluated twice, and the same both times: a context does not change within an evaluation.
         Some(allocation) => json!({ "if": [{ "===": [targeting, null] }, allocation, targeting] }),
         None => targeting,
-    }))
+    })
 }
 
 /// A rule's JSON. Text that is none, which no door lets in, is written as a string: no client serves a variant for it.
-fn parsed(text: &str) -> Json {
+pub(super) fn parsed(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_else(|_| Json::from(text))
 }

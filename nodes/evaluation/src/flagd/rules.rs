@@ -96,7 +96,7 @@ fn broken() -> Json {
 }
 
 /// `None` when it always holds.
-fn all(mut conditions: Vec<Json>) -> Option<Json> {
+pub(super) fn all(mut conditions: Vec<Json>) -> Option<Json> {
     match conditions.len() {
         0 | 1 => conditions.pop(),
         _ => Some(json!({ "and": conditions })),
@@ -104,7 +104,7 @@ fn all(mut conditions: Vec<Json>) -> Option<Json> {
 }
 
 /// `None` when the condition is not well formed.
-fn condition(given: &v1::Condition) -> Option<Json> {
+pub(super) fn condition(given: &v1::Condition) -> Option<Json> {
     let x = attribute(&given.attribute);
     let first = given.values.first();
     Some(match given.operator() {
@@ -154,7 +154,7 @@ fn look_up(path: &str) -> Json {
     if path.contains('.') { json!({ "var": [path, null] }) } else { json!({ "var": path }) }
 }
 
-fn not(condition: Json) -> Json {
+pub(super) fn not(condition: Json) -> Json {
     json!({ "!": [condition] })
 }
 
