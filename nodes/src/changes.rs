@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use featureops_evaluation::{CompiledFlag, Snapshot};
 use featureops_proto::v1::{Environment, Flag, Trip};
 use prost::Message as _;
 use xxhash_rust::xxh3::xxh3_64;
@@ -128,6 +129,52 @@ pub fn face(flag: Flag, shared: Shared) -> u64 {
         bytes.extend_from_slice(&shared.evaluators.to_le_bytes());
     }
     xxh3_64(&bytes).max(1)
+}
+
+/// Makes what a flag rests on a part of its face, so that a change of that is a change of the flag: clients that evaluate by
+/// themselves hold it compiled in, and others hold its answer. `looked` are the faces of `flags`, one by one; what was not
+/// looked at has the face that it had before.
+pub fn settle(flags: &[CompiledFlag], looked: &mut [Looked], before: &Snapshot) {
+    if flags.iter().all(|flag| flag.prerequisites().next().is_none()) {
+        return;
+    }
+    let places = flags.iter().enumerate().map(|(at, flag)| ((flag.environment(), flag.key()), at)).collect();
+    let mut settling = Settling { flags, looked, before, places, done: vec![false; flags.len()] };
+    for at in 0..flags.len() {
+        settling.face(at);
+    }
+}
+
+struct Settling<'a> {
+    flags: &'a [CompiledFlag],
+    looked: &'a mut [Looked],
+    before: &'a Snapshot,
+    places: BTreeMap<(&'a str, &'a str), usize>,
+    done: Vec<bool>,
+}
+
+impl Settling<'_> {
+    /// The face of a flag under those it rests on. The fold bounds the levels; a circle ends where it began.
+    fn face(&mut self, at: usize) -> u64 {
+        let (Some(flag), Some(looked)) = (self.flags.get(at), self.looked.get(at)) else { return 0 };
+        let own = looked.face;
+        if own == 0 || std::mem::replace(self.done.get_mut(at).unwrap_or(&mut true), true) {
+            return own;
+        }
+        let mut bytes = own.to_le_bytes().to_vec();
+        for other in flag.prerequisites() {
+            let face = match self.places.get(&(flag.environment(), other)) {
+                Some(place) => self.face(*place),
+                None => self.before.get(flag.environment(), other).map_or(0, CompiledFlag::face),
+            };
+            bytes.extend_from_slice(&face.to_le_bytes());
+        }
+        let face = if bytes.len() > size_of::<u64>() { xxh3_64(&bytes).max(1) } else { own };
+        if let Some(looked) = self.looked.get_mut(at) {
+            looked.face = face;
+        }
+        face
+    }
 }
 
 /// A flag as one publication read it.

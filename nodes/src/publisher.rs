@@ -9,7 +9,8 @@
 //! Effects are hints to look again, so what is published is always State as it is then, never an effect's content: two
 //! changes of one flag cost one compilation. The position that is claimed is the one that came with the effects, not the
 //! one State has by now: State may be at an entry before the entry's effects are noted. Positions never go back. A start and a snapshot install mark everything
-//! dirty. A flag is compiled against its environment, so a change of that makes all its flags dirty. The sink only fills a set and rings a bell: apply never waits for a compilation.
+//! dirty. A flag is compiled against its environment, so a change of that makes all its flags dirty; and whoever rests on a
+//! flag is dirty with it. The sink only fills a set and rings a bell: apply never waits for a compilation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -232,7 +233,10 @@ impl Publisher {
         } else {
             seen.receipt_keys.into()
         };
-        let snapshot = before.snapshot.apply(seen.flags, seen.position, seen.log_time_ms);
+        changes::settle(&seen.flags, &mut seen.looked, &before.snapshot);
+        let flags =
+            seen.flags.into_iter().zip(&seen.looked).map(|(flag, looked)| flag.with_face(looked.face));
+        let snapshot = before.snapshot.apply(flags, seen.position, seen.log_time_ms);
         let position = snapshot.position();
         let unit_key_id = seen.unit_key_id;
         self.current.store(Arc::new(Published { snapshot, registry, receipt_keys, unit_key_id }));
@@ -266,13 +270,14 @@ impl Publisher {
         let environment = known.map_or_else(|| name.environment.into(), |last| Arc::clone(&last.environment));
         let (shared, key) = (registry.shared(name.environment), name.id.into());
         let face = changes::face(flag, shared);
-        seen.flags.push(compiled.with_face(face));
+        seen.flags.push(compiled);
         seen.looked.push(Looked { environment, flag: key, face });
     }
 
     fn read_dirty(&self, source: &dyn Source, dirty: &Dirty, registry: &mut Registry) -> Seen {
         let mut seen = Seen::default();
         let mut flags = Vec::new();
+        let mut whole = dirty.environments.clone();
         source.with(&mut |state| {
             note_clock(&mut seen, state);
             for environment in &dirty.environments {
@@ -290,12 +295,20 @@ impl Publisher {
                 }
                 seen.experiments.push(experiment);
             }
+            // Who rests on a flag changes with it.
+            for (environment, id) in named.clone() {
+                let resting = state.resting_on(&environment, &id).into_iter();
+                named.extend(resting.map(|id| (environment.clone(), id)));
+            }
+            if named.len() > DIRTY_MAX {
+                whole.extend(named.iter().map(|(environment, _)| environment.clone()));
+            }
             for (environment, id) in &named {
                 // The first flag of an environment that was never set brings it, with its defaults.
                 if registry.environment(environment).is_none() {
                     registry.put_environment(state.environment(environment));
                 }
-                if !dirty.environments.contains(environment) {
+                if !whole.contains(environment) {
                     flags.extend(state.flag(environment, id));
                 }
             }
@@ -303,7 +316,7 @@ impl Publisher {
         for flag in flags {
             self.take(flag, registry, &mut seen);
         }
-        for environment in &dirty.environments {
+        for environment in &whole {
             self.read_flags(source, environment, registry, &mut seen);
         }
         seen
@@ -542,6 +555,48 @@ mod tests {
         publisher.republish();
         publisher.publish(&held);
         assert_eq!(told(&publisher, place), []);
+    }
+
+    #[test]
+    fn who_rests_on_a_flag_changes_with_it_however_far_up() {
+        let (held, publisher, mut step) = furnished();
+        let resting = |id: &str, other: &str| {
+            let prerequisite = featureops_proto::v1::Prerequisite {
+                flag: other.to_owned(),
+                variants: vec!["on".to_owned()],
+            };
+            set(Flag { prerequisites: vec![prerequisite], ..flag(id) })
+        };
+        // "c" rests on "b", which rests on "a".
+        step(&held, &publisher, resting("b", "a"));
+        step(&held, &publisher, resting("c", "b"));
+        let mut place = publisher.changes_since(0).latest;
+        let mut hear = |ids: &[&str]| {
+            let expected: Vec<_> = ids.iter().map(|id| ((*id).to_owned(), "update")).collect();
+            assert_eq!(told(&publisher, place), expected);
+            place = publisher.changes_since(place).latest;
+        };
+        let before = Arc::clone(&publisher.load());
+        step(&held, &publisher, set(Flag { disabled: true, ..flag("a") }));
+        hear(&["a", "b", "c"]);
+        // Those who compare publications hear of them too.
+        let now = Arc::clone(&publisher.load());
+        let changed = now.snapshot.changed_since(&before.snapshot, "p");
+        let faces = changed.filter(|flag| {
+            before.snapshot.get("p", flag.key()).is_some_and(|before| before.face() != flag.face())
+        });
+        assert_eq!(faces.count(), 3);
+        let reason = "smoke".to_owned();
+        let trip = featureops_proto::log::TripFlag { name: flag("a").name, reason, ..Default::default() };
+        step(&held, &publisher, Command::TripFlag(trip));
+        hear(&["a", "b", "c"]);
+        step(&held, &publisher, set(Flag { description: "new".into(), ..flag("b") }));
+        hear(&["b", "c"]);
+        step(&held, &publisher, set(Flag { disabled: true, ..flag("a") }));
+        hear(&["a"]);
+        publisher.republish();
+        publisher.publish(&held);
+        hear(&[]);
     }
 
     /// Every node does this within the time a write waits for, so it must not grow with the flags.
