@@ -1,9 +1,10 @@
-//! `flag get|list|set|archive|explain|history|revert`, and the way to `flag import|export|test|lint`.
+//! `flag get|list|set|archive|explain|history|revert`, and the way to `flag force|unforce|import|export|test|lint`.
 
 mod definition;
 mod definitions;
 mod document;
 mod findings;
+mod forced;
 mod lint;
 mod shadow;
 mod table;
@@ -65,6 +66,11 @@ pub enum FlagCommand {
         #[command(flatten)]
         write: WriteArgs,
     },
+    /// Serve a unit one variant, whatever the flag's rules, prerequisites and experiment say: for trying out. It is no
+    /// assignment and counts in no experiment. Units are kept in clear.
+    Force(forced::ForceArgs),
+    /// Serve a unit what everybody like it gets, again.
+    Unforce(forced::UnforceArgs),
     /// Take in a flagd document, whole or not at all.
     Import(document::ImportArgs),
     /// Print the environment's flags as a flagd document.
@@ -114,6 +120,8 @@ pub async fn run(session: &Session, command: FlagCommand) -> Result<(), Failure>
             show_written(session, &flag, verb(write.dry_run, "archived", "would archive"))
         }
         FlagCommand::Explain(args) => explain(session, args).await,
+        FlagCommand::Force(args) => forced::force(session, args).await,
+        FlagCommand::Unforce(args) => forced::unforce(session, args).await,
         FlagCommand::Import(args) => document::import(session, args).await,
         FlagCommand::Export => document::export(session).await,
         FlagCommand::Test(args) => test::run(session, args).await,
@@ -270,6 +278,17 @@ pub fn describe(page: &mut Page, flag: &v1::Flag) {
         for warning in &flag.warnings {
             page.line(Tone::Warn, warning);
         }
+    }
+    if !flag.forced.is_empty() {
+        page.heading("Forced units");
+        let rows =
+            flag.forced.iter().map(|(unit, variant)| vec![Cell::new(unit), Cell::new(variant)]).collect();
+        page.table(&["UNIT", "VARIANT"], rows, "none");
+    }
+    if !flag.prerequisites.is_empty() {
+        page.heading("Prerequisites, all must hold");
+        let row = |p: &v1::Prerequisite| vec![Cell::new(&p.flag), Cell::new(p.variants.join(", "))];
+        page.table(&["FLAG", "SERVES"], flag.prerequisites.iter().map(row).collect(), "none");
     }
     page.heading("Rules, first match serves");
     let rows = flag.rules.iter().map(|rule| vec![Cell::new(&rule.id), describe_rule(rule).into()]).collect();

@@ -97,7 +97,8 @@ impl EnvironmentService for Environments {
         let etag = present.etag.clone();
         let (document, into) = (request.document, id.clone());
         let read = self.0.beside(move || flagd::import(&document, &into, &present)).await?;
-        let read = read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
+        let mut read = read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
+        self.warn_of_what_goes(&id, &mut read);
         let replaced = read.flags.iter().map(|flag| flag.name.clone()).collect();
         let environment = self.keeps_compiling(&id, definition(read.environment), replaced).await?;
         let command = entry::Command::ImportFlags(log::ImportFlags {
@@ -158,7 +159,8 @@ impl EnvironmentService for Environments {
 fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environment) -> ImportFlagsResponse {
     let told = done.imported.clone().unwrap_or_default();
     for id in &told.kept {
-        let message = "not in the document, and kept: a trip or an experiment holds it; resume or stop that, then prune";
+        let message = "not in the document, and kept: a trip, an experiment or a flag that rests on it holds it; resume, stop \
+                       or change that, then prune";
         warnings.push(ImportWarning { path: format!("flags.{id}"), message: message.to_owned() });
     }
     let (named, changed) =
@@ -178,6 +180,26 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
 }
 
 impl Environments {
+    /// A document has no word for prerequisites and forced units. An export says them as targeting, and so does whoever
+    /// wrote the document, or means to do without.
+    fn warn_of_what_goes(&self, environment: &str, read: &mut flagd::Imported) {
+        let keys: Vec<String> = read.flags.iter().map(|flag| id_of(&flag.name)).collect();
+        for some in keys.chunks(READ_MAX) {
+            let held = self.0.replica.read(|state| {
+                let held = some.iter().filter_map(|id| Some((id.clone(), state.flag(environment, id)?)));
+                let bound =
+                    held.filter(|(_, flag)| !flag.prerequisites.is_empty() || !flag.forced.is_empty());
+                bound.map(|(id, _)| id).collect::<Vec<_>>()
+            });
+            for id in held {
+                let message =
+                    "its prerequisites and forced units go; the document's targeting stands instead of them";
+                read.warnings
+                    .push(ImportWarning { path: format!("flags.{id}"), message: message.to_owned() });
+            }
+        }
+    }
+
     /// The environment again, if every native flag that rests on its shared rules and is not replaced compiles with it.
     async fn keeps_compiling(
         &self,

@@ -211,12 +211,15 @@ fn merge(mut held: Flag, written: Flag, paths: &[String]) -> Result<Flag, Status
             "targeting" => held.targeting.clone_from(&written.targeting),
             "metadata" => held.metadata.clone_from(&written.metadata),
             "purpose" => held.purpose = written.purpose,
+            "prerequisites" => held.prerequisites.clone_from(&written.prerequisites),
+            "forced" => held.forced.clone_from(&written.forced),
             other => {
                 return Err(refusal::invalid(
                     &format!("update_mask.paths[{index}]"),
                     other,
                     "is not a field that can be written; known: type, variants, default_variant, safe_variant, \
-                     rules, disabled, description, owner, tags, stale_after_seconds, targeting, metadata, purpose, or * for all",
+                     rules, disabled, description, owner, tags, stale_after_seconds, targeting, metadata, purpose, \
+                     prerequisites, forced, or * for all",
                 ));
             }
         }

@@ -67,7 +67,7 @@ pub struct SetArgs {
     key: String,
     /// The whole definition as JSON or YAML, as `flag get -o yaml` prints it; `-` reads standard input. Targeting may stand
     /// there as text or as the JSON it is.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["type", "variant", "default", "safe", "rule", "owner", "tag", "description", "disabled", "stale_after", "targeting", "metadata", "purpose", "update"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["type", "variant", "default", "safe", "rule", "owner", "tag", "description", "disabled", "stale_after", "targeting", "metadata", "purpose", "prerequisite", "no_prerequisites", "update"])]
     file: Option<PathBuf>,
     /// The type of every variant's value.
     #[arg(long = "type", id = "type", value_enum)]
@@ -94,6 +94,12 @@ pub struct SetArgs {
     /// JsonLogic as flagd writes it, instead of rules; @FILE reads a file.
     #[arg(long, value_name = "JSON", conflicts_with = "rule")]
     targeting: Option<String>,
+    /// Another flag that must serve one of these variants, as new-cart=on,beta; else the default is served. Repeatable.
+    #[arg(long, value_name = "FLAG=VARIANT,...", conflicts_with = "no_prerequisites")]
+    prerequisite: Vec<String>,
+    /// Rest on no other flag any more.
+    #[arg(long, requires = "update")]
+    no_prerequisites: bool,
     /// Handed to clients with every answer, as team=payments. Repeatable.
     #[arg(long, value_name = "NAME=VALUE")]
     metadata: Vec<String>,
@@ -219,6 +225,11 @@ fn definition(args: &SetArgs, name: String) -> Result<(v1::Flag, Vec<String>), F
         };
         named("targeting");
     }
+    if !args.prerequisite.is_empty() || args.no_prerequisites {
+        flag.prerequisites =
+            args.prerequisite.iter().map(|text| prerequisite(text)).collect::<Result<_, _>>()?;
+        named("prerequisites");
+    }
     if !args.metadata.is_empty() {
         flag.metadata = Some(metadata(&args.metadata)?);
         named("metadata");
@@ -256,6 +267,17 @@ fn variant(text: &str, kind: Option<Type>) -> Result<(String, prost_types::Value
         (None, None) => serde_json::Value::String(value.to_owned()),
     };
     Ok((name.to_owned(), value_of_json(&json)))
+}
+
+/// `new-cart=on,beta`.
+fn prerequisite(text: &str) -> Result<v1::Prerequisite, Failure> {
+    let (flag, variants) = text.split_once('=').unwrap_or_default();
+    let variants: Vec<String> = variants.split(',').map(|variant| variant.trim().to_owned()).collect();
+    if flag.is_empty() || variants.iter().any(String::is_empty) {
+        let message = format!("--prerequisite '{text}' must be FLAG=VARIANT,..., as new-cart=on,beta");
+        return Err(Failure::usage(message));
+    }
+    Ok(v1::Prerequisite { flag: flag.trim().to_owned(), variants })
 }
 
 /// Names and values as clients get them; a value that reads as JSON is one (18, true, "18"), else it is text.
@@ -393,5 +415,26 @@ mod tests {
             (flag.targeting, flag.purpose, flag.metadata)
         );
         assert!(metadata(&["team".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn prerequisites_and_forced_units_are_given_and_shown() {
+        let (mut flag, mask) =
+            parsed(&["checkout", "--update", "--prerequisite", "new-cart=on, beta", "--prerequisite", "b=x"])
+                .unwrap();
+        assert_eq!(mask, ["prerequisites"]);
+        assert_eq!(flag.prerequisites[0].variants, ["on", "beta"]);
+        flag.forced.insert("ada".to_owned(), "on".to_owned());
+        let mut page = Page::new(false);
+        describe(&mut page, &flag);
+        let text = page.into_text();
+        for line in ["new-cart  on, beta\n", "b         x\n", "ada   on\n"] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        let (flag, mask) = parsed(&["checkout", "--update", "--no-prerequisites"]).unwrap();
+        assert_eq!((flag.prerequisites, mask), (vec![], vec!["prerequisites".to_owned()]));
+        for wrong in ["new-cart", "=on", "new-cart=", "new-cart=on,,beta"] {
+            assert!(prerequisite(wrong).unwrap_err().message.contains("FLAG=VARIANT"), "{wrong}");
+        }
     }
 }

@@ -108,6 +108,7 @@ impl Look<'_> {
         served.extend(named);
         served.extend(flag.allocation.iter().flat_map(|allocation| allocation.variants.iter().cloned()));
         let unserved: Vec<&String> = flag.variants.keys().filter(|name| !served.contains(*name)).collect();
+        served.extend(flag.forced.values().cloned());
         let varies = !flag.rules.is_empty() || targeting.is_some() || flag.allocation.is_some();
         if varies {
             for name in unserved {
