@@ -577,7 +577,8 @@ mod tests {
             place = publisher.changes_since(place).latest;
         };
         let before = Arc::clone(&publisher.load());
-        step(&held, &publisher, set(Flag { disabled: true, ..flag("a") }));
+        let safe = || Flag { disabled: true, safe_variant: Some("on".to_owned()), ..flag("a") };
+        step(&held, &publisher, set(safe()));
         hear(&["a", "b", "c"]);
         // Those who compare publications hear of them too.
         let now = Arc::clone(&publisher.load());
@@ -590,9 +591,11 @@ mod tests {
         let trip = featureops_proto::log::TripFlag { name: flag("a").name, reason, ..Default::default() };
         step(&held, &publisher, Command::TripFlag(trip));
         hear(&["a", "b", "c"]);
-        step(&held, &publisher, set(Flag { description: "new".into(), ..flag("b") }));
+        step(&held, &publisher, set(Flag { owner: "new".into(), ..safe() }));
+        hear(&[]);
+        step(&held, &publisher, set(flag("b")));
         hear(&["b", "c"]);
-        step(&held, &publisher, set(Flag { disabled: true, ..flag("a") }));
+        step(&held, &publisher, set(Flag { disabled: false, ..safe() }));
         hear(&["a"]);
         publisher.republish();
         publisher.publish(&held);

@@ -172,3 +172,59 @@ fn a_test_table_and_a_lint_end_as_they_should() {
         line.says(0, "nothing found", &["flag", "lint", "--definitions", &definitions]);
     });
 }
+
+#[test]
+fn flags_that_rest_on_another_and_units_that_are_forced() {
+    runtime().block_on(async {
+        let site = Site::new();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+        let line = Line(&site);
+        let set = |key: &'static str, more: &[&'static str]| {
+            let options = ["--type", "boolean", "--variant", "on=true", "--variant", "off=false"];
+            let served = ["--default", "off", "--safe", "on", "--rule", "country = \"DE\" -> on"];
+            [&["flag", "set", key], options.as_slice(), &served, more].concat()
+        };
+        line.says(8, "no such flag", &set("checkout", &["--prerequisite", "new-cart=on"]));
+        line.ends(0, &set("new-cart", &[]));
+        line.says(8, "no such variant", &set("checkout", &["--prerequisite", "new-cart=beta"]));
+        line.ends(0, &set("checkout", &["--prerequisite", "new-cart=on"]));
+        let round = ["flag", "set", "new-cart", "--update", "--prerequisite", "checkout=on"];
+        line.says(8, "new-cart -> checkout -> new-cart", &round);
+        line.says(4, "flag checkout names it", &["flag", "archive", "new-cart"]);
+        line.says(0, "new-cart  on", &["flag", "get", "checkout"]);
+
+        let explain = |country: &'static str| {
+            line.ends(0, &["flag", "explain", "checkout", "--unit", "qa-1", "-a", country])
+        };
+        let steps = explain("country=DE");
+        assert!(steps.contains("prerequisite new-cart") && steps.contains("serves on"), "{steps}");
+        assert!(explain("country=FR").contains("serves off, not on"));
+        // A tripped flag serves its safe variant, also to those that rest on it.
+        line.ends(0, &["trip", "new-cart", "--reason", "support is on fire"]);
+        assert!(explain("country=FR").contains("serves on"));
+        line.ends(0, &["resume", "new-cart", "--reason", "fixed"]);
+
+        line.says(
+            8,
+            "no such variant",
+            &["flag", "force", "checkout", "--unit", "qa-1", "--variant", "beta"],
+        );
+        line.says(0, "forced units", &["flag", "force", "checkout", "--unit", "qa-1", "--variant", "on"]);
+        let steps = explain("country=FR");
+        assert!(steps.contains("on = true, because targeting match") && steps.contains("forced"), "{steps}");
+        assert_eq!(line.json(0, &["flag", "get", "checkout"])["forced"], json!({"qa-1": "on"}));
+
+        // As a document both are targeting, and an import says what goes.
+        let document = line.ends(0, &["flag", "export"]);
+        let parsed: Value = serde_json::from_str(&document).unwrap();
+        let conditions = parsed["flags"]["checkout"]["targeting"]["if"].as_array().unwrap();
+        assert_eq!(conditions[0], json!({"in": [{"var": "targetingKey"}, ["qa-1"]]}));
+        line.says(0, "let go of units", &["flag", "unforce", "checkout", "--unit", "qa-1"]);
+        assert!(explain("country=FR").contains("serves off, not on"));
+        let file = line.file("flags.json", &document);
+        line.says(0, "prerequisites and forced units go", &["flag", "import", &file]);
+        assert!(explain("country=FR").contains("on = true"));
+        assert!(line.json(0, &["flag", "get", "checkout"]).get("prerequisites").is_none());
+        drop(node);
+    });
+}
