@@ -22,8 +22,6 @@ pub const MAX_PREREQUISITE_LEVELS: usize = 16;
 pub const MAX_PREREQUISITE_FLAGS: usize = 256;
 /// Units of a flag that are forced to a variant.
 pub const MAX_FORCED: usize = 1_000;
-/// Bytes of a forced unit.
-pub const MAX_UNIT_BYTES: usize = 512;
 /// Levels of a variant's value: a scalar has one, `{"a": 1}` two.
 pub const MAX_DEPTH: usize = 32;
 /// Bytes of a variant's name or a rule's id.
