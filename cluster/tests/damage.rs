@@ -311,3 +311,71 @@ fn a_whole_node_with_snapshots_is_refused_or_complete() {
     }
     assert!(refused > 0);
 }
+
+/// Appends entries of a mebibyte: sixteen to a file.
+fn grow(path: &Path, indexes: std::ops::RangeInclusive<u64>, purge: Option<u64>) {
+    let disk = Folder::new(path).open(1, 7).unwrap();
+    let (lane, future) = LogLane::open(Arc::clone(&disk.log), Arc::clone(&disk.marks));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let running = tokio::spawn(future);
+        lane.vote(Vote { term: 3, node: 1, committed: true }).await.unwrap();
+        for index in indexes {
+            let position = LogPosition::new(3, index);
+            let payload = vec![index as u8; 1 << 20].into();
+            disk.log.append(vec![LogEntry { position, payload }]).unwrap();
+            lane.appended(position, Box::new(|result| result.unwrap())).await.unwrap();
+        }
+        if let Some(upto) = purge {
+            disk.log.purge(LogPosition::new(3, upto)).unwrap();
+        }
+        lane.settle().await.unwrap();
+        drop(lane);
+        running.await.unwrap();
+    });
+}
+
+fn log_files(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    files(&path.join("log"), &mut found);
+    found.retain(|file| file.extension().is_some_and(|extension| extension == "wal"));
+    found
+}
+
+#[test]
+fn a_log_of_many_files_opens_again_also_when_the_first_are_purged() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("data");
+    grow(&path, 1..=40, None);
+    assert!(log_files(&path).len() >= 3, "{:?}", log_files(&path));
+    grow(&path, 41..=60, Some(38));
+    assert!(log_files(&path).len() >= 2, "{:?}", log_files(&path));
+    for _ in 0..2 {
+        let disk = Folder::new(&path).open(1, 7).unwrap();
+        let extent = disk.log.extent();
+        assert_eq!(extent.purged, Some(LogPosition::new(3, 38)));
+        assert_eq!(extent.last, Some(LogPosition::new(3, 60)));
+        assert_eq!(disk.log.read(39..61, usize::MAX).unwrap().len(), 22);
+    }
+    // A file between two others is missed.
+    grow(&path, 61..=80, None);
+    let files = log_files(&path);
+    std::fs::remove_file(&files[files.len() - 2]).unwrap();
+    assert!(matches!(Folder::new(&path).open(1, 7), Err(OpenError::DiskLoss { .. })));
+}
+
+#[test]
+fn a_tail_that_is_torn_again_and_again_costs_no_start() {
+    use std::io::Write as _;
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("data");
+    make_log(&path);
+    for index in 1..=5 {
+        let last = log_files(&path).pop().unwrap();
+        std::fs::OpenOptions::new().append(true).open(last).unwrap().write_all(&[0; 4_096]).unwrap();
+        let position = ENTRIES + index;
+        grow(&path, position..=position, None);
+        let extent = Folder::new(&path).open(1, 7).unwrap().log.extent();
+        assert_eq!(extent.last, Some(LogPosition::new(3, position)));
+    }
+}

@@ -159,7 +159,8 @@ pub fn inspect(folder: &Path) -> io::Result<Inspection> {
             }
             match read {
                 Ok((segment, record)) => {
-                    previous_end = Some(segment.end().0);
+                    // A file is named by where it begins in the whole log; its records count from its own beginning.
+                    previous_end = Some(chunk.saturating_add(segment.end().0));
                     if let Err(why) = follow(&mut found.extent, &record) {
                         found.fault = fault(why);
                     }
