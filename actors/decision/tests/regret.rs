@@ -50,19 +50,19 @@ fn report(name: &str, rates: &[f64], units: u64, batch: u64, seeds: u64) -> f64 
     mean
 }
 
-const S2: [f64; 10] = [0.06, 0.055, 0.05, 0.05, 0.045, 0.045, 0.04, 0.04, 0.035, 0.03];
+const TEN: [f64; 10] = [0.06, 0.055, 0.05, 0.05, 0.045, 0.045, 0.04, 0.04, 0.035, 0.03];
 
 #[test]
-fn s1_three_arms() {
-    assert!(report("S1", &[0.04, 0.05, 0.06], 20_000, 1, 200) <= 47.0);
+fn three_arms() {
+    assert!(report("three arms, every outcome", &[0.04, 0.05, 0.06], 20_000, 1, 200) <= 47.0);
 }
 
 #[test]
-fn s4_three_arms_in_batches_of_a_thousand() {
-    assert!(report("S4", &[0.04, 0.05, 0.06], 20_000, 1_000, 2_000) <= 44.0);
+fn three_arms_in_batches_of_a_thousand() {
+    assert!(report("three arms, batches of 1,000", &[0.04, 0.05, 0.06], 20_000, 1_000, 2_000) <= 44.0);
 }
 
 #[test]
-fn s2_ten_arms() {
-    assert!(report("S2", &S2, 50_000, 1, 100) <= 218.0);
+fn ten_arms() {
+    assert!(report("ten arms, every outcome", &TEN, 50_000, 1, 100) <= 218.0);
 }
