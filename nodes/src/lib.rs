@@ -12,12 +12,12 @@
 
 pub mod budget;
 pub mod caller;
-pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod door;
 pub mod exposures;
+pub mod face;
 pub mod fixed_point;
 pub mod front;
 pub mod fronts;

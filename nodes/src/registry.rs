@@ -10,7 +10,7 @@ use std::sync::Arc;
 use featureops_proto::v1::{Environment, Experiment, Metric, experiment, metric::Kind};
 use featureops_proto::{Collection, Name, environment_of};
 
-use crate::changes::Shared;
+use crate::face::Shared;
 use crate::fixed_point::{Unscalable, scaled};
 
 /// Decimal places of a metric that names none.

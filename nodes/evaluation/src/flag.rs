@@ -179,10 +179,9 @@ impl CompiledFlag {
         self.face
     }
 
-    /// The same with a digest of what clients see of it: two flags of equal faces answer the same.
-    #[must_use]
-    pub fn with_face(self, face: u64) -> Self {
-        Self { face, ..self }
+    /// Gives it a digest of what clients see of it: two flags of equal faces answer the same.
+    pub fn set_face(&mut self, face: u64) {
+        self.face = face;
     }
 
     /// What clients are told with every answer: the environment's metadata under the flag's own. `None`: nothing.

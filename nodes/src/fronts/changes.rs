@@ -12,7 +12,6 @@ use featureops_evaluation::{CompiledFlag, Snapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use crate::changes::Change;
 use crate::fronts::selector::{Scope, Selection};
 use crate::host::Host;
 use crate::publisher::Published;
@@ -21,6 +20,29 @@ use crate::publisher::Published;
 const PACE: Duration = Duration::from_secs(1);
 /// Clients keep STATIC answers over a lost connection, so whoever connects hears what changed in this time, wherever it was.
 const RECENT_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// What happened to a flag, as clients see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is new, or back from the archive.
+    Write,
+    /// It may answer otherwise.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+impl Change {
+    /// As event streams name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
 
 /// Follows the publications for one client.
 pub struct Follower {

@@ -1,0 +1,149 @@
+//! A flag's *face*: a hash over all that can change what a client is answered, and over nothing else: not its owner, its
+//! description or its version. By it the fronts tell those who cache what really changed (see `fronts::changes`); it is the
+//! same on every node, so versions made of faces are too.
+
+use std::collections::BTreeMap;
+
+use featureops_evaluation::{CompiledFlag, Snapshot};
+use featureops_proto::v1::{Environment, Flag, Trip};
+use prost::Message as _;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What the flags of an environment show of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// Source, metadata and generation: of all of them.
+    all: u64,
+    /// Shared rules: of those that refer to one.
+    evaluators: u64,
+}
+
+impl Shared {
+    /// The part of a flag's face that its environment gives.
+    #[must_use]
+    pub fn of(environment: &Environment) -> Self {
+        let shown = Environment {
+            source: environment.source.clone(),
+            metadata: environment.metadata.clone(),
+            fractional: environment.fractional,
+            ..Environment::default()
+        };
+        let rules = Environment { evaluators: environment.evaluators.clone(), ..Environment::default() };
+        Self { all: xxh3_64(&shown.encode_to_vec()), evaluators: xxh3_64(&rules.encode_to_vec()) }
+    }
+}
+
+/// A flag's hash over what clients see of it; 0 when they see none.
+#[must_use]
+pub fn face(flag: Flag, shared: Shared) -> u64 {
+    if flag.archived {
+        return 0;
+    }
+    let serves_safe = flag.trip.is_some() || flag.stale_after_seconds > 0;
+    let refers = flag.targeting.contains("$ref");
+    let shown = Flag {
+        flag_version: 0,
+        etag: String::new(),
+        create_time: None,
+        update_time: None,
+        autonomy: None,
+        description: String::new(),
+        owner: String::new(),
+        tags: Vec::new(),
+        purpose: 0,
+        warnings: Vec::new(),
+        safe_variant: flag.safe_variant.filter(|_| serves_safe),
+        trip: flag.trip.map(|_| Trip::default()),
+        ..flag
+    };
+    let mut bytes = shown.encode_to_vec();
+    bytes.extend_from_slice(&shared.all.to_le_bytes());
+    if refers {
+        bytes.extend_from_slice(&shared.evaluators.to_le_bytes());
+    }
+    xxh3_64(&bytes).max(1)
+}
+
+/// Makes what a flag rests on a part of its face, so that a change of that is a change of the flag: clients that evaluate by
+/// themselves hold it compiled in, and others hold its answer. What is not among `flags` has the face that it had before.
+pub fn settle(flags: &mut [CompiledFlag], before: &Snapshot) {
+    if flags.iter().all(|flag| flag.prerequisites().next().is_none()) {
+        return;
+    }
+    let places = flags.iter().enumerate().map(|(at, flag)| ((flag.environment(), flag.key()), at)).collect();
+    let faces = flags.iter().map(CompiledFlag::face).collect();
+    let mut settling = Settling { flags, faces, before, places, done: vec![false; flags.len()] };
+    for at in 0..flags.len() {
+        settling.face(at);
+    }
+    let faces = settling.faces;
+    for (flag, face) in flags.iter_mut().zip(faces) {
+        flag.set_face(face);
+    }
+}
+
+struct Settling<'a> {
+    flags: &'a [CompiledFlag],
+    faces: Vec<u64>,
+    before: &'a Snapshot,
+    places: BTreeMap<(&'a str, &'a str), usize>,
+    done: Vec<bool>,
+}
+
+impl Settling<'_> {
+    /// The face of a flag under those it rests on. The fold bounds the levels; a circle ends where it began.
+    fn face(&mut self, at: usize) -> u64 {
+        let (Some(flag), Some(own)) = (self.flags.get(at), self.faces.get(at).copied()) else { return 0 };
+        if own == 0 || std::mem::replace(self.done.get_mut(at).unwrap_or(&mut true), true) {
+            return own;
+        }
+        let mut bytes = own.to_le_bytes().to_vec();
+        for other in flag.prerequisites() {
+            let face = match self.places.get(&(flag.environment(), other)) {
+                Some(place) => self.face(*place),
+                None => self.before.get(flag.environment(), other).map_or(0, CompiledFlag::face),
+            };
+            bytes.extend_from_slice(&face.to_le_bytes());
+        }
+        let face = if bytes.len() > size_of::<u64>() { xxh3_64(&bytes).max(1) } else { own };
+        if let Some(place) = self.faces.get_mut(at) {
+            *place = face;
+        }
+        face
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_face_changes_with_answers_and_with_nothing_else() {
+        let flag = Flag { name: "environments/p/flags/f".into(), ..Flag::default() };
+        let shared = Shared::of(&Environment::default());
+        let first = face(flag.clone(), shared);
+        let same = [
+            Flag { flag_version: 9, owner: "o".into(), description: "d".into(), ..flag.clone() },
+            Flag { safe_variant: Some("off".into()), tags: vec!["t".into()], ..flag.clone() },
+        ];
+        for flag in same {
+            assert_eq!(face(flag, shared), first);
+        }
+        let others = [
+            Flag { disabled: true, ..flag.clone() },
+            Flag { trip: Some(Trip::default()), ..flag.clone() },
+            Flag { targeting: "{}".into(), ..flag.clone() },
+            Flag { archived: true, ..flag.clone() },
+        ];
+        for flag in others {
+            assert_ne!(face(flag, shared), first);
+        }
+        let renamed = Shared::of(&Environment { source: "s".into(), ..Environment::default() });
+        assert_ne!(face(flag.clone(), renamed), first);
+        let rules = [("e".to_owned(), "true".to_owned())].into();
+        let ruled = Shared::of(&Environment { evaluators: rules, ..Environment::default() });
+        assert_eq!(face(flag.clone(), ruled), first, "a flag that refers to no shared rule");
+        let refers = Flag { targeting: r#"{"$ref":"e"}"#.into(), ..flag };
+        assert_ne!(face(refers.clone(), ruled), face(refers, shared));
+    }
+}
