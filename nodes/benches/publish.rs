@@ -72,5 +72,7 @@ fn main() {
         .collect();
     times_ms.sort_by(f64::total_cmp);
     let (median, longest) = (times_ms[ROUNDS / 2], times_ms[ROUNDS - 1]);
-    println!("one change of {FLAGS} flags: {median:.3} ms at the median, {longest:.3} ms at most; limit {LIMIT_MS} ms");
+    println!(
+        "one change of {FLAGS} flags: {median:.3} ms at the median, {longest:.3} ms at most; limit {LIMIT_MS} ms"
+    );
 }

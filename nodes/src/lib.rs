@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod door;
+pub mod exposition;
 pub mod exposures;
 pub mod face;
 pub mod fixed_point;
@@ -33,6 +34,7 @@ pub mod publisher;
 pub mod refusal;
 pub mod registry;
 pub mod replica;
+pub mod reply;
 pub mod serve;
 pub mod services;
 pub mod slice;
@@ -41,6 +43,7 @@ pub mod telemetry;
 pub mod unit_key;
 pub mod view;
 pub mod vital;
+pub mod webhook;
 
 /// Service stubs generated from `proto/`; the messages are `featureops_proto::v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::disallowed_types, missing_docs)]

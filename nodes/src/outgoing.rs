@@ -25,7 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::budget::{Account, Connection};
-use crate::http::is_native_grpc;
+use crate::reply::is_native_grpc;
 
 /// Bytes that are handed over at once: one frame of HTTP/2.
 const PIECE_BYTES: usize = 16 << 10;

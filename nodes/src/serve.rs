@@ -69,9 +69,10 @@ pub async fn serve(
                 let place = tokio::select! {
                     biased;
                     () = drained(&mut drain) => break,
-                    place = place(&places, &mut seated, limits.connection_idle) => place,
+                    place = place(&places, &seated, limits.connection_idle) => place,
                 };
                 let front = front.connected();
+                seated.retain(|connection: &Weak<Connection>| connection.strong_count() > 0);
                 seated.push(Arc::downgrade(front.connection()));
                 observation.connections_taken.fetch_add(1, Ordering::Relaxed);
                 let served =
@@ -98,14 +99,13 @@ pub async fn serve(
 /// A place for one more connection: a free one, or that of the connection that has been idle longest.
 async fn place(
     places: &Arc<Semaphore>,
-    seated: &mut Vec<Weak<Connection>>,
+    seated: &[Weak<Connection>],
     idle: Duration,
 ) -> Option<OwnedSemaphorePermit> {
     loop {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Some(place);
         }
-        seated.retain(|connection| connection.strong_count() > 0);
         let idlest = seated
             .iter()
             .filter_map(Weak::upgrade)

@@ -21,6 +21,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use featureops_evaluation::{CompiledFlag, Evaluation};
+use percent_encoding::percent_decode_str;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use serde::Serialize;
@@ -33,6 +34,7 @@ use crate::fronts::selector::Scope;
 use crate::fronts::sse::{self, EVENTS, INACTIVITY_DELAY_S, Version};
 use crate::fronts::{REQUEST_BYTES_MAX, resolve, resolve_all};
 use crate::host::Host;
+use crate::reply::json;
 
 /// Seconds after which a client that was turned away may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
@@ -221,25 +223,7 @@ pub fn query(parts: &Parts) -> BTreeMap<String, String> {
 }
 
 fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let hexadecimal = |bytes: &[u8]| {
-            let digits = std::str::from_utf8(bytes.get(..2)?).ok()?;
-            u8::from_str_radix(digits, 16).ok()
-        };
-        (bytes, rest) = match (first, hexadecimal(after)) {
-            (b'%', Some(byte)) => (pushed(bytes, byte), after.get(2..).unwrap_or_default()),
-            (b'+', _) => (pushed(bytes, b' '), after),
-            (byte, _) => (pushed(bytes, *byte), after),
-        };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn pushed(mut bytes: Vec<u8>, byte: u8) -> Vec<u8> {
-    bytes.push(byte);
-    bytes
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 /// Why a request was turned down.
@@ -325,11 +309,6 @@ fn context(body: &[u8]) -> Result<Option<Struct>, Refusal> {
         Some(serde_json::Value::Object(fields)) => Ok(Some(object(fields))),
         Some(_) => Err(invalid()),
     }
-}
-
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(body).unwrap_or_default();
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 #[cfg(test)]

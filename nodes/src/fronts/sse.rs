@@ -19,6 +19,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::time::Instant;
@@ -38,6 +39,8 @@ use crate::services::until_drain;
 pub const EVENTS: &str = "/ofrep/v1/events";
 /// After so long a browser's page that nobody looks at may hang up.
 pub const INACTIVITY_DELAY_S: u64 = 120;
+/// What RFC 3986 leaves unreserved stays as it is.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The version of what a client sees, equal on all nodes that see the same.
@@ -82,9 +85,7 @@ pub fn uri(scope: &Scope) -> String {
     if selector.is_empty() {
         return EVENTS.to_owned();
     }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    let escaped = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    format!("{EVENTS}?selector={}", selector.text().bytes().map(escaped).collect::<String>())
+    format!("{EVENTS}?selector={}", utf8_percent_encode(&selector.text(), ESCAPED))
 }
 
 /// The endpoint. A browser's event source sends no headers, so the selector may stand in the query.

@@ -1,0 +1,48 @@
+//! Answers in the form that the caller speaks: gRPC's, or JSON.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+use tonic::Status;
+
+use crate::refusal;
+
+#[derive(Serialize)]
+struct Refused {
+    code: String,
+    message: String,
+}
+
+/// Whether a caller speaks gRPC, and expects refusals so.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// gRPC itself, whose trailers are HTTP's. gRPC-web writes them into its body.
+#[must_use]
+pub fn is_native_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| !rest.starts_with(b"-web"))
+}
+
+/// A method that no service has.
+#[must_use]
+pub fn unknown_method(path: &str) -> axum::http::Response<tonic::body::Body> {
+    let message = format!("method '{}' is not known to this release", refusal::clip(path));
+    Status::unimplemented(message).into_http()
+}
+
+/// A refusal in JSON.
+#[must_use]
+pub fn refused(status: StatusCode, code: String, message: String) -> Response {
+    json(status, &Refused { code, message })
+}
+
+/// A body in JSON.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
