@@ -7,8 +7,8 @@
 use std::sync::atomic::Ordering;
 
 use featureops_cluster::Health;
-use featureops_proto::ErrorCode;
 use featureops_proto::v1::{NodeHealth, node_health::Check};
+use featureops_proto::{ErrorCode, timestamp_if_set};
 
 use crate::host::Host;
 use crate::services;
@@ -68,7 +68,7 @@ pub fn examine(host: &Host) -> NodeHealth {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: health.node,
         position: services::position(health.applied),
-        log_time: services::timestamp(log_time_ms),
+        log_time: timestamp_if_set(log_time_ms),
         flags,
         running_experiments: published.registry.running() as u64,
         resident_bytes: if host.observe_process { resident_bytes() } else { 0 },

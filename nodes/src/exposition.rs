@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use featureops_proto::unix_ms;
 use featureops_proto::v1::{Decision, decision};
 use featureops_state::State;
 
@@ -74,9 +75,7 @@ pub fn exposition(host: &Host) -> String {
             && decision.status() == decision::Status::Applied
             && let (Some(time), Some(inputs)) = (&decision.time, &decision.inputs)
         {
-            let applied_ms =
-                time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos / 1_000_000));
-            longest_ms = longest_ms.max(applied_ms.saturating_sub(inputs.log_time_ms));
+            longest_ms = longest_ms.max(unix_ms(time).saturating_sub(inputs.log_time_ms));
         }
     };
     host.replica.read(|state| state.newest_decisions(DECISIONS_COUNTED_MAX).for_each(&mut count));

@@ -21,7 +21,7 @@ use featureops_actors::supervisor::Restarts;
 use featureops_cluster::Environment;
 use featureops_decision::owner::{FrozenView, Recent};
 use featureops_proto::log::{AssignOwners, Entry, assign_owners::Assignment, entry, reply};
-use featureops_proto::{ErrorCode, log, v1};
+use featureops_proto::{ErrorCode, log, unix_ms, v1};
 use featureops_state::{Effect, State};
 use prost::Message as _;
 use tokio::sync::Notify;
@@ -246,14 +246,13 @@ pub fn frozen_view<'d>(
 }
 
 fn recent(decision: &v1::Decision) -> Recent {
-    let time = decision.time.unwrap_or_default();
     Recent {
         action: decision.action(),
         status: decision.status(),
         generation: decision.generation,
         variant: decision.variant.clone(),
         weights_after: decision.weights_after.clone(),
-        time_ms: time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos / 1_000_000)),
+        time_ms: decision.time.as_ref().map_or(0, unix_ms),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing is computed here but means; the statistics are `featureops_decision`'s, the integers are State's.
 
 use featureops_decision::{analysis, blocks, policy::thompson, sample_ratio};
+use featureops_proto::timestamp_if_set;
 use featureops_proto::v1::experiment::Policy;
 use featureops_proto::v1::metric::Kind;
 use featureops_proto::v1::{
@@ -45,7 +46,7 @@ pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentSt
         entries: view.entries,
         bytes: view.bytes,
         autonomy: Some(view.autonomy),
-        log_time: services::timestamp(log_time_ms),
+        log_time: timestamp_if_set(log_time_ms),
         position: services::position(position),
         last_decision: view.last_decision,
         experiment: Some(view.experiment),

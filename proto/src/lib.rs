@@ -4,9 +4,11 @@
 
 mod error;
 mod name;
+mod time;
 
 pub use error::ErrorCode;
 pub use name::{Collection, Name, NameError, environment_of};
+pub use time::{timestamp, timestamp_if_set, unix_ms};
 
 // Nested as the packages are: the generated code refers to its neighbours by relative path.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

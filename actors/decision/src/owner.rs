@@ -20,7 +20,7 @@
 //! refusal's pause, the last note) may be lost without harm.
 
 use featureops_proto::v1::{self, AutonomyLevel, decision::Action as Kind, decision::Status};
-use featureops_proto::{ErrorCode, log};
+use featureops_proto::{ErrorCode, log, timestamp};
 
 use crate::blocks::blocks;
 use crate::chance::Chance;
@@ -401,14 +401,13 @@ fn reduces_exposure(decision: &v1::Decision) -> bool {
 
 /// Fills what belongs to the moment: names, seed, inverse, time, principal.
 fn complete(view: &FrozenView, decision: v1::Decision, seed: u64) -> v1::Decision {
-    let log_time_ms = view.inputs.log_time_ms;
     let inverse = v1::Inverse {
         runs: view.runs.clone(),
         learner: view.inputs.learner,
         resume: decision.action() == Kind::Trip,
         default_variant: (decision.action() == Kind::Promote).then(|| view.default_variant.clone()),
     };
-    let mut decision = v1::Decision {
+    v1::Decision {
         flag: view.flag.clone(),
         experiment: view.experiment.clone(),
         seed,
@@ -418,13 +417,8 @@ fn complete(view: &FrozenView, decision: v1::Decision, seed: u64) -> v1::Decisio
             id: "owner".to_owned(),
             verified: true,
         }),
-        time: Some(Default::default()),
+        time: Some(timestamp(view.inputs.log_time_ms)),
         flag_version_before: view.inputs.flag_version,
         ..decision
-    };
-    if let Some(time) = &mut decision.time {
-        time.seconds = log_time_ms.div_euclid(1_000);
-        time.nanos = i32::try_from(log_time_ms.rem_euclid(1_000)).unwrap_or(0) * 1_000_000;
     }
-    decision
 }

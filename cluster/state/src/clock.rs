@@ -29,18 +29,3 @@ impl LogClock {
         moved
     }
 }
-
-/// As the API's timestamp.
-pub fn timestamp(ms: i64) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: ms.div_euclid(1_000), nanos: (ms.rem_euclid(1_000) * 1_000_000) as i32 }
-}
-
-/// Absent for zero.
-pub fn timestamp_if_set(ms: i64) -> Option<prost_types::Timestamp> {
-    (ms != 0).then(|| timestamp(ms))
-}
-
-/// Unix milliseconds of an API timestamp, saturating.
-pub fn millis(time: &prost_types::Timestamp) -> i64 {
-    time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos) / 1_000_000)
-}

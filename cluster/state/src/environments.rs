@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 use featureops_proto::log::EnvironmentRecord;
+use featureops_proto::timestamp_if_set;
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Environment, FractionalVersion};
 
 use crate::State;
-use crate::clock::timestamp_if_set;
 use crate::state::Key;
 
 /// Environments that may be set.

@@ -3,11 +3,10 @@
 use featureops_proto::log::ExperimentRecord;
 use featureops_proto::v1::Experiment;
 use featureops_proto::v1::experiment::State as Phase;
-use featureops_proto::{Collection, Name};
+use featureops_proto::{Collection, Name, timestamp_if_set};
 
 use crate::State;
 use crate::allocation::BUCKETS;
-use crate::clock::timestamp_if_set;
 use crate::flags::above;
 use crate::ledger::Shape;
 use crate::state::key;

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use featureops_proto::log::{FlagHistoryRecord, FlagRecord, Refusal};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Allocation, Flag, FlagVersionRecord};
-use featureops_proto::{Collection, ErrorCode, Name};
+use featureops_proto::{Collection, ErrorCode, Name, timestamp, timestamp_if_set};
 use prost::Message as _;
 
 use crate::State;
 use crate::allocation::weights_of;
 use crate::apply::Context;
-use crate::clock::{timestamp, timestamp_if_set};
 use crate::experiments::DEFAULT_COOL_DOWN_SECONDS;
 use crate::oversight::default_levels;
 use crate::state::{Key, key};

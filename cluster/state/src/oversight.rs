@@ -1,9 +1,9 @@
 //! Who may act without a person: the minimum over environment, action class and flag; and freeze windows.
 
+use featureops_proto::unix_ms;
 use featureops_proto::v1::{AutonomyLevel, AutonomyLevels, Oversight};
 
 use crate::State;
-use crate::clock::millis;
 use crate::state::Key;
 
 /// Freeze windows of an environment.
@@ -63,7 +63,7 @@ impl State {
         let windows = &self.oversight.get(environment)?.definition.as_ref()?.freezes;
         windows
             .iter()
-            .filter_map(|w| Some((millis(w.start.as_ref()?), millis(w.end.as_ref()?))))
+            .filter_map(|w| Some((unix_ms(w.start.as_ref()?), unix_ms(w.end.as_ref()?))))
             .filter(|(start, end)| *start <= now && now < *end)
             .map(|(_, end)| end)
             .max()

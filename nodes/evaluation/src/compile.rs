@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_proto::v1::{self, ValueType, condition::Operator, rule};
-use featureops_proto::{Collection, Name};
+use featureops_proto::{Collection, Name, unix_ms};
 use prost_types::{Struct, Value, value::Kind};
 
 use crate::bucket::{BUCKETS, Stretch};
@@ -64,7 +64,7 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         generation,
         seed: generation.seed(name.id),
         flag_version: flag.flag_version,
-        update_ms: update_ms(flag),
+        update_ms: flag.update_time.as_ref().map_or(0, unix_ms),
         face: 0,
         value_type,
         forced,
@@ -118,13 +118,6 @@ fn targeting(
     };
     let (program, issues) = logic::compile(&flag.targeting, target)?;
     Ok((program.map(Box::new), issues))
-}
-
-fn update_ms(flag: &v1::Flag) -> i64 {
-    let ms = |time: &prost_types::Timestamp| {
-        time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos / 1_000_000))
-    };
-    flag.update_time.as_ref().map_or(0, ms)
 }
 
 /// The environment's metadata and the flag's, the flag's first, without nulls.

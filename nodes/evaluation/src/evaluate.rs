@@ -78,9 +78,20 @@ pub fn evaluate<'s>(
     now_ms: i64,
 ) -> Evaluation<'s> {
     match snapshot.get(environment, flag) {
-        Some(flag) => walk(flag, context, Now::of(snapshot, now_ms), &mut Untraced),
+        Some(flag) => evaluate_flag(snapshot, flag, context, now_ms),
         None => Evaluation::error(EvaluationError::FlagNotFound, 0),
     }
+}
+
+/// The same for a flag of the snapshot that is at hand.
+#[must_use]
+pub fn evaluate_flag<'s>(
+    snapshot: &'s Snapshot,
+    flag: &'s CompiledFlag,
+    context: &Context<'_>,
+    now_ms: i64,
+) -> Evaluation<'s> {
+    walk(flag, context, Now::of(snapshot, now_ms), &mut Untraced)
 }
 
 /// Evaluates every flag of an environment that is not archived, sorted by key. As total as [`evaluate`].

@@ -34,7 +34,7 @@ mod unit;
 pub use bucket::{BUCKETS, bucket_of, bucket_of_version};
 pub use compile::{check, compile, warnings};
 pub use context::{Context, RECEIPT_ATTRIBUTE, TARGETING_KEY_ATTRIBUTE};
-pub use evaluate::{Assignment, Evaluation, evaluate, evaluate_all};
+pub use evaluate::{Assignment, Evaluation, evaluate, evaluate_all, evaluate_flag};
 pub use explain::{Explanation, explain};
 pub use flag::CompiledFlag;
 pub use murmur::Murmur3;

@@ -26,7 +26,7 @@ pub mod values;
 use std::collections::BTreeMap;
 
 use axum::http::{Extensions, HeaderMap};
-use featureops_evaluation::{CompiledFlag, Context, Evaluation, RECEIPT_ATTRIBUTE, evaluate};
+use featureops_evaluation::{CompiledFlag, Context, Evaluation, RECEIPT_ATTRIBUTE, evaluate_flag};
 use featureops_proto::v1::Reason;
 use prost_types::{Struct, Value};
 use tonic::Status;
@@ -111,7 +111,7 @@ pub fn resolve<T>(
     };
     let view = View::new(host, &published, flag.environment());
     let context = view.context(attributes);
-    let evaluation = evaluate(&published.snapshot, flag.environment(), key, &context, view.now_ms());
+    let evaluation = evaluate_flag(&published.snapshot, flag, &context, view.now_ms());
     let (served, disabled) = match Outcome::of(&evaluation) {
         Outcome::Served(variant, value) => match read(value) {
             Some(value) => (Some((value, variant.to_owned())), false),
@@ -174,7 +174,7 @@ pub async fn resolve_all<T>(
     let mut answers = BTreeMap::new();
     for (key, flag) in selection.flags() {
         let view = view.of(flag.environment());
-        let evaluation = evaluate(&published.snapshot, flag.environment(), key, &context, view.now_ms());
+        let evaluation = evaluate_flag(&published.snapshot, flag, &context, view.now_ms());
         host.observation.evaluated(evaluation.reason);
         if view.bulk_exposes(&evaluation) {
             view.expose(&context, &evaluation);

@@ -143,14 +143,6 @@ pub fn required<T>(message: Option<T>, field: &str) -> Result<T, Status> {
     message.ok_or_else(|| refusal::invalid(field, "", "is required"))
 }
 
-/// Milliseconds as the API's timestamp; absent for 0.
-#[must_use]
-pub fn timestamp(unix_ms: i64) -> Option<prost_types::Timestamp> {
-    #[allow(clippy::cast_possible_truncation)]
-    let nanos = (unix_ms.rem_euclid(1_000) * 1_000_000) as i32;
-    (unix_ms != 0).then(|| prost_types::Timestamp { seconds: unix_ms.div_euclid(1_000), nanos })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,12 +12,11 @@ use featureops_proto::log::{
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{AutonomyLevel, Decision, Inverse, Principal, Run, principal};
-use featureops_proto::{Collection, ErrorCode, Name};
+use featureops_proto::{Collection, ErrorCode, Name, timestamp};
 
 use super::{Context, Outcome, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::allocation::weights_of;
-use crate::clock::timestamp;
 use crate::effect::Effect;
 use crate::flags::{Change, parse};
 use crate::ledger::strata_digest;

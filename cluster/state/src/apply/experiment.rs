@@ -9,12 +9,11 @@ use featureops_proto::log::{
 use featureops_proto::v1::experiment::{Policy, State as Phase};
 use featureops_proto::v1::metric::{Direction, Kind, LateRule};
 use featureops_proto::v1::{AutonomyLevel, Experiment, LearnerRecord, MetricInput, Role};
-use featureops_proto::{Collection, ErrorCode};
+use featureops_proto::{Collection, ErrorCode, unix_ms};
 
 use super::{Context, Outcome, flag_changed, refuse};
 use crate::State;
 use crate::allocation::{BUCKETS, initial_weights, move_buckets, runs_of};
-use crate::clock::millis;
 use crate::effect::Effect;
 use crate::experiments::{
     DEFAULT_COOL_DOWN_SECONDS, DEFAULT_NEW_ARM_CAP, MAX_ARMS, MAX_GENERATIONS, new_share, shape_of,
@@ -692,6 +691,6 @@ pub fn window_ms(
     start: Option<&prost_types::Timestamp>,
     end: Option<&prost_types::Timestamp>,
 ) -> Option<(i64, i64)> {
-    let (start, end) = (millis(start?), millis(end?));
+    let (start, end) = (unix_ms(start?), unix_ms(end?));
     (start < end).then_some((start, end))
 }

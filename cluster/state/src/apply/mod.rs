@@ -15,9 +15,8 @@ mod trip;
 
 use featureops_proto::log::{Done, OwnerStamp, Refusal, Reply, entry, reply};
 use featureops_proto::v1::{AuditRecord, Principal, principal};
-use featureops_proto::{Collection, ErrorCode, Name};
+use featureops_proto::{Collection, ErrorCode, Name, timestamp};
 
-use crate::clock::timestamp;
 use crate::command::{Command, MAX_REQUEST_ID_BYTES};
 use crate::effect::Effect;
 use crate::invariant::{Invariant, Violation};

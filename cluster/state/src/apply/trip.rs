@@ -4,11 +4,10 @@ use featureops_proto::log::{Done, Refusal, ResumeFlag, TripFlag};
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{AutonomyLevel, Decision, Inverse, Number, Sentence, Trip};
-use featureops_proto::{ALARM_POLICY, Collection, ErrorCode, Name};
+use featureops_proto::{ALARM_POLICY, Collection, ErrorCode, Name, timestamp, unix_ms};
 
 use super::{Context, Outcome, flag_changed, flag_name, refuse};
 use crate::State;
-use crate::clock::timestamp;
 use crate::effect::Effect;
 use crate::flags::{Change, etag};
 use crate::oversight::ActionClass;
@@ -95,7 +94,7 @@ impl State {
             .of_flag(key)
             .filter(|(_, d)| d.policy == ALARM_POLICY && d.reason.starts_with(&source));
         let (_, newest) = alarms.next()?;
-        let age_ms = now_ms - newest.time.as_ref().map_or(0, crate::clock::millis);
+        let age_ms = now_ms - newest.time.as_ref().map_or(0, unix_ms);
         let same =
             newest.status() == Status::Proposed || newest.status() == Status::Shadow && age_ms < NOTED_MS;
         same.then(|| newest.name.clone())
