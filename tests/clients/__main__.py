@@ -46,12 +46,17 @@ def main(options: argparse.Namespace) -> int:
         runs.show(testbed)
         return 0
     folder = installation.node()
+    rust = installation.rust()
     if options.install:
         return 0
     binary = find_binary(options.binary, installation.ROOT)
     print(f"testing {binary}", flush=True)
 
-    languages = {"python": Python(), "node": Child("node", ["node", "runner.mjs"], folder)}
+    languages = {
+        "python": Python(),
+        "node": Child("node", ["node", "runner.mjs"], folder),
+        "rust": Child("rust", [str(rust)], rust.parent),
+    }
     what = options.what or ["suite", "parity", "examples"]
     faults = 0
     try:

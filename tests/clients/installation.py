@@ -2,6 +2,7 @@
 
     requirements.txt   -> target/clients/venv            the entry runs itself again in it
     node/package*.json -> target/clients/node            `npm ci`
+    rust/              -> target/clients/rust            `cargo build`, protoc from grpcio-tools
     crates.io package  -> target/clients/suite           from cargo's own cache if it is there; its checksum is checked
 
 Each folder carries the digest of what it was made from, and is made again when that changes. Nothing here is committed:
@@ -71,6 +72,20 @@ def node() -> Path:
     return folder
 
 
+def rust() -> Path:
+    """The program that holds the Rust clients."""
+    folder = CACHE / "rust"
+    # The flagd client's build script asks for protoc, which comes with the Python clients' tools.
+    environment = os.environ | {
+        "CARGO_TARGET_DIR": str(folder),
+        "PROTOC": str(CACHE / "venv" / "bin" / "python-grpc-tools-protoc"),
+    }
+    if not (folder / "debug").is_dir():
+        _say(f"building the Rust clients in {folder}")
+    _run(["cargo", "build", "--quiet", "--locked"], cwd=HERE / "rust", env=environment)
+    return folder / "debug" / "featureops-official-clients"
+
+
 def suite() -> Path:
     """The suite's folder, flagd-testbed."""
     folder = CACHE / "suite" / PACKAGE / "flagd-testbed"
@@ -124,8 +139,11 @@ def _mark(folder: Path, *sources: Path) -> None:
     (folder / "made-from").write_text(_digest(sources))
 
 
-def _run(command, cwd=None) -> None:
-    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def _run(command, cwd=None, env=None) -> None:
+    try:
+        ended = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise InstallationError(f"{command[0]} is missing: {error}") from error
     if ended.returncode != 0:
         raise InstallationError(f"{' '.join(command)} failed:\n{ended.stdout}{ended.stderr}")
 

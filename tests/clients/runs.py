@@ -37,7 +37,7 @@ class Run:
         return f"{self.suite} {self.language} {self.mode} {self.fractional}"
 
 
-# Node in-process on v3 sets is absent: that client hashes by v2. Python's in-process client hashes by v3; it is here on
+# Node in-process on v3 sets is absent: that client hashes by v2; and Rust's on v2 sets: it hashes by v3. Python's in-process client hashes by v3; it is here on
 # v2 sets for all that is not a bucket.
 RUNS = [
     Run("gherkin", "python", "rpc", "v2", 136, 10),
@@ -51,12 +51,20 @@ RUNS = [
     Run("gherkin", "node", "in-process", "v2", 138, 12),
     Run("gherkin", "node", "ofrep", "v2", 129, 0),
     Run("gherkin", "node", "ofrep", "v3", 240, 0),
+    Run("gherkin", "rust", "rpc", "v2", 116, 0),
+    Run("gherkin", "rust", "rpc", "v3", 186, 0),
+    Run("gherkin", "rust", "in-process", "v3", 192, 0),
+    Run("gherkin", "rust", "ofrep", "v2", 116, 0),
+    Run("gherkin", "rust", "ofrep", "v3", 186, 0),
     Run("evaluator", "python", "rpc", "v2", 125, 0),
     Run("evaluator", "python", "in-process", "v2", 125, 0),
     Run("evaluator", "python", "ofrep", "v2", 125, 0),
     Run("evaluator", "node", "rpc", "v2", 125, 0),
     Run("evaluator", "node", "in-process", "v2", 125, 0),
     Run("evaluator", "node", "ofrep", "v2", 125, 0),
+    Run("evaluator", "rust", "rpc", "v2", 112, 0),
+    Run("evaluator", "rust", "in-process", "v3", 103, 0),
+    Run("evaluator", "rust", "ofrep", "v2", 112, 0),
 ]
 
 
@@ -69,12 +77,15 @@ class Servers:
         self._started = {}
         self._forbidden = None
 
-    def of(self, kind: str, fractional: str) -> Server:
-        key = (kind, fractional)
+    def of(self, kind: str, fractional: str, dangling: bool) -> Server:
+        key = (kind, fractional, dangling)
         if key not in self._started:
+            sets = suite.sets(self._testbed, kind)
             # Then the context comes with the flags, and only so.
             settings = SETTINGS | ({"flagd_disable_sync_metadata": "true"} if kind == "syncpayload" else {})
-            self._started[key] = Server(self._binary, suite.sets(self._testbed, kind), fractional, settings)
+            self._started[key] = Server(
+                self._binary, sets if dangling else suite.without_dangling(sets), fractional, settings
+            )
         server = self._started[key]
         server.settle()
         return server
@@ -134,7 +145,7 @@ def show(testbed) -> None:
         counts = collections.Counter()
         reasons = collections.Counter()
         for scenario in suite.scenarios(testbed, run.suite):
-            if reason := suite.left_out(scenario, run.mode, run.fractional):
+            if reason := suite.left_out(scenario, run.language, run.mode, run.fractional):
                 reasons[reason] += 1
             else:
                 counts["controlling" if scenario.controls else "evaluating"] += 1
@@ -147,7 +158,7 @@ def _perform(run: Run, testbed, stage: Stage, options) -> Outcome:
     outcome = Outcome(run)
     try:
         for scenario in suite.scenarios(testbed, run.suite):
-            if suite.left_out(scenario, run.mode, run.fractional):
+            if suite.left_out(scenario, run.language, run.mode, run.fractional):
                 continue
             if options.only and not re.search(options.only, f"{scenario.place} {scenario.name}"):
                 continue

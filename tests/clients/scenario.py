@@ -7,6 +7,7 @@ came: waiting for one drops those before it and keeps those after, so a chain of
 import json
 import time
 
+import defects
 import steps
 from client import Handle, Language, Target
 
@@ -25,6 +26,9 @@ class Stage:
         self.mode = mode
         self.fractional = fractional
         self.servers = servers
+        # Rust's in-process client refuses a whole document for one $ref to nothing.
+        self.dangling = (language.name, mode) != ("rust", "in-process")
+        self.unheard = defects.UNHEARD.get(f"{language.name} {mode}", set())
         self._kept = {}
 
     def perform(self, scenario) -> None:
@@ -113,6 +117,10 @@ class _Performance:
                 wanted = steps.cast(self._flag.type, text)
                 same = answer.value == wanted and isinstance(answer.value, bool) == isinstance(wanted, bool)
                 _check(same, f"value {wanted!r}", answer.value, answer)
+            case steps.Detail(name, _) if name in self._stage.unheard:
+                pass
+            case steps.Metadata() if "metadata" in self._stage.unheard:
+                pass
             case steps.Detail(name, wanted):
                 found = getattr(answer, name) or ""
                 _check(found == wanted, f"{name} '{wanted}'", found, answer)
@@ -135,7 +143,7 @@ class _Performance:
             port = stage.servers.closed_port() if self._kind == "unavailable" else stage.servers.forbidden_port()
             self._handle = stage.language.open(Target(stage.mode, port, self._options), wait=False)
             return self._handle
-        self._server = stage.servers.of(self._kind, stage.fractional)
+        self._server = stage.servers.of(self._kind, stage.fractional, stage.dangling)
         target = Target(stage.mode, self._server.ports[stage.mode], self._options)
         self._handle = stage.language.open(target) if self._own else stage.keep(target)
         return self._handle

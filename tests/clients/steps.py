@@ -37,6 +37,11 @@ class Attribute:
     path: tuple
     value: Any
 
+    @property
+    def nests(self) -> bool:
+        """Whether it makes the context hold an object or a list."""
+        return len(self.path) > 1 or isinstance(self.value, (dict, list))
+
 
 @dataclass(frozen=True)
 class Listen:

@@ -81,7 +81,7 @@ def _table(step) -> list:
     return [[cell["value"] for cell in row["cells"]] for row in rows]
 
 
-def left_out(scenario: Scenario, mode: str, fractional: str) -> str | None:
+def left_out(scenario: Scenario, language: str, mode: str, fractional: str) -> str | None:
     """Why a run does not take the scenario; none if it does."""
     tags = scenario.tags
     if scenario.file == "config.feature":
@@ -93,6 +93,14 @@ def left_out(scenario: Scenario, mode: str, fractional: str) -> str | None:
             return f"not tagged @{tag}"
         if mode == "ofrep" and tags & GRPC_ONLY:
             return "about streams, caches and states, which OFREP clients do not have"
+    if language == "rust" and (tags & GRPC_ONLY or scenario.controls or listens(scenario)):
+        return "about events, caches and states, of which Rust's clients tell an application nothing"
+    if language == "rust" and any(isinstance(step, steps.Attribute) and step.nests for step in scenario.steps):
+        return "asks with objects or lists in the context, which Rust's clients send as the text of their debug form"
+    if language == "rust" and mode == "in-process" and any(
+        isinstance(step, steps.Flag) and step.key == "ref-to-nonexistent-evaluator-flag" for step in scenario.steps
+    ):
+        return "Rust's in-process client refuses a whole document for one $ref to nothing"
     for tag, reason in BEYOND.items():
         if tag in tags:
             return reason
@@ -102,6 +110,10 @@ def left_out(scenario: Scenario, mode: str, fractional: str) -> str | None:
     return None
 
 
+def listens(scenario: Scenario) -> bool:
+    return any(isinstance(step, (steps.Listen, steps.State)) for step in scenario.steps)
+
+
 GRPC_ONLY = {"caching", "events", "grace", "reconnect", "unavailable", "forbidden", "contextEnrichment"}
 BEYOND = {
     "targetURI": "needs an Envoy in front, for its name resolution",
@@ -109,6 +121,21 @@ BEYOND = {
     "customCert": "nodes have no TLS of their own yet",
     "deprecated": "withdrawn by the suite",
 }
+
+
+def dangles(document: dict, key: str) -> bool:
+    """Whether a flag of the document names an evaluator that is not there."""
+    named = re.findall(r'"\$ref": "([^"]*)"', json.dumps(document["flags"][key].get("targeting")))
+    return not set(named) <= set(document.get("$evaluators", {}))
+
+
+def without_dangling(sets: list) -> list:
+    return [
+        (environment, source, document | {"flags": {
+            key: flag for key, flag in document["flags"].items() if not dangles(document, key)
+        }})
+        for environment, source, document in sets
+    ]
 
 
 def all_flags(testbed: Path) -> dict:
