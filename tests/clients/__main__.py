@@ -4,6 +4,7 @@
     python3 tests/clients suite                    the public Gherkin suite
     python3 tests/clients parity                   one unit, one variant, whichever client asks
     python3 tests/clients examples                 examples/python and examples/typescript
+    python3 tests/clients soak --minutes 60        clients that stay attached; only when it is named
 
 Exit 0 when all of it holds, 1 when something does not, 2 when a run could not be made.
 """
@@ -19,17 +20,18 @@ from server import ServerError, find_binary
 def arguments() -> argparse.Namespace:
     written = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog="tests/clients", description=__doc__, formatter_class=written)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="suite, parity, examples; default: all of them")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help="suite, parity, examples (the default: all three), soak")
     parser.add_argument("--binary", help="featureops; default: the newer of target/release and target/debug")
     parser.add_argument("--runs", default="", metavar="REGEX", help="only these runs of the suite, as 'python rpc v2'")
     parser.add_argument("--only", default="", metavar="REGEX", help="only these scenarios; counts are not asserted")
     parser.add_argument("--no-control", action="store_true", help="leave out scenarios that stop or change the server")
+    parser.add_argument("--minutes", type=float, default=60, help="how long a soak takes")
     parser.add_argument("--list", action="store_true", help="show each run's scenarios and what it leaves out, and end")
     parser.add_argument("--install", action="store_true", help="install the clients and the suite, and end")
     parsed = parser.parse_args()
-    unknown = set(parsed.what) - {"suite", "parity", "examples"}
+    unknown = set(parsed.what) - {"suite", "parity", "examples", "soak"}
     if unknown:
-        parser.error(f"'{min(unknown)}' is not one of suite, parity, examples")
+        parser.error(f"'{min(unknown)}' is not one of suite, parity, examples, soak")
     return parsed
 
 
@@ -38,6 +40,7 @@ def main(options: argparse.Namespace) -> int:
     import examples
     import parity
     import runs
+    import soak
     from child_client import Child
     from python_client import Python
 
@@ -66,6 +69,8 @@ def main(options: argparse.Namespace) -> int:
             faults += parity.run(binary, languages)
         if "examples" in what:
             faults += examples.run(binary, folder)
+        if "soak" in what:
+            faults += soak.run(binary, languages, options.minutes)
     finally:
         for language in languages.values():
             language.end()
