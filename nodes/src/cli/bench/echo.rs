@@ -12,6 +12,7 @@ use featureops_proto::v1::{
 };
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,15 +28,19 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Serves `answer` on a free port of loopback.
-    pub async fn start(answer: EvaluateResponse) -> Result<Self, Failure> {
+    /// Answers evaluations with `answer`.
+    pub async fn of_evaluations(answer: EvaluateResponse) -> Result<Self, Failure> {
+        Self::start(Routes::new(EvaluationServiceServer::new(Constant(Arc::new(answer))))).await
+    }
+
+    /// Serves on a free port of loopback.
+    pub async fn start(routes: Routes) -> Result<Self, Failure> {
         let unserved = |error: std::io::Error| Failure::internal(format!("the echo did not start: {error}"));
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.map_err(unserved)?;
         let address = listener.local_addr().map_err(unserved)?;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let service = EvaluationServiceServer::new(Constant(Arc::new(answer)));
         let serving = tokio::spawn(async move {
-            if let Err(error) = Server::builder().add_service(service).serve_with_incoming(incoming).await {
+            if let Err(error) = Server::builder().add_routes(routes).serve_with_incoming(incoming).await {
                 tracing::error!(error = %error, "the echo ended");
             }
         });

@@ -8,7 +8,6 @@
 //! Client and servers share the machine and the runtime, so the figures are what both together can do here; the ratio is
 //! what the node costs. A known unit's exposure is in the log already; a new unit's is implied, and written meanwhile.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use featureops_proto::v1::experiment::Policy;
@@ -17,9 +16,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use super::echo::Echo;
+use super::flight::{self, Caller, IN_FLIGHT, Run, Slices};
 use super::report::{Bar, Figure, median};
 use super::world::{
     ENVIRONMENT, World, connect, context_of, define_metrics, failed, one_of, settled_units, start_experiment,
@@ -30,7 +31,6 @@ use crate::rpc::evaluation_service_client::EvaluationServiceClient;
 
 const FLAG: &str = "evaluated";
 const CONNECTIONS: usize = 4;
-const IN_FLIGHT: usize = 64;
 const STREAMS: usize = 4;
 const WINDOW: usize = 64;
 const ROUNDS: usize = 7;
@@ -46,7 +46,7 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     start_experiment(&control, FLAG, Policy::Fixed).await?;
 
     let answer = sample(&control).await?;
-    let echo = Echo::start(answer.clone()).await?;
+    let echo = Echo::of_evaluations(answer.clone()).await?;
     let bare = connect(echo.address(), CONNECTIONS).await?;
 
     let known = Units::Known;
@@ -156,77 +156,17 @@ impl Units {
     }
 }
 
-/// What one slice came to.
-struct Run {
-    calls: u64,
-    rate: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    processor_seconds: f64,
-}
+/// Asks for the flag.
+struct Asking(EvaluationServiceClient<Channel>, Units);
 
-#[derive(Default)]
-struct Slices {
-    calls: u64,
-    processor_seconds: f64,
-    rates: Vec<f64>,
-    p50_ms: Vec<f64>,
-    p99_ms: Vec<f64>,
-}
-
-impl Slices {
-    fn add(&mut self, run: Run) {
-        self.calls += run.calls;
-        self.processor_seconds += run.processor_seconds;
-        self.rates.push(run.rate);
-        self.p50_ms.push(run.p50_ms);
-        self.p99_ms.push(run.p99_ms);
-    }
-
-    fn processor_us(&self) -> f64 {
-        self.processor_seconds * 1e6 / self.calls.max(1) as f64
+impl Caller for Asking {
+    async fn call(&mut self, turn: u64) -> Result<(), Status> {
+        self.0.evaluate(request(&self.1.unit(turn))).await.map(drop)
     }
 }
 
 async fn unary(channels: &[Channel], units: Units, slice: Duration) -> Result<Run, Failure> {
-    let (began, processor_before) = (Instant::now(), processor_seconds());
-    let until = began + slice;
-    let turns = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let mut tasks = JoinSet::new();
-    for task in 0..IN_FLIGHT {
-        let mut client = EvaluationServiceClient::new(one_of(channels, task)?);
-        let turns = Arc::clone(&turns);
-        tasks.spawn(async move {
-            let mut latencies_us: Vec<u32> = Vec::new();
-            loop {
-                let start = Instant::now();
-                if start >= until {
-                    return Ok(latencies_us);
-                }
-                let turn = turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                client.evaluate(request(&units.unit(turn))).await?;
-                latencies_us.push(u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX));
-            }
-        });
-    }
-    let mut latencies_us = Vec::new();
-    while let Some(joined) = tasks.join_next().await {
-        let task: Result<Vec<u32>, tonic::Status> =
-            joined.map_err(|error| Failure::internal(format!("a caller ended early: {error}")))?;
-        latencies_us.extend(task.map_err(failed)?);
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    latencies_us.sort_unstable();
-    let at_ms = |percent: usize| {
-        latencies_us.get(latencies_us.len() * percent / 100).map_or(0.0, |us| f64::from(*us) / 1_000.0)
-    };
-    Ok(Run {
-        calls: latencies_us.len() as u64,
-        rate: latencies_us.len() as f64 / seconds,
-        p50_ms: at_ms(50),
-        p99_ms: at_ms(99),
-        processor_seconds: processor_seconds() - processor_before,
-    })
+    flight::unary(channels, slice, |channel| Asking(EvaluationServiceClient::new(channel), units)).await
 }
 
 /// Answers a second over streams that keep a window full.
@@ -258,7 +198,7 @@ async fn streamed(channels: &[Channel], slice: Duration) -> Result<Run, Failure>
     }
     let mut count = 0;
     while let Some(joined) = tasks.join_next().await {
-        let task: Result<u64, tonic::Status> =
+        let task: Result<u64, Status> =
             joined.map_err(|error| Failure::internal(format!("a stream ended early: {error}")))?;
         count += task.map_err(failed)?;
     }

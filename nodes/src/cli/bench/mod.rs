@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   evaluate   a real node            beside  a bare gRPC echo of the same bytes, same client, same connections
+//!   flagd      the same by flagd's protocol
 //!   facts      a real node            beside  the bare log engine, same bytes, same group commit
 //!   lag        a real node, to the first evaluation that serves what was decided
 //!   scale      a node of its own process, full and restarted, beside the same process empty
@@ -15,6 +16,8 @@
 mod echo;
 mod evaluate;
 mod facts;
+mod flagd;
+mod flight;
 mod lag;
 mod ledger;
 mod report;
@@ -39,6 +42,8 @@ use report::{Figure, json, table};
 pub enum Measurement {
     /// Evaluations a second over gRPC, unary and streamed.
     Evaluate,
+    /// Evaluations a second by flagd's clients.
+    Flagd,
     /// Durable facts a second over gRPC.
     Facts,
     /// From an outcome's acknowledgement to the allocation it leads to.
@@ -105,6 +110,7 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
         progress(&format!("measuring {} …", name.unwrap_or_default()));
         figures.extend(match measurement {
             Measurement::Evaluate => evaluate::measure(&plan).await?,
+            Measurement::Flagd => flagd::measure(&plan).await?,
             Measurement::Facts => facts::measure(&plan).await?,
             Measurement::Lag => lag::measure(&plan).await?,
             Measurement::Scale => scale::measure(&plan).await?,
