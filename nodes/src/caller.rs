@@ -20,9 +20,13 @@ pub const ID_BYTES_MAX: usize = 128;
 /// # Errors
 /// The entry has another form.
 pub fn principal(metadata: &MetadataMap) -> Result<Principal, Status> {
-    let Some(value) = metadata.get(HEADER) else {
+    let mut named_as = metadata.get_all(HEADER).iter();
+    let Some(value) = named_as.next() else {
         return Ok(Principal { kind: Kind::Human.into(), id: "local".to_owned(), verified: false });
     };
+    if named_as.next().is_some() {
+        return Err(refusal::invalid(HEADER, "", "is there more than once: a caller is one"));
+    }
     let text = value
         .to_str()
         .map_err(|_| refusal::invalid(HEADER, "", "must be ASCII of the form human:ID or agent:ID"))?;
@@ -67,6 +71,15 @@ mod tests {
         metadata.insert(HEADER, "agent:tuner@1".parse().unwrap());
         let named = principal(&metadata).unwrap();
         assert_eq!((named.kind(), named.id.as_str(), named.verified), (Kind::Agent, "tuner@1", false));
+    }
+
+    #[test]
+    fn a_caller_is_one() {
+        let mut metadata = MetadataMap::new();
+        for text in ["agent:a", "human:b"] {
+            metadata.append(HEADER, text.parse().unwrap());
+        }
+        assert!(principal(&metadata).unwrap_err().message().contains("more than once"));
     }
 
     #[test]

@@ -449,6 +449,12 @@ pub fn variable_of(name: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", name.replace('.', "_").to_uppercase())
 }
 
+/// Whether an environment variable is a setting of a node.
+#[must_use]
+pub fn is_variable(name: &str) -> bool {
+    KEYS.iter().any(|key| variable_of(key.name) == name)
+}
+
 fn take(
     config: &mut NodeConfig,
     key: &Key,

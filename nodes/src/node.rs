@@ -166,6 +166,14 @@ impl Node {
             return Err(error);
         }
         let (unit_key, unit_key_fault) = read_unit_key(keys.as_ref());
+        let (own, needed) = (unit_key.as_ref().map(UnitKey::id), replica.read(State::unit_key_id));
+        if unit_key_fault.is_none() && replica.read(State::is_initialized) && own != Some(needed) {
+            tracing::error!(
+                found = own.map_or_else(|| "none".to_owned(), |id| format!("{id:016x}")),
+                needed = format!("{needed:016x}"),
+                "the unit key is not the cluster's; facts are refused until its file is put back"
+            );
+        }
         publisher.publish(&replica);
 
         let observation = Arc::new(Observation::default());

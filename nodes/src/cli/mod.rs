@@ -33,6 +33,7 @@ mod rule;
 mod serve;
 mod session;
 mod settings;
+mod signals;
 mod span;
 mod trip;
 

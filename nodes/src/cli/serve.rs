@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use featureops_cluster::Environment;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::{Exit, Failure};
 use super::session::{print, progress};
 use super::settings::{VARIABLES, read_bounded};
+use super::signals::Signals;
 use crate::config::{ENVIRONMENT_PREFIX, FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
 use crate::node::Node;
 use crate::telemetry;
@@ -142,28 +142,6 @@ fn load(
 fn read(path: &Path) -> Result<String, Failure> {
     let fault = |message: String| Failure::usage(format!("configuration {}: {message}", path.display()));
     read_bounded(path, FILE_BYTES_MAX as u64).map_err(fault)
-}
-
-/// The two signals that ask a node to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn install() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::internal(format!("signals cannot be received: {error}")))
-        };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]

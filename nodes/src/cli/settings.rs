@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use super::failure::Failure;
 use super::nearest::suggestion;
 use super::span::parse_span;
+use crate::config::{ENVIRONMENT_PREFIX, is_variable};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -79,6 +80,7 @@ impl Settings {
     /// # Errors
     /// When the file cannot be read or a value is not acceptable, naming the key.
     pub fn resolve(args: &GlobalArgs) -> Result<Self, Failure> {
+        check_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         let file = match &args.config {
             Some(path) => read_file(path)?,
             None => match default_path().filter(|path| path.is_file()) {
@@ -111,7 +113,7 @@ impl Settings {
             return Err(Failure::usage("request_timeout must be more than 0 and at most 1h"));
         }
         let settings = Self {
-            server: with_scheme(&text(&args.server, "server", "http://127.0.0.1:7400")?),
+            server: with_scheme(&text(&args.server, "server", "http://127.0.0.1:7400")?)?,
             environment: text(&args.environment, "environment", "production")?,
             principal: text(&args.principal, "principal", "human:local")?,
             output,
@@ -135,10 +137,30 @@ fn check_principal(principal: &str) -> Result<(), Failure> {
     }
 }
 
+/// A variable with a slip in its name would leave the default in force: an agent would act as the local human.
+fn check_variables(names: impl Iterator<Item = String>) -> Result<(), Failure> {
+    for name in names.filter(|name| name.starts_with(ENVIRONMENT_PREFIX)) {
+        if !VARIABLES.contains(&name.as_str()) && !is_variable(&name) {
+            let shown: String = name.chars().take(80).collect();
+            return Err(Failure::usage(format!(
+                "environment variable '{shown}' is not known; {}",
+                suggestion(&name, &VARIABLES)
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// `127.0.0.1:7400` is what people type.
-fn with_scheme(server: &str) -> String {
+fn with_scheme(server: &str) -> Result<String, Failure> {
     let server = server.trim().trim_end_matches('/');
-    if server.contains("://") { server.to_owned() } else { format!("http://{server}") }
+    match server.split_once("://") {
+        None => Ok(format!("http://{server}")),
+        Some(("http", _)) => Ok(server.to_owned()),
+        Some((scheme, _)) => Err(Failure::usage(format!(
+            "server '{server}': '{scheme}' is not spoken, only http; to reach a node behind TLS, tunnel to it"
+        ))),
+    }
 }
 
 fn default_path() -> Option<PathBuf> {
@@ -193,6 +215,30 @@ mod tests {
     fn resolve(text: &str, args: GlobalArgs) -> Result<Settings, Failure> {
         let file = file(text);
         Settings::resolve(&GlobalArgs { config: Some(file.path().to_owned()), ..args })
+    }
+
+    #[test]
+    fn a_slip_in_a_variables_name_is_refused() {
+        let check = |name: &str| check_variables([name.to_owned()].into_iter());
+        for known in ["PATH", "FEATUREOPS_PRINCIPAL", "FEATUREOPS_LISTEN", "FEATUREOPS_LIMITS_CONNECTIONS"] {
+            check(known).unwrap();
+        }
+        for (unknown, meant) in [
+            ("FEATUREOPS_PRINCIPLE", "FEATUREOPS_PRINCIPAL"),
+            ("FEATUREOPS_ENVIROMENT", "FEATUREOPS_ENVIRONMENT"),
+        ] {
+            let said = check(unknown).unwrap_err().render();
+            assert!(said.contains(unknown) && said.contains(meant), "{said}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_spoken_is_a_server() {
+        assert_eq!(with_scheme("node:7400/").unwrap(), "http://node:7400");
+        assert_eq!(with_scheme("http://node").unwrap(), "http://node");
+        for other in ["https://node", "ftp://node"] {
+            assert!(with_scheme(other).unwrap_err().render().contains("only http"));
+        }
     }
 
     #[test]

@@ -260,9 +260,22 @@ impl Refusal {
 async fn asked(host: &Host, parts: &Parts, body: Body) -> Result<Asked, Refusal> {
     let scope = host.fronts.scope(&parts.headers, &parts.extensions, "");
     let scope = scope.map_err(|fault| Refusal::selector(&fault))?;
+    check_type(&parts.headers)?;
     let body = read(body).await?;
     let context = context(&body)?;
     Ok(Asked { scope, attributes: host.fronts.overlay.over(context, &parts.headers) })
+}
+
+/// An evaluation may imply an exposure. A web page cannot send JSON to another site without asking first, so that no page
+/// makes a visitor's browser report some; what no browser sends may come without a type.
+fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_json = kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(b"application/json"));
+    if is_json || kind.is_none() && !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let details = "send content-type: application/json".to_owned();
+    Err(Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, code: Some("GENERAL"), details })
 }
 
 async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
@@ -325,6 +338,19 @@ mod tests {
             assert!(has(known), "{known}");
         }
         assert!(!has("\"ab\"") && !has(""));
+    }
+
+    #[test]
+    fn no_page_of_another_site_asks() {
+        let checked = |pairs: &[(header::HeaderName, &'static str)]| {
+            let pairs = pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+            check_type(&HeaderMap::from_iter(pairs)).is_ok()
+        };
+        assert!(checked(&[]) && checked(&[(header::CONTENT_TYPE, "Application/JSON; charset=utf-8")]));
+        for other in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+            assert!(!checked(&[(header::CONTENT_TYPE, other)]), "{other}");
+        }
+        assert!(!checked(&[(header::ORIGIN, "http://elsewhere")]));
     }
 
     #[test]

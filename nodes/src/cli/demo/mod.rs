@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::failure::Failure;
 use super::render::share_text;
+use super::signals::Signals;
 use crate::config::NodeConfig;
 use crate::node::Node;
 use crate::rpc::administration_service_client::AdministrationServiceClient;
@@ -86,7 +87,12 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let node = Node::start(Environment::production(folder.path()), config)
         .await
         .map_err(|error| Failure::internal(error.to_string()))?;
-    let told = tell(&args, &node).await;
+    let mut signals = Signals::install()?;
+    let told = tokio::select! {
+        told = tell(&args, &node) => told,
+        // Ended here, so that the folder goes, too.
+        () = signals.next() => Err(Failure::internal("interrupted before its end")),
+    };
     node.shutdown().await;
     told
 }
