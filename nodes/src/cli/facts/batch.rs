@@ -1,6 +1,7 @@
 //! Events into batches named (producer, sequence), the same names for the same events every time.
 
 use featureops_proto::v1;
+use prost::Message as _;
 
 /// Events of a batch. Part of the naming: another size would give the same events other names, and count them twice.
 pub const BATCH_EVENTS: usize = 1_000;
@@ -22,6 +23,22 @@ impl Facts {
             Self::Exposures(events) => events.len(),
             Self::Outcomes(events) => events.len(),
         }
+    }
+
+    /// Hash of every event as it is sent, and of where to: the same rows for another metric are other facts.
+    #[must_use]
+    pub fn digest(&self, environment: &str) -> u128 {
+        let mut hash = xxhash_rust::xxh3::Xxh3Default::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        add(environment.as_bytes());
+        match self {
+            Self::Exposures(events) => events.iter().for_each(|event| add(&event.encode_to_vec())),
+            Self::Outcomes(events) => events.iter().for_each(|event| add(&event.encode_to_vec())),
+        }
+        hash.digest128()
     }
 
     /// In a producer's name.
@@ -92,6 +109,19 @@ fn chunks<T>(events: Vec<T>) -> Vec<Vec<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_rows_for_another_metric_or_place_are_other_facts() {
+        let outcome = |metric: &str| {
+            let outcome =
+                v1::Outcome { unit: "u".to_owned(), metric: metric.to_owned(), ..v1::Outcome::default() };
+            Facts::Outcomes(vec![outcome])
+        };
+        let named = outcome("a").digest("environments/p");
+        assert_eq!(named, outcome("a").digest("environments/p"));
+        assert_ne!(named, outcome("b").digest("environments/p"));
+        assert_ne!(named, outcome("a").digest("environments/q"));
+    }
 
     #[test]
     fn names_follow_from_the_place_alone() {

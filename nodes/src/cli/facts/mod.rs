@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A batch is named by (producer, sequence), and the server counts a name once. So that repeating the whole command after
-//! a failure counts nothing twice, both follow from the content: the producer is a hash of what is read, the sequence the
-//! batch's place in it. The consequence is said in the help: the same bytes are the same facts. A file that grew is another
+//! a failure counts nothing twice, both follow from the content: the producer is a hash of what is sent, the sequence the
+//! batch's place in it. The consequence is said in the help: the same events are the same facts. A file that grew is another
 //! file; send only the new lines, or name the producer.
 
 pub mod batch;
@@ -89,18 +89,18 @@ pub struct SourceArgs {
 pub async fn run_outcome(session: &Session, command: OutcomeCommand) -> Result<(), Failure> {
     let OutcomeCommand::Send(args) = command;
     let known = ["unit", "metric", "value", "event_time", "eventTime", "receipt", "attributes"];
-    let (table, rows) = read(&args.source, &known, |row| outcome(row, args.metric.as_deref()))?;
+    let rows = read(&args.source, &known, |row| outcome(row, args.metric.as_deref()))?;
     let (lines, events): (Vec<u64>, Vec<v1::Outcome>) = rows.into_iter().unzip();
-    send(session, &args.source, &table, &lines, Facts::Outcomes(events)).await
+    send(session, &args.source, &lines, Facts::Outcomes(events)).await
 }
 
 pub async fn run_exposure(session: &Session, command: ExposureCommand) -> Result<(), Failure> {
     let ExposureCommand::Send(args) = command;
     let known =
         ["unit", "variant", "experiment", "event_time", "eventTime", "receipt", "forced", "attributes"];
-    let (table, rows) = read(&args.source, &known, |row| exposure(row, args.experiment.as_deref()))?;
+    let rows = read(&args.source, &known, |row| exposure(row, args.experiment.as_deref()))?;
     let (lines, events): (Vec<u64>, Vec<v1::Exposure>) = rows.into_iter().unzip();
-    send(session, &args.source, &table, &lines, Facts::Exposures(events)).await
+    send(session, &args.source, &lines, Facts::Exposures(events)).await
 }
 
 fn outcome(row: &Row, metric: Option<&str>) -> Result<v1::Outcome, String> {
@@ -157,7 +157,7 @@ fn read<T>(
     args: &SourceArgs,
     known: &[&str],
     event: impl Fn(&Row) -> Result<T, String>,
-) -> Result<(Table, Vec<(u64, T)>), Failure> {
+) -> Result<Vec<(u64, T)>, Failure> {
     let table = Table::read(&args.file, args.format, args.delimiter)?;
     table.check_columns(known)?;
     let mut faults: Vec<String> = Vec::new();
@@ -188,19 +188,13 @@ fn read<T>(
     if events.is_empty() {
         return Err(Failure::usage(format!("{}: no rows to send", args.file.display())));
     }
-    Ok((table, events))
+    Ok(events)
 }
 
 /// Faults and refusals listed by line; the rest is counted.
 pub const MAX_SHOWN: usize = 10;
 
-async fn send(
-    session: &Session,
-    args: &SourceArgs,
-    table: &Table,
-    lines: &[u64],
-    facts: Facts,
-) -> Result<(), Failure> {
+async fn send(session: &Session, args: &SourceArgs, lines: &[u64], facts: Facts) -> Result<(), Failure> {
     let count = facts.len();
     if args.dry_run {
         return session.say(|page| {
@@ -210,7 +204,7 @@ async fn send(
     // A producer chosen by name still must not mix exposures and outcomes under one sequence.
     let producer = match &args.producer {
         Some(name) => format!("{name}:{}", facts.word()),
-        None => format!("content-{:032x}:{}", table.digest(), facts.word()),
+        None => format!("content-{:032x}:{}", facts.digest(&session.parent()), facts.word()),
     };
     let batches = batches(&session.parent(), &producer, facts);
     let mut summary = Summary::default();

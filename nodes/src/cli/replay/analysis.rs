@@ -82,8 +82,8 @@ struct Pair {
 impl Pair {
     fn agrees(&self) -> bool {
         let size = self.node.abs().max(self.file.abs());
-        // Below 1e-12 both are nothing.
-        !self.compared || (self.node - self.file).abs() <= TOLERANCE * size + 1e-12
+        // Below 1e-12 both are nothing. What is not finite is no number to agree with.
+        !self.compared || size.is_finite() && (self.node - self.file).abs() <= TOLERANCE * size + 1e-12
     }
 }
 
@@ -131,9 +131,11 @@ impl Comparison {
                 let found = status.contrasts.iter().find(|c| &c.variant == arm && c.metric == outcome.metric);
                 let error =
                     (ours.variance / ours.units as f64 + control.variance / control.units as f64).sqrt();
-                for (what, node, file) in [
-                    ("difference", found.map(|c| c.difference), ours.mean - control.mean),
-                    ("standard error", found.map(|c| c.standard_error), error),
+                // A mean's variance takes two units.
+                let spread = outcome.kind == Kind::Proportion || ours.units.min(control.units) > 1;
+                for (what, node, file, known) in [
+                    ("difference", found.map(|c| c.difference), ours.mean - control.mean, true),
+                    ("standard error", found.map(|c| c.standard_error), error, spread),
                 ] {
                     pairs.push(Pair {
                         metric: outcome.metric.clone(),
@@ -141,7 +143,7 @@ impl Comparison {
                         what,
                         node: node.unwrap_or(f64::NAN),
                         file,
-                        compared: status.strata <= 1,
+                        compared: known && status.strata <= 1,
                     });
                 }
             }
@@ -279,6 +281,9 @@ mod tests {
         let source = read();
         let comparison = Comparison::new(&source, &analyse(&source), &status(3.000_01));
         assert_eq!(comparison.differences(), ["spent b mean: node 3.00001, file 3"]);
+        // What overflows agrees with nothing.
+        let infinite = Pair { file: f64::INFINITY, ..comparison.pairs[0].clone() };
+        assert!(!infinite.agrees());
         // A number the node does not give never agrees.
         let comparison = Comparison::new(&source, &analyse(&source), &v1::ExperimentStatus::default());
         assert!(!comparison.agrees());

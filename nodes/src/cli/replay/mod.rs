@@ -64,7 +64,8 @@ pub struct ReplayArgs {
     /// When a row happened; without it, when it is sent.
     #[arg(long, value_name = "COLUMN")]
     time_column: Option<String>,
-    /// Move all times by one span, so that the latest is now by log time. Late limits then see recent events.
+    /// Move all times by one span, so that the latest is now by log time. What happened over more than 72 hours is
+    /// replayed without --time-column: a node counts no event that is older.
     #[arg(long, requires = "time_column")]
     shift_time: bool,
     /// Create what is missing of flag, metrics and experiment, and start it.
@@ -91,6 +92,8 @@ pub struct ReplayArgs {
     skip_malformed: bool,
 }
 
+/// No metric takes events later than this.
+const LATE_SECONDS_MAX: i64 = 72 * 3_600;
 /// How long the node's counts may take to show what it acknowledged.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -101,6 +104,16 @@ pub async fn run(session: &Session, args: ReplayArgs) -> Result<(), Failure> {
     let table = Table::read(&args.file, None, args.delimiter)?;
     let mut source = Source::read(&table, &args)?;
     progress(&format!("{}: {} rows, {} units", args.file.display(), table.len(), source.units.len()));
+
+    let span = source.span_seconds();
+    if args.time_column.is_some() && span > LATE_SECONDS_MAX {
+        return Err(Failure::usage(format!(
+            "--time-column: the file's times span {} hours, and a node counts no event older than {}; leave the column out, \
+             and all is counted as of now",
+            span / 3_600,
+            LATE_SECONDS_MAX / 3_600
+        )));
+    }
 
     let experiment = target::prepare(session, &args, &mut source).await?;
     let before = experiment_status::fetch(session, &args.experiment).await?;

@@ -199,6 +199,14 @@ impl Source {
         Ok(())
     }
 
+    /// From the first time to the last, in seconds; 0 without times.
+    #[must_use]
+    pub fn span_seconds(&self) -> i64 {
+        let times = || self.units.iter().flat_map(|u| u.events.iter().map(|e| e.2).chain([u.time])).flatten();
+        let (first, last) = (times().map(|time| time.seconds).min(), times().map(|time| time.seconds).max());
+        first.zip(last).map_or(0, |(first, last)| last.saturating_sub(first))
+    }
+
     /// Moves all times so that the latest is `now` (unix seconds).
     pub fn shift_to(&mut self, now: i64) {
         let latest = self.units.iter().flat_map(|u| u.events.iter().map(|e| e.2).chain([u.time])).flatten();
@@ -318,7 +326,9 @@ pub mod tests {
     fn times_move_together() {
         let text = "user,arm,kept,at\nu1,a,1,100\nu2,b,0,400\nu1,a,1,50\n";
         let mut read = source(text, &["--arm-column", "arm", "--time-column", "at"]).unwrap();
+        let span = read.span_seconds();
         read.shift_to(1_000);
+        assert_eq!(read.span_seconds(), span);
         let times: Vec<_> = read.units.iter().map(|unit| unit.time.unwrap().seconds).collect();
         assert_eq!(times, [650, 1_000]);
     }
