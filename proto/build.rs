@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/experiment.proto",
         "featureops/v1/evaluation.proto",
         "featureops/v1/facts.proto",
+        "featureops/v1/segment.proto",
         "featureops/v1/decision.proto",
         "featureops/v1/administration.proto",
         "featureops/log/v1/log.proto",

@@ -2,10 +2,10 @@
 //! description or its version. By it the fronts tell those who cache what really changed (see `fronts::changes`); it is the
 //! same on every node, so versions made of faces are too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use featureops_evaluation::{CompiledFlag, Snapshot};
-use featureops_proto::v1::{Environment, Flag, Trip};
+use featureops_evaluation::{CompiledFlag, CompiledSegment, Snapshot};
+use featureops_proto::v1::{Environment, Flag, Segment, Trip};
 use prost::Message as _;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -64,9 +64,40 @@ pub fn face(flag: Flag, shared: Shared) -> u64 {
     xxh3_64(&bytes).max(1)
 }
 
+/// A segment's hash over who is in it: its clauses, and the version of its list, which is the same on every node. What it asks
+/// about has its own.
+#[must_use]
+pub fn of_segment(segment: Segment, units_version: u64) -> u64 {
+    let mut bytes = Segment { clauses: segment.clauses, ..Segment::default() }.encode_to_vec();
+    bytes.extend_from_slice(&units_version.to_le_bytes());
+    xxh3_64(&bytes).max(1)
+}
+
+/// A flag's own face with those of the segments that it asks about, however far down.
+fn with_segments(flag: &CompiledFlag, snapshot: &Snapshot) -> u64 {
+    let mut bytes = flag.face().to_le_bytes().to_vec();
+    if flag.face() == 0 || flag.segments().next().is_none() {
+        return flag.face();
+    }
+    let (mut seen, mut waiting) = (BTreeSet::new(), flag.segments().collect::<Vec<_>>());
+    while let Some(id) = waiting.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let segment = snapshot.segment(flag.environment(), id);
+        bytes.extend_from_slice(&segment.map_or(0, CompiledSegment::face).to_le_bytes());
+        waiting.extend(segment.into_iter().flat_map(CompiledSegment::segments));
+    }
+    xxh3_64(&bytes).max(1)
+}
+
 /// Makes what a flag rests on a part of its face, so that a change of that is a change of the flag: clients that evaluate by
-/// themselves hold it compiled in, and others hold its answer. What is not among `flags` has the face that it had before.
+/// themselves hold it compiled in, and others hold its answer. What is not among `flags` has the face that it had before, and
+/// segments are as `before` has them.
 pub fn settle(flags: &mut [CompiledFlag], before: &Snapshot) {
+    for flag in flags.iter_mut() {
+        flag.set_face(with_segments(flag, before));
+    }
     if flags.iter().all(|flag| flag.prerequisites().next().is_none()) {
         return;
     }

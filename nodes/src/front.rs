@@ -65,6 +65,7 @@ const BULK: &[&str] = &[
     "/featureops.v1.EnvironmentService/ImportFlags",
     "/featureops.v1.FactService/ReportExposures",
     "/featureops.v1.FactService/ReportOutcomes",
+    "/featureops.v1.SegmentService/UpdateSegmentUnits",
     STREAM_FACTS,
 ];
 

@@ -41,6 +41,7 @@ use crate::rpc::experiment_service_server::ExperimentServiceServer;
 use crate::rpc::fact_service_server::FactServiceServer;
 use crate::rpc::flag_service_server::FlagServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
+use crate::rpc::segment_service_server::SegmentServiceServer;
 use crate::services::administration::Administration;
 use crate::services::decision::Decisions;
 use crate::services::environment::Environments;
@@ -50,6 +51,7 @@ use crate::services::facts::Facts;
 use crate::services::flag::Flags;
 use crate::services::health::Healths;
 use crate::services::metric::Metrics;
+use crate::services::segment::Segments;
 use crate::webhook;
 
 /// Bytes of one message about evaluation: a context and two names.
@@ -65,6 +67,7 @@ const SERVICES: &[&str] = &[
     <FactServiceServer<Facts> as NamedService>::NAME,
     <FlagServiceServer<Flags> as NamedService>::NAME,
     <EnvironmentServiceServer<Environments> as NamedService>::NAME,
+    <SegmentServiceServer<Segments> as NamedService>::NAME,
     <MetricServiceServer<Metrics> as NamedService>::NAME,
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
@@ -157,6 +160,7 @@ fn front(
         .add_service(
             EnvironmentServiceServer::new(Environments(host.clone())).max_decoding_message_size(bytes),
         )
+        .add_service(SegmentServiceServer::new(Segments(host.clone())).max_decoding_message_size(bytes))
         .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
         .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
         .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))

@@ -24,6 +24,7 @@ pub mod front;
 pub mod fronts;
 pub mod host;
 pub mod http;
+pub mod membership;
 pub mod meter;
 pub mod node;
 pub mod observation;

@@ -10,7 +10,7 @@
 //! changes of one flag cost one compilation. The position that is claimed is the one that came with the effects, not the
 //! one State has by now: State may be at an entry before the entry's effects are noted. Positions never go back. A start and a snapshot install mark everything
 //! dirty. A flag is compiled against its environment, so a change of that makes all its flags dirty; and whoever rests on a
-//! flag is dirty with it. The sink only fills a set and rings a bell: apply never waits for a compilation.
+//! flag is dirty with it, as is who asks about a segment. The sink only fills a set and rings a bell: apply never waits for a compilation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::face;
+use crate::membership;
 use crate::registry::Registry;
 
 /// Shortest time between two publications.
@@ -54,6 +55,7 @@ struct Dirty {
     everything: bool,
     environments: BTreeSet<String>,
     flags: BTreeSet<(String, String)>,
+    segments: BTreeSet<membership::Id>,
     metrics: BTreeSet<(String, String)>,
     experiments: BTreeSet<u32>,
     since: Option<Instant>,
@@ -64,9 +66,8 @@ struct Dirty {
 
 impl Dirty {
     fn bound(&mut self) {
-        if self.environments.len() + self.flags.len() + self.metrics.len() + self.experiments.len()
-            > DIRTY_MAX
-        {
+        let named = self.environments.len() + self.flags.len() + self.segments.len();
+        if named + self.metrics.len() + self.experiments.len() > DIRTY_MAX {
             let Self { since, position, log_time_ms, .. } = *self;
             *self = Self { everything: true, since, position, log_time_ms, ..Self::default() };
         }
@@ -77,6 +78,7 @@ impl Dirty {
 #[derive(Default)]
 struct Seen {
     flags: Vec<CompiledFlag>,
+    segments: Vec<membership::Read>,
     metrics: Vec<Metric>,
     experiments: Vec<Experiment>,
     receipt_keys: Vec<Key>,
@@ -138,6 +140,9 @@ impl Publisher {
                     Effect::EnvironmentChanged { environment } => {
                         dirty.environments.insert(environment.clone());
                     }
+                    Effect::SegmentChanged { environment, segment } => {
+                        dirty.segments.insert((environment.clone(), segment.clone()));
+                    }
                     Effect::MetricChanged { environment, metric } => {
                         dirty.metrics.insert((environment.clone(), metric.clone()));
                     }
@@ -195,9 +200,9 @@ impl Publisher {
         let before = self.current.load();
         let mut registry = before.registry.clone();
         let mut seen = if dirty.everything {
-            self.read_everything(source, &mut registry)
+            self.read_everything(source, &before.snapshot, &mut registry)
         } else {
-            self.read_dirty(source, &dirty, &mut registry)
+            self.read_dirty(source, &before.snapshot, &dirty, &mut registry)
         };
         // Whoever reads everything holds all that State held when he began. Whoever reads what was noted holds no more
         // than was noted: an entry that State has already applied may not have been noted yet.
@@ -215,8 +220,11 @@ impl Publisher {
         } else {
             seen.receipt_keys.into()
         };
-        face::settle(&mut seen.flags, &before.snapshot);
-        let snapshot = before.snapshot.apply(seen.flags, seen.position, seen.log_time_ms);
+        let unit_key_id = seen.unit_key_id.unwrap_or_default();
+        let segments = seen.segments.into_iter().map(|read| membership::compiled(read, unit_key_id));
+        let under = before.snapshot.with_segments(segments);
+        face::settle(&mut seen.flags, &under);
+        let snapshot = under.apply(seen.flags, seen.position, seen.log_time_ms);
         let position = snapshot.position();
         let unit_key_id = seen.unit_key_id;
         self.current.store(Arc::new(Published { snapshot, registry, receipt_keys, unit_key_id }));
@@ -247,7 +255,13 @@ impl Publisher {
         seen.flags.push(compiled);
     }
 
-    fn read_dirty(&self, source: &dyn Source, dirty: &Dirty, registry: &mut Registry) -> Seen {
+    fn read_dirty(
+        &self,
+        source: &dyn Source,
+        before: &Snapshot,
+        dirty: &Dirty,
+        registry: &mut Registry,
+    ) -> Seen {
         let mut seen = Seen::default();
         let mut flags = Vec::new();
         let mut whole = dirty.environments.clone();
@@ -268,7 +282,11 @@ impl Publisher {
                 }
                 seen.experiments.push(experiment);
             }
-            // Who rests on a flag changes with it.
+            // Who asks about a segment changes with it, and who rests on a flag.
+            for (environment, id) in &dirty.segments {
+                let asking = state.flags_asking(environment, id).into_iter();
+                named.extend(asking.map(|id| (environment.clone(), id)));
+            }
             for (environment, id) in named.clone() {
                 let resting = state.resting_on(&environment, &id).into_iter();
                 named.extend(resting.map(|id| (environment.clone(), id)));
@@ -285,12 +303,22 @@ impl Publisher {
                     flags.extend(state.flag(environment, id));
                 }
             }
+            // State may be ahead of what was noted: what a flag asks about is published no later than the flag.
+            let mut segments = dirty.segments.clone();
+            for flag in &flags {
+                let Ok(name) = Name::parse(&flag.name, Collection::Flags) else { continue };
+                let asked = state.segments_asked(name.environment, [flag]).into_iter();
+                let new = asked.filter(|id| before.segment(name.environment, id).is_none());
+                segments.extend(new.map(|id| (name.environment.to_owned(), id)));
+            }
+            seen.segments.extend(segments.iter().map(|id| membership::read(state, id)));
         });
         for flag in flags {
             self.take(flag, registry, &mut seen);
         }
         for environment in &whole {
             self.read_flags(source, environment, registry, &mut seen);
+            read_segments(source, environment, before, &mut seen);
         }
         seen
     }
@@ -305,7 +333,7 @@ impl Publisher {
         );
     }
 
-    fn read_everything(&self, source: &dyn Source, registry: &mut Registry) -> Seen {
+    fn read_everything(&self, source: &dyn Source, before: &Snapshot, registry: &mut Registry) -> Seen {
         let mut seen = Seen::default();
         let mut environments = Vec::new();
         source.with(&mut |state| {
@@ -317,6 +345,7 @@ impl Publisher {
         });
         for environment in &environments {
             self.read_flags(source, environment, registry, &mut seen);
+            read_segments(source, environment, before, &mut seen);
             read_pages(
                 source,
                 |state, after| state.metrics(environment, after, READ_MAX),
@@ -359,6 +388,11 @@ fn note_clock(seen: &mut Seen, state: &State) {
     seen.unit_key_id = state.is_initialized().then(|| state.unit_key_id());
     seen.receipt_keys =
         state.receipt_keys().iter().filter_map(|key| Key::from_bytes(key.id, &key.key)).collect();
+}
+
+/// After the flags: what these ask about is among them.
+fn read_segments(source: &dyn Source, environment: &str, before: &Snapshot, seen: &mut Seen) {
+    source.with(&mut |state| seen.segments.extend(membership::read_all(state, environment, before)));
 }
 
 fn read_pages<T>(

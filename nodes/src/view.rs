@@ -59,10 +59,17 @@ impl<'a> View<'a> {
         self.published.snapshot.age_ms(self.now_ms)
     }
 
-    /// The caller's context, with its receipt if that verifies. One that does not is as if it had not been sent.
+    /// The caller's context, with its receipt if that verifies. One that does not is as if it had not been sent. The unit key
+    /// goes with it: lists of segments ask for it.
     #[must_use]
-    pub fn context<'c>(&self, attributes: &'c Struct) -> Context<'c> {
+    pub fn context<'c>(&self, attributes: &'c Struct) -> Context<'c>
+    where
+        'a: 'c,
+    {
         let mut context = Context::new(attributes);
+        if let Some(key) = &self.host.unit_key {
+            context = context.with_unit_key(key);
+        }
         if let Some(text) = context.receipt_text() {
             let _ = context.open_receipt(text.as_bytes(), &self.published.receipt_keys);
         }

@@ -23,6 +23,13 @@ pub enum Effect {
         /// Environment.
         environment: String,
     },
+    /// A segment's definition or list changed, or it is gone: flags that ask about it may answer otherwise.
+    SegmentChanged {
+        /// Environment.
+        environment: String,
+        /// Segment.
+        segment: String,
+    },
     /// A metric was defined or changed.
     MetricChanged {
         /// Environment.

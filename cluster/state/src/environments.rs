@@ -61,6 +61,7 @@ impl State {
             let named = [
                 first_from(&self.flags, &last),
                 first_from(&self.metrics, &last),
+                first_from(&self.segments, &last),
                 first_from(&self.experiment_numbers, &last),
             ];
             let set = [

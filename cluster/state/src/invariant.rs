@@ -12,6 +12,7 @@ mod e1_counted;
 mod l1_audit;
 mod o1_epoch;
 mod q1_bounds;
+mod r1_segments;
 
 /// The fold's invariants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,8 @@ pub enum Invariant {
     L2Entry,
     /// Q1: every bound is kept.
     Q1Bounds,
+    /// R1: segments that are asked about exist, in no circle.
+    R1Segments,
 }
 
 impl Invariant {
@@ -47,6 +50,7 @@ impl Invariant {
             Self::L1Audit => "L1 audit gap-free and linked",
             Self::L2Entry => "L2 entries decode and come in order",
             Self::Q1Bounds => "Q1 every bound kept",
+            Self::R1Segments => "R1 segments that are asked about exist",
         }
     }
 }
@@ -78,7 +82,7 @@ impl std::error::Error for Violation {}
 
 type Check = fn(&State) -> Result<(), String>;
 
-const CHECKS: [(Invariant, Check); 7] = [
+const CHECKS: [(Invariant, Check); 8] = [
     (Invariant::A1Weights, a1_weights::check),
     (Invariant::A2Trip, a2_trip::check),
     (Invariant::A3Caps, a3_caps::check),
@@ -86,6 +90,7 @@ const CHECKS: [(Invariant, Check); 7] = [
     (Invariant::E1Counted, e1_counted::check),
     (Invariant::L1Audit, l1_audit::check),
     (Invariant::Q1Bounds, q1_bounds::check),
+    (Invariant::R1Segments, r1_segments::check),
 ];
 
 impl State {

@@ -216,6 +216,7 @@ impl State {
     pub(crate) fn define(&mut self, key: &Key, definition: Option<Flag>) {
         if let Some(record) = self.flags.get(key) {
             self.dependents.remove(record);
+            self.segment_users.remove_flag(record);
         }
         if let Some(record) = self.flag_mut(key) {
             record.archived = definition.is_none();
@@ -225,11 +226,13 @@ impl State {
         }
         if let Some(record) = self.flags.get(key) {
             self.dependents.insert(record);
+            self.segment_users.insert_flag(record);
         }
     }
 
-    /// Refuses what [`Written::check`] refuses, of one flag that is written.
-    pub(crate) fn check_prerequisites(&self, key: &Key, definition: &Flag) -> Result<(), Refusal> {
+    /// Refuses what [`Written::check`] refuses, of one flag that is written, and segments that are not there.
+    pub(crate) fn check_named(&self, key: &Key, definition: &Flag) -> Result<(), Refusal> {
+        self.check_segments_of_flag(&key.0, definition)?;
         Written::new(self, &key.0, [(key.1.as_str(), Some(definition))]).check(&key.1, definition)
     }
 

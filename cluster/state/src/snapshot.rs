@@ -1,14 +1,14 @@
 //! The state at rest: named sections, each the same bytes on every replica, so that a digest over them compares states
 //! and a chunk that did not change need not be sent again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
     HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord,
-    ShardRecord, SideRecord,
+    SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -19,7 +19,8 @@ use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
 use crate::ledger::{Cell, Held, Ledger, Marks, Row, Shape, Shard, Side, Strata, Stratum};
-use crate::state::{Frozen, key};
+use crate::segments::{Units, hashes_of};
+use crate::state::{Frozen, Key, key};
 
 /// One named part of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,16 @@ impl State {
         // Left out while there is none, as in the snapshots of releases that knew none.
         if !self.environments.is_empty() {
             sections.push(section("environments", self.environments.values().map(AsRef::as_ref)));
+        }
+        if !self.segments.is_empty() {
+            sections.push(section("segments", self.segments.values().map(AsRef::as_ref)));
+        }
+        for ((environment, segment), list) in &self.segment_units {
+            for (at, units) in list.parts() {
+                let (environment, segment) = (environment.clone(), segment.clone());
+                let name = format!("segments/{environment}/{segment}/{at:02x}");
+                sections.push(section(&name, [&SegmentUnitsRecord { environment, segment, units }]));
+            }
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -145,8 +156,10 @@ impl State {
                 state.environments.insert(environment.environment.clone(), Arc::new(environment));
             }
         }
+        state.restore_segments(sections)?;
         for flag in records::<FlagRecord>(find("flags")?)? {
             state.dependents.insert(&flag);
+            state.segment_users.insert_flag(&flag);
             state.flags.insert(key(&flag.environment, &flag.flag), Arc::new(flag));
         }
         for history in records::<FlagHistoryRecord>(find("histories")?)? {
@@ -211,6 +224,35 @@ impl State {
         }
         state.derive();
         Ok(state)
+    }
+
+    /// Absent: there is none.
+    fn restore_segments(&mut self, sections: &[Section]) -> Result<(), SnapshotError> {
+        let mut lists = BTreeMap::<Key, Vec<u64>>::new();
+        for section in sections.iter().filter(|section| section.name.starts_with("segments/")) {
+            for part in records::<SegmentUnitsRecord>(section)? {
+                let units =
+                    hashes_of(&part.units).ok_or_else(|| error(&section.name, "units are cut short"))?;
+                lists.entry(key(&part.environment, &part.segment)).or_default().extend(units);
+            }
+        }
+        for section in sections.iter().filter(|section| section.name == "segments") {
+            for record in records::<SegmentRecord>(section)? {
+                let id = key(&record.environment, &record.segment);
+                let mut units = lists.remove(&id).unwrap_or_default();
+                units.sort_unstable();
+                if units.windows(2).any(|pair| pair.first() == pair.last()) {
+                    return Err(error(&section.name, "a unit stands on a list twice"));
+                }
+                self.put_segment(&id, Some(Arc::new(record)), Some(Units::of(&units)));
+            }
+        }
+        match lists.pop_first() {
+            None => Ok(()),
+            Some(((environment, segment), _)) => {
+                Err(error("segments", &format!("a list is of {environment}/{segment}, which is none")))
+            }
+        }
     }
 
     /// A ledger's header sorts before its shards.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord,
-    ReceiptKey,
+    ReceiptKey, SegmentRecord,
 };
 
 use crate::audit::Audit;
@@ -16,6 +16,7 @@ use crate::ledger::{Ledger, Strata, Waiting};
 use crate::prerequisites::Dependents;
 use crate::producers::Producers;
 use crate::requests::Requests;
+use crate::segments::{Units, Users};
 
 /// (environment, id).
 pub type Key = (String, String);
@@ -77,6 +78,13 @@ pub struct State {
     pub(crate) flags: BTreeMap<Key, Arc<FlagRecord>>,
     /// Derived from `flags`.
     pub(crate) dependents: Dependents,
+    pub(crate) segments: BTreeMap<Key, Arc<SegmentRecord>>,
+    /// Lists that somebody is on.
+    pub(crate) segment_units: BTreeMap<Key, Units>,
+    /// Units on all of them.
+    pub(crate) listed_units: u64,
+    /// Derived from `flags` and `segments`.
+    pub(crate) segment_users: Users,
     pub(crate) histories: BTreeMap<Key, Arc<FlagHistoryRecord>>,
     pub(crate) metrics: BTreeMap<Key, Arc<MetricRecord>>,
     /// Keys by number; numbers begin at 1.
@@ -111,6 +119,8 @@ pub enum Before {
     Experiment(u32, Arc<ExperimentRecord>),
     /// An environment; absent: it was never set.
     Environment(String, Option<Arc<EnvironmentRecord>>),
+    /// A segment and its list; absent: it was not there.
+    Segment(Key, Option<Arc<SegmentRecord>>, Option<Units>),
 }
 
 impl State {
@@ -173,6 +183,36 @@ impl State {
         self.experiments.get(number).map(AsRef::as_ref)
     }
 
+    /// Puts a segment and its list in place of what is there. A list without units is none.
+    pub(crate) fn put_segment(
+        &mut self,
+        key: &Key,
+        record: Option<Arc<SegmentRecord>>,
+        units: Option<Units>,
+    ) {
+        let units = units.filter(|units| units.len() > 0);
+        self.listed_units += units.as_ref().map_or(0, Units::len);
+        let gone = match units {
+            Some(units) => self.segment_units.insert(key.clone(), units),
+            None => self.segment_units.remove(key),
+        };
+        self.listed_units -= gone.map_or(0, |gone| gone.len());
+        let gone = match record {
+            Some(record) => {
+                let gone = self.segments.insert(key.clone(), Arc::clone(&record));
+                if let Some(gone) = &gone {
+                    self.segment_users.remove_segment(gone);
+                }
+                self.segment_users.insert_segment(&record);
+                None
+            }
+            None => self.segments.remove(key),
+        };
+        if let Some(gone) = gone {
+            self.segment_users.remove_segment(&gone);
+        }
+    }
+
     /// Puts back what the command in hand changed.
     pub(crate) fn restore_before(&mut self) {
         while let Some(before) = self.before.pop() {
@@ -180,8 +220,10 @@ impl State {
                 Before::Flag(key, record) => {
                     if let Some(written) = self.flags.insert(key, Arc::clone(&record)) {
                         self.dependents.remove(&written);
+                        self.segment_users.remove_flag(&written);
                     }
                     self.dependents.insert(&record);
+                    self.segment_users.insert_flag(&record);
                 }
                 Before::Experiment(number, record) => {
                     self.experiments.insert(number, record);
@@ -192,6 +234,7 @@ impl State {
                 Before::Environment(id, None) => {
                     self.environments.remove(&id);
                 }
+                Before::Segment(key, record, units) => self.put_segment(&key, record, units),
             }
         }
     }

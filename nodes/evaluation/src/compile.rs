@@ -19,6 +19,7 @@ use crate::logic::{self, Generation, Program, Target};
 use crate::murmur::Murmur3;
 use crate::prerequisite;
 use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
+use crate::segment;
 use crate::size::check_size;
 
 /// Whether the definition can be served.
@@ -71,6 +72,7 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         prerequisites,
         rules,
         targeting,
+        asks_segments: conditions.all.iter().any(|condition| condition.segments().next().is_some()),
         conditions: conditions.all.into(),
         attributes: conditions.attributes.into(),
         allocation: flag.allocation.as_ref().map(|given| allocation(given, &variants)).transpose()?,
@@ -251,9 +253,9 @@ fn named(variants: &[Variant], name: Option<&str>, path: &str) -> Outcome<Option
 
 /// The conditions of all rules so far, and the attributes they ask about.
 #[derive(Default)]
-struct Conditions {
-    all: Vec<Condition>,
-    attributes: Vec<Path>,
+pub(crate) struct Conditions {
+    pub(crate) all: Vec<Condition>,
+    pub(crate) attributes: Vec<Path>,
     indexes: BTreeMap<Box<str>, u32>,
 }
 
@@ -326,7 +328,14 @@ fn split(given: &v1::Split, variants: &[Variant], rule: usize) -> Outcome<Box<[S
     Ok(stretches.into())
 }
 
-fn condition(given: &v1::Condition, path: &str, conditions: &mut Conditions) -> Outcome<Condition> {
+pub(crate) fn condition(
+    given: &v1::Condition,
+    path: &str,
+    conditions: &mut Conditions,
+) -> Outcome<Condition> {
+    if matches!(given.operator(), Operator::InSegment | Operator::NotInSegment) {
+        return segment::condition(given, path);
+    }
     let keys: Vec<&str> = given.attribute.split('.').collect();
     if given.attribute.len() > limits::MAX_ATTRIBUTE_BYTES
         || keys.len() > limits::MAX_ATTRIBUTE_KEYS
@@ -352,7 +361,8 @@ fn test(given: &v1::Condition, path: &str) -> Outcome<Test> {
                 format_args!("{path}.operator"),
                 given.operator,
                 "not a known operator; use one of EQUALS, NOT_EQUALS, LESS, LESS_OR_EQUAL, GREATER, \
-                 GREATER_OR_EQUAL, IN, NOT_IN, STARTS_WITH, ENDS_WITH, CONTAINS, EXISTS, NOT_EXISTS",
+                 GREATER_OR_EQUAL, IN, NOT_IN, STARTS_WITH, ENDS_WITH, CONTAINS, EXISTS, NOT_EXISTS, \
+                 IN_SEGMENT, NOT_IN_SEGMENT",
             );
         }
         operator => operator,

@@ -38,6 +38,9 @@ pub(crate) enum Test {
     Contains(Scalar),
     Exists,
     NotExists,
+    /// In one of these, by id; in none. Asked by [`crate::segment`], not here.
+    InSegment(Box<[Box<str>]>),
+    NotInSegment(Box<[Box<str>]>),
 }
 
 #[derive(Debug)]
@@ -167,9 +170,11 @@ impl Test {
                 | Self::GreaterOrEqual(_)
                 | Self::StartsWith(_)
                 | Self::EndsWith(_)
-                | Self::Contains(_),
+                | Self::Contains(_)
+                | Self::InSegment(_),
                 _,
             ) => false,
+            (Self::NotInSegment(_), _) => true,
         }
     }
 
@@ -189,6 +194,8 @@ impl Test {
             Self::Contains(_) => "CONTAINS",
             Self::Exists => "EXISTS",
             Self::NotExists => "NOT_EXISTS",
+            Self::InSegment(_) => "IN_SEGMENT",
+            Self::NotInSegment(_) => "NOT_IN_SEGMENT",
         }
     }
 }

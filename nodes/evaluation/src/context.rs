@@ -3,9 +3,13 @@
 //! It borrows everything. A receipt gets in only by [`Context::open_receipt`], which verifies it against this
 //! context's own unit, so no evaluation can honour a receipt that was given to somebody else.
 
+use std::sync::OnceLock;
+
 use prost_types::{Struct, Value, value::Kind};
 
+use crate::limits::MAX_UNIT_BYTES;
 use crate::receipt::{Key, Receipt, ReceiptError, VerifiedReceipt};
+use crate::unit::UnitKey;
 
 /// The attribute that holds the unit.
 pub const TARGETING_KEY_ATTRIBUTE: &str = "targetingKey";
@@ -14,38 +18,55 @@ pub const TARGETING_KEY_ATTRIBUTE: &str = "targetingKey";
 pub const RECEIPT_ATTRIBUTE: &str = "featureopsReceipt";
 
 /// What an evaluation knows of its caller.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Context<'c> {
     attributes: Option<&'c Struct>,
     overlay: Option<&'c Struct>,
     targeting_key: Option<&'c str>,
     receipt: Option<VerifiedReceipt>,
+    unit_key: Option<&'c UnitKey>,
+    /// Made when a list is first asked about, and kept for all flags: the key's id and the unit's hash.
+    hashed: OnceLock<Option<(u64, u64)>>,
 }
 
 impl<'c> Context<'c> {
     /// A context without attributes and without a unit.
     #[must_use]
-    pub const fn empty() -> Self {
-        Self { attributes: None, overlay: None, targeting_key: None, receipt: None }
+    pub fn empty() -> Self {
+        Self::default()
     }
 
     /// A context over the caller's attributes.
     #[must_use]
-    pub const fn new(attributes: &'c Struct) -> Self {
-        Self { attributes: Some(attributes), overlay: None, targeting_key: None, receipt: None }
+    pub fn new(attributes: &'c Struct) -> Self {
+        Self { attributes: Some(attributes), ..Self::default() }
     }
 
     /// The same with another unit than `targetingKey` names. A receipt of the former unit is dropped.
     #[must_use]
-    pub const fn with_targeting_key(self, targeting_key: &'c str) -> Self {
-        Self { targeting_key: Some(targeting_key), receipt: None, ..self }
+    pub fn with_targeting_key(self, targeting_key: &'c str) -> Self {
+        Self { targeting_key: Some(targeting_key), receipt: None, hashed: OnceLock::new(), ..self }
     }
 
     /// The same with the server's own keys, which win over the caller's. They may name another unit, so a receipt is
     /// dropped.
     #[must_use]
-    pub const fn with_overlay(self, overlay: &'c Struct) -> Self {
-        Self { overlay: Some(overlay), receipt: None, ..self }
+    pub fn with_overlay(self, overlay: &'c Struct) -> Self {
+        Self { overlay: Some(overlay), receipt: None, hashed: OnceLock::new(), ..self }
+    }
+
+    /// The same with the key by which units are hashed. Without it the unit is on no segment's list.
+    #[must_use]
+    pub fn with_unit_key(self, unit_key: &'c UnitKey) -> Self {
+        Self { unit_key: Some(unit_key), hashed: OnceLock::new(), ..self }
+    }
+
+    /// The key's id and the unit's hash. A unit that is too long to be on a list has none.
+    pub(crate) fn unit_hash(&self) -> Option<(u64, u64)> {
+        *self.hashed.get_or_init(|| {
+            let unit = self.unit().filter(|unit| unit.len() <= MAX_UNIT_BYTES)?;
+            self.unit_key.map(|key| (key.id(), key.hash(unit.as_bytes())))
+        })
     }
 
     /// The unit that stands for `targetingKey`, whatever the attributes say.

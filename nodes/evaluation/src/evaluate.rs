@@ -24,12 +24,13 @@ use prost_types::Value;
 
 use crate::bucket::{bucket_after, target_of};
 use crate::condition::Condition;
-use crate::context::{Context, Seen};
+use crate::context::{Context, Path, Seen};
 use crate::explain::{Trace, Untraced, step};
 use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State, find};
 use crate::limits::MAX_UNIT_BYTES;
 use crate::logic::{Asked, Decision};
 use crate::prerequisite::{self, hold};
+use crate::segment::{Asking, Members, NobodyAsks};
 use crate::snapshot::Snapshot;
 
 /// The answer. It borrows from the snapshot.
@@ -217,15 +218,13 @@ pub(crate) fn after_prerequisites<'s>(
     now: Now<'s>,
     trace: &mut impl Trace,
 ) -> Evaluation<'s> {
-    let mut conditions = flag.conditions.as_ref();
-    let mut kept = [None; KEPT];
-    for rule in &flag.rules {
-        // The counts sum to the conditions; if they did not, no rule may seem to have none.
-        let Some((own, rest)) = conditions.split_at_checked(rule.conditions) else {
-            return Evaluation::error(EvaluationError::General, flag.flag_version);
-        };
-        conditions = rest;
-        if holds(flag, rule, own, context, &mut kept, trace) {
+    let matching = if flag.asks_segments {
+        matching_asking(flag, context, now.snapshot, trace)
+    } else {
+        matching(flag, context, &mut NobodyAsks, trace)
+    };
+    match matching {
+        Matching::Rule(rule) => {
             return match &rule.serve {
                 Serve::Variant(variant) => serve(flag, Some(*variant), Reason::TargetingMatch, trace),
                 Serve::Split(stretches) => match find_bucket(flag, context, trace) {
@@ -237,6 +236,8 @@ pub(crate) fn after_prerequisites<'s>(
                 },
             };
         }
+        Matching::None => {}
+        Matching::Miscounted => return Evaluation::error(EvaluationError::General, flag.flag_version),
     }
     if let Some(targeting) = &flag.targeting {
         let asked = Asked { flag_key: &flag.key, seed: flag.seed, now_ms: now.ms };
@@ -260,18 +261,68 @@ pub(crate) fn after_prerequisites<'s>(
 }
 
 /// The first attributes that rules ask about are looked up once, however often they are asked about.
-const KEPT: usize = 8;
+pub(crate) const KEPT: usize = 8;
 
-fn holds<'c>(
-    flag: &CompiledFlag,
-    rule: &Rule,
+/// The first rule whose conditions all hold.
+enum Matching<'s> {
+    Rule(&'s Rule),
+    None,
+    /// The counts do not sum to the conditions: no rule may seem to have none.
+    Miscounted,
+}
+
+#[inline(always)]
+fn matching<'s>(
+    flag: &'s CompiledFlag,
+    context: &Context<'_>,
+    members: &mut impl Members,
+    trace: &mut impl Trace,
+) -> Matching<'s> {
+    let mut conditions = flag.conditions.as_ref();
+    let mut kept = [None; KEPT];
+    for rule in &flag.rules {
+        let Some((own, rest)) = conditions.split_at_checked(rule.conditions) else {
+            return Matching::Miscounted;
+        };
+        conditions = rest;
+        let holds = all_hold(&flag.attributes, own, context, &mut kept, members, trace);
+        trace.step(|| {
+            step(format!("rule {}", rule.id), if holds { "matches" } else { "does not match" }, holds)
+        });
+        if holds {
+            return Matching::Rule(rule);
+        }
+    }
+    Matching::None
+}
+
+/// Out of the way of flags that ask about no segment: what was found lies on the stack.
+#[inline(never)]
+fn matching_asking<'s>(
+    flag: &'s CompiledFlag,
+    context: &Context<'_>,
+    snapshot: &Snapshot,
+    trace: &mut impl Trace,
+) -> Matching<'s> {
+    matching(flag, context, &mut Asking::new(snapshot, &flag.environment, context), trace)
+}
+
+pub(crate) fn all_hold<'c>(
+    attributes: &[Path],
     conditions: &[Condition],
     context: &Context<'c>,
     kept: &mut [Option<Seen<'c>>; KEPT],
+    members: &mut impl Members,
     trace: &mut impl Trace,
 ) -> bool {
     for condition in conditions {
-        let attribute = flag.attributes.get(condition.attribute as usize);
+        if let Some(holds) = members.ask(&condition.test, trace) {
+            if !holds {
+                return false;
+            }
+            continue;
+        }
+        let attribute = attributes.get(condition.attribute as usize);
         let look_up = || attribute.map_or(Seen::Missing, |path| context.look_up(path));
         let seen = match kept.get_mut(condition.attribute as usize) {
             Some(kept) => *kept.get_or_insert_with(look_up),
@@ -284,11 +335,9 @@ fn holds<'c>(
             step(format!("condition {}", attribute.map_or("", |path| &path.text)), finding, holds)
         });
         if !holds {
-            trace.step(|| step(format!("rule {}", rule.id), "does not match", false));
             return false;
         }
     }
-    trace.step(|| step(format!("rule {}", rule.id), "matches", true));
     true
 }
 

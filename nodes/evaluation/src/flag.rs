@@ -37,6 +37,8 @@ pub struct CompiledFlag {
     pub(crate) rules: Box<[Rule]>,
     /// Of all rules, in their order: side by side in memory, for they are read one after the other.
     pub(crate) conditions: Box<[Condition]>,
+    /// Some of them are about segments.
+    pub(crate) asks_segments: bool,
     /// The attributes that conditions ask about, each once.
     pub(crate) attributes: Box<[Path]>,
     /// Instead of rules.
@@ -140,6 +142,7 @@ impl CompiledFlag {
             prerequisites: Box::default(),
             rules: Box::default(),
             conditions: Box::default(),
+            asks_segments: false,
             attributes: Box::default(),
             targeting: None,
             allocation: None,
@@ -201,12 +204,21 @@ impl CompiledFlag {
     pub fn conditions_count(&self) -> usize {
         /// Nodes are not counted when a rule is compiled; most rules have fewer.
         const TARGETING: usize = 64;
-        self.conditions.len() + if self.targeting.is_some() { TARGETING } else { 0 }
+        /// Clauses and lists of the segments that its conditions name are looked through: most are few.
+        const SEGMENTS: usize = 64;
+        self.conditions.len()
+            + if self.targeting.is_some() { TARGETING } else { 0 }
+            + if self.asks_segments { SEGMENTS } else { 0 }
     }
 
     /// The flags that it rests on, by id.
     pub fn prerequisites(&self) -> impl Iterator<Item = &str> {
         self.prerequisites.iter().map(|prerequisite| prerequisite.flag.as_ref())
+    }
+
+    /// The segments that its rules ask about, by id.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.conditions.iter().flat_map(Condition::segments)
     }
 
     /// The number of the running experiment, if there is one.

@@ -20,6 +20,14 @@ pub const MAX_PREREQUISITES: usize = 16;
 pub const MAX_PREREQUISITE_LEVELS: usize = 16;
 /// Other flags that one evaluation looks at, each once. What it does not come to counts as not holding.
 pub const MAX_PREREQUISITE_FLAGS: usize = 256;
+/// Clauses of a segment.
+pub const MAX_CLAUSES: usize = 64;
+/// Bytes of a segment's definition, counted as a flag's.
+pub const MAX_SEGMENT_BYTES: usize = 64 * 1024;
+/// Links from a segment to the farthest that it rests on.
+pub const MAX_SEGMENT_LEVELS: usize = 16;
+/// Segments that one evaluation of a flag looks at, each once. Nobody is in one that it does not come to.
+pub const MAX_SEGMENTS_ASKED: usize = 256;
 /// Units of a flag that are forced to a variant.
 pub const MAX_FORCED: usize = 1_000;
 /// Levels of a variant's value: a scalar has one, `{"a": 1}` two.

@@ -49,7 +49,7 @@ pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<usize> {
 }
 
 /// A value's bytes: its text, and 16 for every value in it.
-fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
+pub(crate) fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
     if depth > limits::MAX_DEPTH {
         let max = limits::MAX_DEPTH;
         return refused(path(), depth, format_args!("values have at most {max} levels; flatten the object"));

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::flag::CompiledFlag;
 use crate::murmur::Murmur3;
+use crate::segment::CompiledSegment;
 
 /// Slices of the hash, each sorted: a lookup searches one of them.
 const SHARDS: u32 = 256;
@@ -26,9 +27,13 @@ const BLOCK: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     environments: Arc<BTreeMap<Box<str>, Arc<Environment>>>,
+    segments: Arc<BTreeMap<Box<str>, Arc<Segments>>>,
     position: u64,
     log_time_ms: i64,
 }
+
+/// An environment's segments by id.
+type Segments = BTreeMap<Box<str>, Arc<CompiledSegment>>;
 
 #[derive(Debug, Clone)]
 struct Environment {
@@ -141,6 +146,35 @@ impl Snapshot {
         next.position = self.position.max(position);
         next.log_time_ms = self.log_time_ms.max(log_time_ms);
         next
+    }
+
+    /// The snapshot with other segments: environment, id, and what is there now, if anything. All else is shared.
+    #[must_use]
+    pub fn with_segments(
+        &self,
+        changes: impl IntoIterator<Item = (String, String, Option<CompiledSegment>)>,
+    ) -> Self {
+        let mut next = self.clone();
+        for (environment, id, segment) in changes {
+            let all = Arc::make_mut(&mut next.segments).entry(environment.into()).or_default();
+            let all = Arc::make_mut(all);
+            match segment {
+                Some(segment) => all.insert(id.into(), Arc::new(segment)),
+                None => all.remove(id.as_str()),
+            };
+        }
+        next
+    }
+
+    /// A segment of an environment.
+    #[must_use]
+    pub fn segment(&self, environment: &str, segment: &str) -> Option<&CompiledSegment> {
+        self.segments.get(environment)?.get(segment).map(AsRef::as_ref)
+    }
+
+    /// The segments of an environment, by id.
+    pub fn segments(&self, environment: &str) -> impl Iterator<Item = &CompiledSegment> {
+        self.segments.get(environment).into_iter().flat_map(|all| all.values()).map(AsRef::as_ref)
     }
 
     /// The flag, archived or not.

@@ -198,7 +198,8 @@ fn naive_holds(condition: &v1::Condition, context: &Struct) -> bool {
         _ => None,
     };
     match condition.operator() {
-        Operator::Unspecified => false,
+        // Segments have a model of their own, in `segments.rs`.
+        Operator::Unspecified | Operator::InSegment | Operator::NotInSegment => false,
         Operator::Equals | Operator::In => among(),
         Operator::NotEquals | Operator::NotIn => !among(),
         Operator::Less => numbers().is_some_and(|order| order.is_lt()),

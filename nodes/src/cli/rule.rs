@@ -5,6 +5,7 @@
 //! condition  = attribute operator value
 //!            | attribute [ "not" ] "in" "[" value { "," value } "]"
 //!            | attribute [ "not" ] "exists"
+//!            | [ "not" ] "in-segment" "(" segment { "," segment } ")"
 //! operator   = "=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "starts_with" | "ends_with" | "contains"
 //! value      = "text" | 'text' | number | true | false
 //! serve      = variant | "split" variant "=" weight { "," variant "=" weight }
@@ -87,6 +88,27 @@ pub fn parse_rule(text: &str, default_id: &str) -> Result<v1::Rule, RuleError> {
     }
 }
 
+/// Parses the conditions of one clause, without what is served: `country = "DE" and plan = "pro"`.
+///
+/// # Errors
+/// With the place of the first character that cannot be read.
+pub fn parse_clause(text: &str) -> Result<Vec<v1::Condition>, RuleError> {
+    if text.len() > MAX_RULE_BYTES {
+        return Err(RuleError {
+            text: text.chars().take(60).collect(),
+            at: 0,
+            message: format!("a clause has at most {MAX_RULE_BYTES} bytes; use --file for longer ones"),
+        });
+    }
+    let mut parser = Parser { text, tokens: tokens(text)?, next: 0 };
+    let conditions = parser.conditions()?;
+    match parser.peek().token {
+        Token::End if conditions.is_empty() => Err(parser.error("a clause has at least one condition")),
+        Token::End => Ok(conditions),
+        _ => Err(parser.error("conditions are joined by 'and'; nothing else follows them")),
+    }
+}
+
 fn tokens(text: &str) -> Result<Vec<Placed>, RuleError> {
     let fault =
         |at: usize, message: &str| RuleError { text: text.to_owned(), at, message: message.to_owned() };
@@ -157,6 +179,11 @@ fn tokens(text: &str) -> Result<Vec<Placed>, RuleError> {
             _ if c.is_alphabetic() || matches!(c, '_' | '$' | '/') => {
                 Token::Word(word(String::from(c), &mut characters))
             }
+            // Nothing else stands in parentheses.
+            '(' if found.last().is_some_and(|last: &Placed| last.token == in_segment()) => Token::Symbol("("),
+            ')' if found.iter().rev().any(|earlier: &Placed| earlier.token == Token::Symbol("(")) => {
+                Token::Symbol(")")
+            }
             '(' | ')' => {
                 return Err(fault(
                     at,
@@ -171,6 +198,10 @@ fn tokens(text: &str) -> Result<Vec<Placed>, RuleError> {
     }
     found.push(Placed { token: Token::End, at: text.len() });
     Ok(found)
+}
+
+fn in_segment() -> Token {
+    Token::Word("in-segment".to_owned())
 }
 
 /// The rest of a bare word. A dash belongs to it unless it begins the arrow.
@@ -270,6 +301,15 @@ impl Parser<'_> {
     }
 
     fn condition(&mut self) -> Result<v1::Condition, RuleError> {
+        let asks = |parser: &Self, by: usize| {
+            parser.ahead(by).token == in_segment() && parser.ahead(by + 1).token == Token::Symbol("(")
+        };
+        if asks(self, 0) {
+            return self.segments(Operator::InSegment);
+        }
+        if asks(self, 1) && self.keyword("not") {
+            return self.segments(Operator::NotInSegment);
+        }
         let placed = self.take();
         let attribute = match placed.token {
             Token::Word(word) if !matches!(word.as_str(), "and" | "or" | "not" | "in") => word,
@@ -299,6 +339,27 @@ impl Parser<'_> {
             _ => return Err(self.error_at(placed.at, OPERATORS)),
         };
         Ok(v1::Condition { attribute, operator: operator.into(), values })
+    }
+
+    /// `in-segment(beta,staff)`.
+    fn segments(&mut self, operator: Operator) -> Result<v1::Condition, RuleError> {
+        self.next = self.next.saturating_add(2);
+        let mut values = Vec::new();
+        loop {
+            let placed = self.take();
+            let (Token::Word(id) | Token::Text(id)) = placed.token else {
+                return Err(self.error_at(placed.at, "expected a segment, as in-segment(beta)"));
+            };
+            values.push(prost_types::Value { kind: Some(Kind::StringValue(id)) });
+            if values.len() > MAX_LIST {
+                return Err(self.error(format!("a list has at most {MAX_LIST} segments")));
+            }
+            if self.peek().token == Token::Symbol(")") {
+                self.next = self.next.saturating_add(1);
+                return Ok(v1::Condition { attribute: String::new(), operator: operator.into(), values });
+            }
+            self.symbol(",", "',' or ')'")?;
+        }
     }
 
     fn value(&mut self) -> Result<prost_types::Value, RuleError> {
@@ -449,7 +510,23 @@ fn describe_condition(condition: &v1::Condition) -> String {
         Operator::Contains => format!("{attribute} contains {first}"),
         Operator::Exists => format!("{attribute} exists"),
         Operator::NotExists => format!("{attribute} not exists"),
+        Operator::InSegment => format!("in-segment({})", segments_text(condition)),
+        Operator::NotInSegment => format!("not in-segment({})", segments_text(condition)),
     }
+}
+
+fn segments_text(condition: &v1::Condition) -> String {
+    let text = |value: &prost_types::Value| match &value.kind {
+        Some(Kind::StringValue(id)) => quoted_unless_plain(id),
+        _ => super::render::value_text(value),
+    };
+    condition.values.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+/// A clause as the text that would parse to it.
+#[must_use]
+pub fn describe_clause(conditions: &[v1::Condition]) -> String {
+    conditions.iter().map(describe_condition).collect::<Vec<_>>().join(" and ")
 }
 
 fn quoted_unless_plain(text: &str) -> String {
@@ -495,6 +572,9 @@ mod tests {
             r#""in" = 1 -> split"#,
             "a=1->x-y",
             r#""ключ с пробелом" = "да" -> on"#,
+            r#"in-segment(beta) and not in-segment(staff,"has-dash","2nd") -> on"#,
+            r#""in-segment" = 1 -> on"#,
+            "in-segment = 1 -> on",
         ] {
             let rule = parsed(text);
             let again = describe_rule(&rule);
@@ -522,6 +602,11 @@ mod tests {
             ("a contains 1 -> on", 11, "compares with text"),
             ("a not 1 -> on", 6, "after 'not'"),
             ("a = 1e999 -> on", 4, ""),
+            ("in-segment() -> on", 11, "expected a segment"),
+            ("in-segment(a b) -> on", 13, "',' or ')'"),
+            ("in-segment(a -> on", 13, "',' or ')'"),
+            ("not in-segment(3) -> on", 15, "expected a segment"),
+            ("(in-segment(a)) -> on", 0, "no parentheses"),
             ("", 0, "expected an attribute"),
         ] {
             let error = parse_rule(text, "r").unwrap_err();

@@ -38,6 +38,8 @@ use crate::services::{Streamed, until_drain};
 const SCOPES_MAX: usize = 64;
 /// Flags read from State in one go, so that no read holds it for long.
 const READ_MAX: usize = 512;
+/// Segments of an environment, as State bounds them.
+const SEGMENTS_MAX: usize = 1_000;
 /// What clients of gRPC take in one message by default.
 const CLIENT_BYTES_DEFAULT: usize = 4 << 20;
 
@@ -105,7 +107,8 @@ fn export(host: &Host, scope: &Scope, published: &Published) -> String {
     let mut document = String::from("{\"flags\":{");
     for environment in selection.environments() {
         let shared = host.replica.read(|state| state.environment(environment));
-        let form = SyncForm::of(&shared);
+        let segments = host.replica.read(|state| state.segments(environment, "", SEGMENTS_MAX));
+        let form = SyncForm::of(&shared).with_segments(&segments);
         let mut after = String::new();
         loop {
             let (page, below) = host.replica.read(|state| {

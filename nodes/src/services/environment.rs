@@ -28,6 +28,8 @@ use crate::services::required;
 /// Flags read from State in one go.
 const READ_MAX: usize = 512;
 
+/// Segments of an environment, as State bounds them.
+const SEGMENTS_MAX: usize = 1_000;
 /// Bytes of the flags of one export.
 const EXPORT_BYTES_MAX: usize = 128 << 20;
 
@@ -141,10 +143,17 @@ impl EnvironmentService for Environments {
             if bytes > EXPORT_BYTES_MAX {
                 return Err(bytes);
             }
-            Ok(format!("{:#}\n", flagd::export(&flags, &environment)))
+            // After the flags: what these ask about is among them.
+            let segments = replica.read(|state| state.segments(&id, "", SEGMENTS_MAX));
+            let document = flagd::export_with_segments(&flags, &environment, &segments);
+            Ok((format!("{document:#}\n"), flagd::left_out(&flags, &segments)))
         });
         match written.await? {
-            Ok(document) => Ok(Response::new(ExportFlagsResponse { document })),
+            Ok((document, left_out)) => {
+                let warning = |(path, message)| ImportWarning { path, message };
+                let warnings = left_out.into_iter().map(warning).collect();
+                Ok(Response::new(ExportFlagsResponse { document, warnings }))
+            }
             Err(bytes) => Err(refusal::coded(
                 ErrorCode::LimitReached,
                 format!(

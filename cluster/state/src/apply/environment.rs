@@ -160,6 +160,8 @@ impl State {
                     .map_err(|refusal| of_flag(&key, refusal))?,
                 None => added += 1,
             }
+            self.check_segments_of_flag(environment, &definition)
+                .map_err(|refusal| of_flag(&key, refusal))?;
             plan.changed.push((key, definition));
         }
         if self.flags.len() + added > MAX_FLAGS {

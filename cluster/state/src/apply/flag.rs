@@ -31,7 +31,7 @@ impl State {
             Some(record) => {
                 check_etag(&c.etag, &etag(record))?;
                 self.check_holds_experiment(ctx, &key, record, &definition)?;
-                self.check_prerequisites(&key, &definition)?;
+                self.check_named(&key, &definition)?;
             }
             None if !c.etag.is_empty() => {
                 return refuse(
@@ -50,7 +50,7 @@ impl State {
                 );
             }
             None => {
-                self.check_prerequisites(&key, &definition)?;
+                self.check_named(&key, &definition)?;
                 let (environment, flag) = key.clone();
                 let record = FlagRecord { environment, flag, create_ms: ctx.now_ms, ..FlagRecord::default() };
                 self.flags.insert(key.clone(), Arc::new(record));
@@ -106,7 +106,7 @@ impl State {
             return refuse(ErrorCode::NotFound, "to_version", c.to_version, message);
         };
         self.check_holds_experiment(ctx, &key, record, &definition)?;
-        self.check_prerequisites(&key, &definition)?;
+        self.check_named(&key, &definition)?;
         self.define(&key, Some(definition));
         let detail = format!("to version {}", c.to_version);
         Ok(self.flag_written(ctx, &key, Change::Revert, detail, effects))

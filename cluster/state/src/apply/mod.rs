@@ -10,6 +10,7 @@ mod ingest;
 mod metric;
 mod oversight;
 mod owner;
+mod segment;
 mod tick;
 mod trip;
 
@@ -188,6 +189,9 @@ impl State {
             C::SetEnvironment(c) => self.set_environment(ctx, c, effects),
             C::ImportFlags(c) => self.import_flags(ctx, c, effects),
             C::SetFlag(c) => self.set_flag(ctx, c, effects),
+            C::SetSegment(c) => self.set_segment(ctx, c, effects),
+            C::DeleteSegment(c) => self.delete_segment(c, effects),
+            C::UpdateSegmentUnits(c) => self.update_segment_units(ctx, c, effects),
             C::ArchiveFlag(c) => self.archive_flag(ctx, c, effects),
             C::RevertFlag(c) => self.revert_flag(ctx, c, effects),
             C::SetMetric(c) => self.set_metric(c, effects),
@@ -280,6 +284,9 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::ImportFlags(c) => ("flag.import", c.parent.clone()),
         C::SetFlag(c) => ("flag.set", c.flag.as_ref().map(|f| f.name.clone()).unwrap_or_default()),
         C::ArchiveFlag(c) => ("flag.archive", c.name.clone()),
+        C::SetSegment(c) => ("segment.set", c.segment.as_ref().map(|s| s.name.clone()).unwrap_or_default()),
+        C::DeleteSegment(c) => ("segment.delete", c.name.clone()),
+        C::UpdateSegmentUnits(c) => ("segment.update_units", c.name.clone()),
         C::RevertFlag(c) => ("flag.revert", c.name.clone()),
         C::SetMetric(c) => ("metric.set", c.metric.as_ref().map(|m| m.name.clone()).unwrap_or_default()),
         C::CreateExperiment(c) => {

@@ -17,6 +17,14 @@ pub fn check(state: &State) -> Result<(), String> {
     most("versions of a flag", longest as u64, crate::flags::MAX_HISTORY as u64)?;
     most("metrics", state.metrics.len() as u64, crate::state::MAX_METRICS as u64)?;
     most("experiments", state.experiments.len() as u64, crate::state::MAX_EXPERIMENTS as u64)?;
+    most("segments", state.segments.len() as u64, crate::segments::MAX_SEGMENTS_OVER_ALL as u64)?;
+    let listed: u64 = state.segment_units.values().map(crate::segments::Units::len).sum();
+    if listed != state.listed_units {
+        return Err(format!("units on lists: {listed}, counted {}", state.listed_units));
+    }
+    most("units on all lists", listed, crate::segments::MAX_UNITS_OVER_ALL)?;
+    let longest = state.segment_units.values().map(crate::segments::Units::len).max().unwrap_or(0);
+    most("units on a list", longest, crate::segments::MAX_UNITS)?;
     most("rows over all", rows, crate::state::MAX_ROWS)?;
     for (number, ledger) in &state.ledgers {
         most(&format!("rows of experiment {number}"), ledger.rows, crate::state::MAX_EXPERIMENT_ROWS)?;

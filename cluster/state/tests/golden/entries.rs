@@ -28,6 +28,28 @@ pub fn environment() -> v1::Environment {
     }
 }
 
+pub fn segment() -> v1::Segment {
+    let asked = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text("contractors"))) };
+    let condition = |operator: v1::condition::Operator| v1::Condition {
+        attribute: String::new(),
+        operator: operator.into(),
+        values: vec![asked.clone()],
+    };
+    v1::Segment {
+        name: text("environments/production/segments/staff"),
+        description: text("who works here"),
+        owner: text("people"),
+        tags: vec![text("internal")],
+        clauses: vec![v1::SegmentClause {
+            conditions: vec![
+                condition(v1::condition::Operator::InSegment),
+                condition(v1::condition::Operator::NotInSegment),
+            ],
+        }],
+        ..v1::Segment::default()
+    }
+}
+
 fn entries() -> Vec<(&'static str, entry::Command)> {
     use entry::Command as C;
     let name = || text("environments/production/flags/checkout");
@@ -281,6 +303,17 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 }],
                 prune: true,
                 etag: text("n1"),
+            }),
+        ),
+        ("set_segment", C::SetSegment(log::SetSegment { segment: Some(segment()), etag: text("s1") })),
+        ("delete_segment", C::DeleteSegment(log::DeleteSegment { name: segment().name, etag: text("s1") })),
+        (
+            "update_segment_units",
+            C::UpdateSegmentUnits(log::UpdateSegmentUnits {
+                name: segment().name,
+                unit_key_id: 7,
+                add: vec![0xabcd, u64::MAX],
+                remove: vec![5],
             }),
         ),
         (

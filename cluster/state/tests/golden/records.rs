@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
     HeaderRecord, HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, OwnerRecord,
-    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ShardRecord, SideRecord,
-    SlotRecord,
+    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, SegmentRecord,
+    SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -26,6 +26,8 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("header", &header());
     golden.keeps("flag", &flag());
     golden.keeps("environment", &environment());
+    golden.keeps("segment", &segment());
+    golden.keeps("segment_units", &segment_units());
     golden.keeps("flag_history", &flag_history());
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
@@ -357,6 +359,24 @@ fn held() -> HeldRecord {
         since_ms: 1_780_272_060_000,
         joined: true,
     }
+}
+
+fn segment() -> SegmentRecord {
+    SegmentRecord {
+        environment: text(ENVIRONMENT),
+        segment: text("staff"),
+        definition: Some(crate::entries::segment()),
+        version: 4,
+        definition_version: 2,
+        units_version: 3,
+        create_ms: 1_780_272_000_000,
+        update_ms: 1_780_272_060_000,
+    }
+}
+
+/// The bytes inside are another matter: `sections.rs` reads them.
+fn segment_units() -> SegmentUnitsRecord {
+    SegmentUnitsRecord { environment: text(ENVIRONMENT), segment: text("staff"), units: vec![1, 2, 3] }
 }
 
 fn mark() -> MarkRecord {

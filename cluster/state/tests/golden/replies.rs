@@ -1,6 +1,8 @@
 //! What apply answered: kept in the log's windows of repeated requests, and sent between nodes.
 
-use featureops_proto::log::{BatchReply, Done, DoorVerdict, Imported, Ingested, Refusal, Reply, reply};
+use featureops_proto::log::{
+    BatchReply, Done, DoorVerdict, Imported, Ingested, Refusal, Reply, SegmentUnitsChanged, reply,
+};
 use featureops_proto::v1::Verdict;
 
 use crate::{Golden, text};
@@ -14,6 +16,7 @@ pub fn done() -> Reply {
             decision: text("environments/production/decisions/3"),
             took_effect: true,
             imported: None,
+            segment_units: None,
         })),
     }
 }
@@ -35,6 +38,18 @@ fn imported() -> Reply {
                 kept_count: 1,
                 unchanged_count: 40,
             }),
+            segment_units: None,
+        })),
+    }
+}
+
+fn segment_units() -> Reply {
+    Reply {
+        result: Some(reply::Result::Done(Done {
+            name: text("environments/production/segments/staff"),
+            version: 4,
+            segment_units: Some(SegmentUnitsChanged { added: 9_000, removed: 2, unit_count: 1 << 20 }),
+            ..Done::default()
         })),
     }
 }
@@ -66,6 +81,7 @@ fn every_reply_reads_and_writes_its_golden_bytes() {
     let mut golden = Golden::open("replies");
     golden.keeps("done", &done());
     golden.keeps("imported", &imported());
+    golden.keeps("segment_units", &segment_units());
     golden.keeps("refusal", &Reply { result: Some(reply::Result::Refusal(refusal())) });
     let batches = vec![batch(), BatchReply { position: 43, counted: 1, ..BatchReply::default() }];
     golden.keeps("ingested", &Reply { result: Some(reply::Result::Ingested(Ingested { batches })) });

@@ -3,7 +3,7 @@
 
 use featureops_proto::log::{
     Batch, Entry, ExposureFact, LedgerRecord, LostExposures, OutcomeFact, ReceiptFact, ResumeFlag,
-    SetOversight, ShardRecord, TripFlag, entry,
+    SetOversight, SetSegment, ShardRecord, TripFlag, UpdateSegmentUnits, entry,
 };
 use featureops_proto::v1;
 use featureops_state::{Section, State};
@@ -146,4 +146,28 @@ fn a_state_is_read_and_written_again_as_its_golden_bytes() {
     let shard = ShardRecord::decode_length_delimited(bytes("ledger/0000000001/171")).unwrap();
     assert!(!shard.rows.is_empty() && shard.side.len() == 1, "{shard:?}");
     assert!(shard.entries.iter().any(|table| !table.is_empty()), "{shard:?}");
+}
+
+/// Segments are in sections of their own, so that states without them keep theirs. The list's packing
+/// is our own.
+#[test]
+fn a_state_with_segments_is_read_and_written_again_as_its_golden_bytes() {
+    let mut driver = Driver::new();
+    let name = || text("environments/production/segments/staff");
+    let segment = v1::Segment { name: name(), description: text("who works here"), ..v1::Segment::default() };
+    driver.done(entry::Command::SetSegment(SetSegment { segment: Some(segment), etag: String::new() }));
+    let change = |add: Vec<u64>, remove: Vec<u64>| {
+        entry::Command::UpdateSegmentUnits(UpdateSegmentUnits { name: name(), unit_key_id: 7, add, remove })
+    };
+    driver.done(change(vec![5, 300, FAR + 77, u64::MAX], vec![]));
+    driver.done(change(vec![6], vec![300]));
+    let mut golden = Golden::open("sections/segments");
+    let written = driver.state.sections();
+    for name in ["segments", "segments/production/staff/00"] {
+        let made = &written.iter().find(|section| section.name == name).unwrap().bytes;
+        let kept = golden.bytes(&name.replace('/', "."), || made.clone());
+        assert_eq!(&kept, made, "{name}: bytes changed");
+    }
+    golden.has_nothing_else();
+    assert_eq!(State::from_sections(&written).unwrap().sections(), written);
 }

@@ -16,6 +16,7 @@
 //! | disabled | `DISABLED`, with all it has |
 //! | targeting, then an experiment | the allocation where targeting gives null |
 //! | rules, splits, an allocation | as [`super::rules`] says |
+//! | segments | their clauses put in, their lists left out, as [`super::segments`] says |
 //! | forced units, prerequisites | put before the rule, as [`super::prerequisites`] says |
 //! | a safe variant, staleness, owner, tags, description | no word for them |
 
@@ -27,17 +28,28 @@ use prost_types::Struct;
 use prost_types::value::Kind;
 use serde_json::{Map, Value as Json, json};
 
+use super::segments::Segments;
 use super::{prerequisites, rules, value};
 use crate::limits;
 
 /// Finds another flag of the environment, by its id.
 pub type Others<'f> = &'f dyn Fn(&str) -> Option<&'f v1::Flag>;
 
-/// The document of an environment's flags, shared rules and metadata apart.
+/// The document of an environment's flags, shared rules and metadata apart. None of them asks about a segment.
 #[must_use]
 pub fn export(flags: &[v1::Flag], environment: &v1::Environment) -> Json {
+    export_with_segments(flags, environment, &[])
+}
+
+/// The same of flags that may ask about these segments.
+#[must_use]
+pub fn export_with_segments(
+    flags: &[v1::Flag],
+    environment: &v1::Environment,
+    segments: &[v1::Segment],
+) -> Json {
     let mut document = Map::new();
-    let form = SyncForm::of(environment);
+    let form = SyncForm::of(environment).with_segments(segments);
     let write = |flag: &v1::Flag, others: Others<'_>| Some(definition(flag, rule_of(flag, &form, others)?));
     document.insert("flags".to_owned(), written(flags, write));
     if !environment.evaluators.is_empty() {
@@ -75,6 +87,7 @@ pub struct SyncForm<'e> {
     source: &'e str,
     /// Each with the bytes of its text.
     evaluators: BTreeMap<&'e str, (Json, usize)>,
+    segments: Segments<'e>,
 }
 
 impl<'e> SyncForm<'e> {
@@ -87,7 +100,18 @@ impl<'e> SyncForm<'e> {
             environment,
             source: if environment.source.is_empty() { id } else { &environment.source },
             evaluators: evaluators.map(|(name, text)| (name.as_str(), (parsed(text), text.len()))).collect(),
+            segments: Segments::default(),
         }
+    }
+
+    /// For flags that may ask about these segments.
+    #[must_use]
+    pub fn with_segments(self, segments: impl IntoIterator<Item = &'e v1::Segment>) -> Self {
+        Self { segments: Segments::of(segments), ..self }
+    }
+
+    pub(super) const fn segments(&self) -> &Segments<'e> {
+        &self.segments
     }
 
     /// What selectors call `source`.
@@ -204,12 +228,12 @@ fn rule_of(flag: &v1::Flag, form: &SyncForm<'_>, others: Others<'_>) -> Option<O
     if flag.trip.is_some() {
         return Some(None);
     }
-    Some(prerequisites::under(flag, own_rule(flag), form, others))
+    Some(prerequisites::under(flag, own_rule(flag, form), form, others))
 }
 
-fn own_rule(flag: &v1::Flag) -> Option<Json> {
+fn own_rule(flag: &v1::Flag, form: &SyncForm<'_>) -> Option<Json> {
     if flag.targeting.is_empty() {
-        return rules::targeting(flag);
+        return rules::targeting(flag, &form.segments().inlining());
     }
     let targeting = parsed(&flag.targeting);
     Some(match flag.allocation.as_ref().map(rules::allocation) {

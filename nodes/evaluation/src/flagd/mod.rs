@@ -10,18 +10,20 @@
 //! warned about; refused is only what could not be kept as it stands: a number that would change, a key that is no
 //! resource's name, a default that does not exist.
 //!
-//! What goes out is evaluated by clients on their own, so it must mean there what it means here: [`rules`] and [`prerequisites`]
-//! say how.
+//! What goes out is evaluated by clients on their own, so it must mean there what it means here: [`rules`], [`segments`] and
+//! [`prerequisites`] say how.
 
 mod document;
 mod export;
 mod import;
 mod prerequisites;
 mod rules;
+mod segments;
 mod value;
 
-pub use export::{Others, SyncForm, export, export_for_sync};
+pub use export::{Others, SyncForm, export, export_for_sync, export_with_segments};
 pub use import::{Imported, import};
+pub use segments::left_out;
 
 /// Why a document was refused: the path in it, what stands there, the way out.
 pub use crate::refusal::CompileError as ImportError;

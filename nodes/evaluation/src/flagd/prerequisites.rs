@@ -25,7 +25,8 @@ use featureops_proto::v1::{self, FractionalVersion, rule};
 use serde_json::{Value as Json, json};
 
 use super::export::{Others, SyncForm, parsed};
-use super::rules::{all, condition, not};
+use super::rules::{all, matches, not};
+use super::segments::Inlining;
 use crate::limits;
 use crate::size::check_size;
 
@@ -45,8 +46,13 @@ pub(super) fn under(
         return rest;
     }
     let mut arguments = forced(flag, |variant| Json::from(variant));
-    let mut inlined =
-        Inlined { form, others, flags: limits::MAX_PREREQUISITE_FLAGS, bytes: limits::MAX_TARGETING_BYTES };
+    let mut inlined = Inlined {
+        form,
+        others,
+        segments: form.segments().inlining(),
+        flags: limits::MAX_PREREQUISITE_FLAGS,
+        bytes: limits::MAX_TARGETING_BYTES,
+    };
     // Without a rule of its own a flag serves its default, whether or not its prerequisites hold.
     if let Some(rest) = rest {
         match inlined.hold(flag, 1) {
@@ -64,7 +70,7 @@ fn fits(rule: &Json) -> bool {
     deep(rule, 0) <= MAX_JSON_DEPTH && rule.to_string().len() <= limits::MAX_TARGETING_BYTES
 }
 
-fn deep(rule: &Json, above: usize) -> usize {
+pub(super) fn deep(rule: &Json, above: usize) -> usize {
     let inner = |value| deep(value, above + 1);
     match rule {
         _ if above > MAX_JSON_DEPTH => above,
@@ -97,6 +103,7 @@ fn has_unit() -> Json {
 struct Inlined<'i, 'f> {
     form: &'i SyncForm<'i>,
     others: Others<'f>,
+    segments: Inlining<'i, 'i>,
     /// Flags that may still be put in, each as often as it is named.
     flags: usize,
     /// Bytes of definitions that may still be put in.
@@ -169,10 +176,10 @@ impl Inlined<'_, '_> {
                     self.bucketed(id, entries, wanted, &default)
                 }
             };
-            let conditions: Option<Vec<Json>> = rule.conditions.iter().map(condition).collect();
-            match all(conditions?) {
-                Some(condition) => arguments.extend([condition, end]),
-                None => return Some(end),
+            match matches(rule, &self.segments)? {
+                Json::Bool(false) => {}
+                Json::Bool(true) => return Some(end),
+                condition => arguments.extend([condition, end]),
             }
         }
         let last = match &flag.allocation {

@@ -28,10 +28,11 @@ use featureops_proto::v1::{self, condition::Operator, rule};
 use prost_types::{Value, value::Kind};
 use serde_json::{Value as Json, json};
 
+use super::segments::{Inlining, every};
 use super::value::{number_to_json, to_json};
 
 /// A native flag's targeting; `None` when it has one answer.
-pub(super) fn targeting(flag: &v1::Flag) -> Option<Json> {
+pub(super) fn targeting(flag: &v1::Flag, segments: &Inlining<'_, '_>) -> Option<Json> {
     let mut arguments = Vec::new();
     let mut last = None;
     for rule in &flag.rules {
@@ -44,17 +45,14 @@ pub(super) fn targeting(flag: &v1::Flag) -> Option<Json> {
             // No door lets it in; the flag answers GENERAL here, and an error there.
             None => return Some(broken()),
         };
-        let mut conditions = Vec::with_capacity(rule.conditions.len());
-        for given in &rule.conditions {
-            let Some(condition) = condition(given) else { return Some(broken()) };
-            conditions.push(condition);
-        }
-        match all(conditions) {
-            Some(condition) => arguments.extend([condition, served]),
-            None => {
+        match matches(rule, segments) {
+            None => return Some(broken()),
+            Some(Json::Bool(false)) => {}
+            Some(Json::Bool(true)) => {
                 last = Some(served);
                 break;
             }
+            Some(condition) => arguments.extend([condition, served]),
         }
     }
     last = last.or_else(|| flag.allocation.as_ref().map(allocation));
@@ -103,12 +101,22 @@ pub(super) fn all(mut conditions: Vec<Json>) -> Option<Json> {
     }
 }
 
+/// Whether a rule's conditions hold: a condition, or a boolean when that is always the same. `None` when one of them is not
+/// well formed.
+pub(super) fn matches(rule: &v1::Rule, segments: &Inlining<'_, '_>) -> Option<Json> {
+    rule.conditions.iter().map(|given| condition(given, segments)).collect::<Option<_>>().map(every)
+}
+
 /// `None` when the condition is not well formed.
-pub(super) fn condition(given: &v1::Condition) -> Option<Json> {
+pub(super) fn condition(given: &v1::Condition, segments: &Inlining<'_, '_>) -> Option<Json> {
+    if matches!(given.operator(), Operator::InSegment | Operator::NotInSegment) {
+        return segments.condition(given);
+    }
+
     let x = attribute(&given.attribute);
     let first = given.values.first();
     Some(match given.operator() {
-        Operator::Unspecified => return None,
+        Operator::Unspecified | Operator::InSegment | Operator::NotInSegment => return None,
         Operator::Equals => equals(&x, first?)?,
         Operator::NotEquals => not(equals(&x, first?)?),
         Operator::In => is_in(&x, &given.values)?,

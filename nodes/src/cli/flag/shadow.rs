@@ -38,6 +38,11 @@ fn implies(given: &Condition, wanted: &Condition) -> bool {
     match (from, to) {
         (_, Op::Exists) => !matches!(from, Op::NotEquals | Op::NotIn | Op::NotExists | Op::Unspecified),
         (Op::NotExists, Op::NotEquals | Op::NotIn) => true,
+        // In one of fewer is in one of more; in none of more is in none of fewer.
+        (Op::InSegment, Op::InSegment) => given.values.iter().all(|value| wanted.values.contains(value)),
+        (Op::NotInSegment, Op::NotInSegment) => {
+            wanted.values.iter().all(|value| given.values.contains(value))
+        }
         (Op::NotIn | Op::NotEquals, Op::NotIn | Op::NotEquals) => {
             wanted.values.iter().all(|value| given.values.contains(value))
         }
@@ -63,6 +68,9 @@ fn excludes(one: &Condition, other: &Condition) -> bool {
     for (given, wanted) in [(one, other), (other, one)] {
         if let Some(values) = only(given) {
             return !values.iter().any(|value| holds(wanted.operator(), &wanted.values, value));
+        }
+        if (given.operator(), wanted.operator()) == (Op::InSegment, Op::NotInSegment) {
+            return given.values.iter().all(|value| wanted.values.contains(value));
         }
         if given.operator() == Op::NotExists
             && !matches!(wanted.operator(), Op::NotEquals | Op::NotIn | Op::NotExists | Op::Unspecified)
@@ -92,7 +100,7 @@ fn holds(operator: Op, values: &[Value], seen: &Value) -> bool {
         Op::Equals | Op::In => values.contains(seen),
         Op::NotEquals | Op::NotIn => !values.contains(seen),
         Op::Exists => true,
-        Op::NotExists | Op::Unspecified => false,
+        Op::NotExists | Op::Unspecified | Op::InSegment | Op::NotInSegment => false,
         Op::StartsWith | Op::EndsWith | Op::Contains => match (text(Some(seen)), text(first)) {
             (Some(seen), Some(part)) => match operator {
                 Op::StartsWith => seen.starts_with(part),
@@ -168,6 +176,8 @@ mod tests {
             ("a <= 5", "a < 5"),
             ("a starts_with \"x\"", "a starts_with \"xy\""),
             ("a contains \"x\"", "a = \"axb\""),
+            ("in-segment(beta, staff)", "in-segment(staff)"),
+            ("not in-segment(beta)", "not in-segment(staff, beta)"),
         ] {
             assert!(covers(&conditions(earlier), &conditions(later)), "{earlier} covers {later}");
         }
@@ -180,6 +190,9 @@ mod tests {
             ("a = 1", "b = 1"),
             ("a != 1", "a != 2"),
             ("a = 1 and b = 1", "a = 1"),
+            ("in-segment(staff)", "in-segment(beta, staff)"),
+            ("not in-segment(staff, beta)", "not in-segment(beta)"),
+            ("in-segment(staff)", "not in-segment(staff)"),
         ] {
             assert!(!covers(&conditions(earlier), &conditions(later)), "{earlier} does not cover {later}");
         }
@@ -195,12 +208,17 @@ mod tests {
             "a in [1, 2] and a not in [1, 2]",
             "a = 1 and b = 1 and a > 3",
             "a = true and a not exists",
+            "in-segment(beta) and not in-segment(staff, beta)",
         ] {
             assert!(contradiction(&conditions(text)).is_some(), "{text}");
         }
-        for text in
-            ["a >= 5 and a <= 5", "a != 1 and a not exists", "a > 1 and a < 5", "a in [1, 2] and a > 1"]
-        {
+        for text in [
+            "a >= 5 and a <= 5",
+            "a != 1 and a not exists",
+            "a > 1 and a < 5",
+            "a in [1, 2] and a > 1",
+            "in-segment(a, b) and not in-segment(a)",
+        ] {
             assert_eq!(contradiction(&conditions(text)), None, "{text}");
         }
     }
