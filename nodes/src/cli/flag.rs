@@ -6,6 +6,7 @@ mod document;
 mod findings;
 mod forced;
 mod lint;
+mod segments;
 mod shadow;
 mod table;
 mod test;
@@ -84,6 +85,13 @@ pub enum FlagCommand {
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     key: String,
+    #[command(flatten)]
+    context: ContextArgs,
+}
+
+/// Who is asked about.
+#[derive(Debug, Args)]
+pub struct ContextArgs {
     /// The targeting key.
     #[arg(long)]
     unit: Option<String>,
@@ -320,8 +328,14 @@ fn show_written(session: &Session, flag: &v1::Flag, verb: &str) -> Result<(), Fa
     })
 }
 
-/// The context of `--context`, `--attribute` and `--unit`, the later overruling the earlier.
-fn context(args: &ExplainArgs) -> Result<prost_types::Struct, Failure> {
+impl ContextArgs {
+    /// The context of `--context`, `--attribute` and `--unit`, the later overruling the earlier.
+    pub fn context(&self) -> Result<prost_types::Struct, Failure> {
+        context(self)
+    }
+}
+
+fn context(args: &ContextArgs) -> Result<prost_types::Struct, Failure> {
     let mut fields = match &args.context {
         Some(text) => match serde_json::from_str(text) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -350,7 +364,7 @@ async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {
     let request = v1::ExplainRequest {
         environment: session.parent(),
         flag: key_of(&args.key).to_owned(),
-        context: Some(context(&args)?),
+        context: Some(args.context.context()?),
     };
     let explained = session
         .client
@@ -375,17 +389,21 @@ async fn explain(session: &Session, args: ExplainArgs) -> Result<(), Failure> {
                 ("state age", format!("{} ms", answer.state_age_ms)),
             ]);
         }
-        page.heading("Steps");
-        let rows = explained
-            .steps
-            .iter()
-            .map(|step| {
-                let (mark, tone) = if step.matched { ("yes", Tone::Good) } else { ("no", Tone::Faint) };
-                vec![Cell::new(&step.subject), Cell::new(mark).tone(tone), Cell::new(&step.finding)]
-            })
-            .collect();
-        page.table(&["LOOKED AT", "MATCHED", "FINDING"], rows, "no steps");
+        show_steps(page, &explained.steps);
     })
+}
+
+/// What an explanation looked at.
+pub fn show_steps(page: &mut Page, steps: &[v1::ExplainStep]) {
+    page.heading("Steps");
+    let rows = steps
+        .iter()
+        .map(|step| {
+            let (mark, tone) = if step.matched { ("yes", Tone::Good) } else { ("no", Tone::Faint) };
+            vec![Cell::new(&step.subject), Cell::new(mark).tone(tone), Cell::new(&step.finding)]
+        })
+        .collect();
+    page.table(&["LOOKED AT", "MATCHED", "FINDING"], rows, "no steps");
 }
 
 async fn history(session: &Session, key: &str, limit: usize) -> Result<(), Failure> {

@@ -30,6 +30,7 @@ mod page;
 mod render;
 mod replay;
 mod rule;
+mod segment;
 mod serve;
 mod session;
 mod settings;
@@ -68,6 +69,9 @@ enum Command {
     /// Environments: what all their flags share.
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
+    /// Segments: groups of units that many flags ask about.
+    #[command(subcommand)]
+    Segment(segment::SegmentCommand),
     /// Metrics: what an outcome means.
     #[command(subcommand)]
     Metric(metric::MetricCommand),
@@ -170,6 +174,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match request {
         Command::Flag(command) => flag::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
+        Command::Segment(command) => segment::run(&session, command).await,
         Command::Metric(command) => metric::run(&session, command).await,
         Command::Experiment(command) => experiment::run(&session, command).await,
         Command::Exposure(command) => facts::run_exposure(&session, command).await,

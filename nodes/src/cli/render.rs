@@ -29,6 +29,7 @@ macro_rules! named {
 named!(
     AuditRecord,
     Decision,
+    DeleteSegmentResponse,
     Environment,
     Experiment,
     ExperimentStatus,
@@ -42,11 +43,15 @@ named!(
     ListFlagsResponse,
     ListFlagVersionsResponse,
     ListMetricsResponse,
+    ListSegmentsResponse,
     Metric,
     NodeHealth,
     Oversight,
     RaiseAlarmResponse,
     ReplayDecisionResponse,
+    Segment,
+    TestSegmentResponse,
+    UpdateSegmentUnitsResponse,
     VerifyAuditResponse,
 );
 

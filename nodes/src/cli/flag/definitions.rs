@@ -16,12 +16,15 @@ use crate::cli::session::Session;
 pub struct Definitions {
     pub environment: v1::Environment,
     pub flags: Vec<v1::Flag>,
+    /// Of the server; a file has none.
+    pub segments: Vec<v1::Segment>,
 }
 
 /// Those of the server.
 pub async fn fetch(session: &Session) -> Result<Definitions, Failure> {
     let environment = crate::cli::environment::fetch(session, &session.parent()).await?;
-    Ok(Definitions { environment, flags: super::fetch_all(session, false).await?.flags })
+    let segments = crate::cli::segment::fetch_all(session).await?.segments;
+    Ok(Definitions { environment, flags: super::fetch_all(session, false).await?.flags, segments })
 }
 
 /// Those of a file: a flagd document, a flag, or a list of flags as `flag list -o yaml` prints it.
@@ -44,7 +47,8 @@ fn parse(text: &str, id: &str) -> Result<Definitions, String> {
     if is_document {
         let text = if text.trim_start().starts_with('{') { text.to_owned() } else { parsed.to_string() };
         let read = flagd::import(&text, id, &environment).map_err(|error| error.to_string())?;
-        return Ok(Definitions { environment: read.environment, flags: read.flags });
+        let segments = Vec::new();
+        return Ok(Definitions { environment: read.environment, flags: read.flags, segments });
     }
     let given = match parsed {
         Json::Array(flags) => flags,
@@ -65,7 +69,7 @@ fn parse(text: &str, id: &str) -> Result<Definitions, String> {
         flag.name = Name::format(id, Collection::Flags, key_of(&flag.name));
         flags.push(flag);
     }
-    Ok(Definitions { environment, flags })
+    Ok(Definitions { environment, flags, segments: Vec::new() })
 }
 
 impl Definitions {

@@ -8,7 +8,7 @@ use featureops_proto::v1;
 use crate::cli::failure::Failure;
 use crate::cli::page::Tone;
 use crate::cli::render::{self, key_of};
-use crate::cli::session::{Session, WriteArgs, print, verb};
+use crate::cli::session::{Session, WriteArgs, print, progress, verb};
 use crate::cli::settings::Output;
 use crate::rpc::environment_service_client::EnvironmentServiceClient;
 
@@ -95,6 +95,9 @@ pub async fn export(session: &Session) -> Result<(), Failure> {
                 .await
         })
         .await?;
+    for warning in &written.warnings {
+        progress(&format!("warning: {}: {}", warning.path, warning.message));
+    }
     match session.settings.output {
         // A table of a document is the document.
         Output::Table | Output::Json => print(&written.document),

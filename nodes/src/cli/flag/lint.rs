@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::definitions;
 use super::findings::{Finding, findings};
+use super::segments;
 use crate::cli::failure::Failure;
 use crate::cli::page::{Cell, Tone};
 use crate::cli::session::Session;
@@ -20,6 +21,9 @@ use crate::cli::session::Session;
   variants-unused       a static flag with two or more variants that nobody is served
   no-default, no-safe   the code default is used; the flag can neither trip nor hold an experiment
   reference             a shared rule nobody refers to, or a reference to none
+  segment-empty         a segment that nobody is in: no clause, and an empty list
+  segment-unused        a segment that no flag and no other segment asks about
+  segment-list          a flag asks about a list: clients that evaluate by themselves do not have it
   targeting             targeting that is not JSON, or names a variant that is none")]
 pub struct LintArgs {
     /// Only these flags [default: all].
@@ -38,6 +42,7 @@ pub async fn run(session: &Session, args: LintArgs) -> Result<(), Failure> {
         None => definitions::fetch(session).await?,
     };
     let mut all = findings(&found.flags, &found.environment);
+    all.extend(segments::findings(&found.flags, &found.segments));
     if !args.keys.is_empty() {
         all.retain(|finding| args.keys.contains(&finding.flag));
     }
