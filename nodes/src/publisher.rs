@@ -422,6 +422,8 @@ fn id_of(name: &str, collection: Collection) -> String {
 
 #[cfg(test)]
 mod tests {
+    mod segments;
+
     use super::*;
     use crate::fronts::changes::between;
     use crate::fronts::selector::Views;

@@ -135,6 +135,17 @@ pub struct Settled {
     pub failures: Vec<String>,
 }
 
+/// Whether a unit is on a list: as acknowledged changes say, and as a node says.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// The unit.
+    pub unit: String,
+    /// What the last acknowledged change of it made of it.
+    pub expected: bool,
+    /// What was answered.
+    pub told: bool,
+}
+
 /// Everything seen.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -150,6 +161,8 @@ pub struct Seen {
     pub commands: Vec<Commanded>,
     /// Reads of flags.
     pub reads: Vec<FlagRead>,
+    /// Answers about the list of a segment.
+    pub memberships: Vec<Membership>,
     /// Digests.
     pub checkpoints: Vec<Checkpoint>,
     /// Starts that a node refused, and why.

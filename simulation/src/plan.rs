@@ -26,6 +26,8 @@ pub enum Plant {
     SilentUnderAilment,
     /// An agent's approval is recorded as done.
     AgentApproved,
+    /// A node's answer about a unit on a list is recorded as the other one.
+    LostUnit,
 }
 
 impl Plant {
@@ -39,6 +41,7 @@ impl Plant {
         (Self::LostCommand, "lost-command"),
         (Self::SilentUnderAilment, "silent-under-ailment"),
         (Self::AgentApproved, "agent-approved"),
+        (Self::LostUnit, "lost-unit"),
     ];
 
     /// The plant of a name.

@@ -48,6 +48,11 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             command.outcome = crate::history::CommandOutcome::Done(None);
             true
         }
+        Some(Plant::LostUnit) => {
+            let Some(membership) = seen.memberships.iter_mut().find(|one| one.expected) else { return false };
+            membership.told = false;
+            true
+        }
         Some(Plant::WrongDigest) => {
             let Some(checkpoint) = seen.checkpoints.last_mut() else { return false };
             checkpoint.digest ^= 1;

@@ -26,7 +26,7 @@ use crate::plan::{Plan, Plant};
 use crate::plant::plant;
 use crate::refold::refold;
 use crate::trace::{Trace, TraceSubscriber};
-use crate::workload::{Stage, StageCell, World, auditor, operator, service};
+use crate::workload::{Stage, StageCell, World, auditor, lister, operator, service};
 
 /// Simulated time after which a world that does not end is ended.
 const CLOSING_MS_MAX: u64 = 60_000;
@@ -143,7 +143,7 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
         sim.host(machine.name.clone(), move || node(number, machine.clone(), world.clone()));
     }
     let active = Arc::new(AtomicU64::new(0));
-    let mut others: Others = vec!["operator".to_owned(), "auditor".to_owned()];
+    let mut others: Others = vec!["operator".to_owned(), "lister".to_owned(), "auditor".to_owned()];
     for number in 1..=plan.services {
         let name = format!("service-{number}");
         others.push(name.clone());
@@ -155,6 +155,7 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
         sim.client(name.clone(), counted(Arc::clone(&active), service::run(world.clone(), name, true)));
     }
     sim.client("operator", counted(Arc::clone(&active), operator::run(world.clone())));
+    sim.client("lister", counted(Arc::clone(&active), lister::run(world.clone())));
     sim.client("auditor", auditor::run(world.clone()));
 
     let mut schedule = steps(&plan.faults).into_iter().peekable();

@@ -95,3 +95,8 @@ fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
 fn an_agent_that_approves_is_caught() {
     caught("agent-approved", &["G1"]);
 }
+
+#[test]
+fn a_unit_that_is_gone_from_its_list_is_caught() {
+    caught("lost-unit", &["H8"]);
+}

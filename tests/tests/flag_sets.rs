@@ -228,3 +228,79 @@ fn flags_that_rest_on_another_and_units_that_are_forced() {
         drop(node);
     });
 }
+
+#[test]
+fn segments_with_clauses_and_a_list_from_a_file() {
+    runtime().block_on(async {
+        let site = Site::new();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+        let line = Line(&site);
+        line.ends(0, &["segment", "set", "staff", "--clause", "email ends_with \"@example.com\""]);
+        line.says(8, "a -> a", &["segment", "set", "a", "--clause", "in-segment(a)"]);
+        let nested = ["--clause", "in-segment(staff) and plan = \"pro\"", "--clause", "country = \"DE\""];
+        line.says(
+            0,
+            "set segment beta, version 1",
+            &[&["segment", "set", "beta", "--owner", "web"], nested.as_slice()].concat(),
+        );
+        let unknown = [
+            "flag",
+            "set",
+            "f",
+            "--type",
+            "boolean",
+            "--variant",
+            "on=true",
+            "--variant",
+            "off=false",
+            "--default",
+            "off",
+            "--safe",
+            "off",
+            "--rule",
+            "in-segment(nobody) -> on",
+        ];
+        line.says(8, "create it first", &unknown);
+        let known = [&unknown[..unknown.len() - 1], &["in-segment(beta) -> on"]].concat();
+        line.ends(0, &known);
+
+        // More than a chunk, and twice: what is there already is no error.
+        let units: String = (0..6_000).map(|n| format!("u{n}\n")).collect();
+        let file = line.file("units.txt", &units);
+        line.says(0, "added 6,000 units; 0 were already", &["segment", "add", "beta", "--file", &file]);
+        line.says(0, "added 0 units; 6,000 were already", &["segment", "add", "beta", "--file", &file]);
+        let table = line.file("units.csv", "id;user\n1;u1\n2;nobody\n");
+        line.says(
+            0,
+            "removed 1 units; 1 were not on the list of beta, which has 5,999",
+            &["segment", "remove", "beta", "--file", &table, "--column", "user", "--delimiter", ";"],
+        );
+        let told = line.json(0, &["segment", "add", "beta", "--unit", "ada", "--request-id", "r1"]);
+        assert_eq!(told, line.json(0, &["segment", "add", "beta", "--unit", "ada", "--request-id", "r1"]));
+        assert_eq!(told, json!({"added": 1, "unitCount": "6000"}));
+
+        line.says(0, "the unit is in beta", &["segment", "test", "beta", "--unit", "ada"]);
+        line.says(0, "is not in beta", &["segment", "test", "beta", "--unit", "u1"]);
+        line.says(
+            0,
+            "clause 0 holds",
+            &["segment", "test", "beta", "-a", "email=a@example.com", "-a", "plan=pro"],
+        );
+        line.says(0, "on = true, because targeting match", &["flag", "explain", "f", "--unit", "u2"]);
+        line.says(0, "in-segment(beta) -> on", &["flag", "get", "f"]);
+        line.says(0, "6,000", &["segment", "list"]);
+
+        // What was printed is what can be set again; the list stays as it is.
+        let printed = line.ends(0, &["segment", "get", "beta", "-o", "yaml"]);
+        let file = line.file("beta.yaml", &printed);
+        line.says(0, "set segment beta", &["segment", "set", "beta", "--file", &file]);
+        assert_eq!(line.json(0, &["segment", "get", "beta"])["unitCount"], "6000");
+        line.says(0, "the list of segment beta is not in it", &["flag", "lint"]);
+        line.ends(0, &["segment", "set", "idle"]);
+        line.says(0, "segment-unused", &["flag", "lint"]);
+        line.says(4, "flag f asks about it", &["segment", "delete", "beta"]);
+        line.says(0, "deleted segment idle", &["segment", "delete", "idle"]);
+        line.ends(3, &["segment", "get", "idle"]);
+        drop(node);
+    });
+}

@@ -10,9 +10,9 @@ mod a2_trip;
 mod a3_caps;
 mod e1_counted;
 mod l1_audit;
+mod n1_segments;
 mod o1_epoch;
 mod q1_bounds;
-mod r1_segments;
 
 /// The fold's invariants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +33,8 @@ pub enum Invariant {
     L2Entry,
     /// Q1: every bound is kept.
     Q1Bounds,
-    /// R1: segments that are asked about exist, in no circle.
-    R1Segments,
+    /// N1: segments that are asked about exist, in no circle.
+    N1Segments,
 }
 
 impl Invariant {
@@ -50,7 +50,7 @@ impl Invariant {
             Self::L1Audit => "L1 audit gap-free and linked",
             Self::L2Entry => "L2 entries decode and come in order",
             Self::Q1Bounds => "Q1 every bound kept",
-            Self::R1Segments => "R1 segments that are asked about exist",
+            Self::N1Segments => "N1 segments that are asked about exist",
         }
     }
 }
@@ -90,7 +90,7 @@ const CHECKS: [(Invariant, Check); 8] = [
     (Invariant::E1Counted, e1_counted::check),
     (Invariant::L1Audit, l1_audit::check),
     (Invariant::Q1Bounds, q1_bounds::check),
-    (Invariant::R1Segments, r1_segments::check),
+    (Invariant::N1Segments, n1_segments::check),
 ];
 
 impl State {

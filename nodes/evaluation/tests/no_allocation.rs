@@ -58,6 +58,57 @@ fn the_counter_counts() {
 }
 
 #[test]
+fn asking_about_segments_allocates_nothing() {
+    use featureops_evaluation::{UnitList, compile_segment};
+    use featureops_proto::v1::{Condition, Rule, Segment, SegmentClause, condition::Operator, rule};
+    let asks = |operator: Operator, id: &str| Condition {
+        operator: operator.into(),
+        values: vec![Value::from(id)],
+        ..Condition::default()
+    };
+    let unit_key = UnitKey::new([6; 16]);
+    let hashes: std::sync::Arc<[u64]> = std::sync::Arc::from([unit_key.hash(b"ada")]);
+    let list = UnitList::new(std::sync::Arc::from([hashes]), unit_key.id());
+    let segment = |id: &str, conditions: Vec<Condition>, list| {
+        let name = format!("environments/{ENVIRONMENT}/segments/{id}");
+        let clauses = conditions.into_iter().map(|c| SegmentClause { conditions: vec![c] }).collect();
+        let segment = Segment { name, clauses, ..Segment::default() };
+        (ENVIRONMENT.to_owned(), id.to_owned(), Some(compile_segment(&segment, list).unwrap()))
+    };
+    let rule = |id: &str, condition: Condition| Rule {
+        id: id.to_owned(),
+        conditions: vec![condition],
+        serve: Some(rule::Serve::Variant("on".to_owned())),
+    };
+    let flag = Flag {
+        name: format!("environments/{ENVIRONMENT}/flags/{FLAG}"),
+        r#type: ValueType::Boolean.into(),
+        variants: [("off".to_owned(), Value::from(false)), ("on".to_owned(), Value::from(true))].into(),
+        default_variant: Some("off".to_owned()),
+        rules: vec![
+            rule("a", asks(Operator::InSegment, "outer")),
+            rule("b", asks(Operator::NotInSegment, "inner")),
+        ],
+        ..Flag::default()
+    };
+    let outer = segment("outer", vec![asks(Operator::InSegment, "inner")], None);
+    let snapshot = Snapshot::empty().with_segments([outer, segment("inner", vec![], Some(list))]).apply(
+        [compile(&flag, &Environment::default()).unwrap()],
+        1,
+        0,
+    );
+    for unit in ["ada", "bob"] {
+        let attributes = Struct { fields: BTreeMap::from([("targetingKey".to_owned(), Value::from(unit))]) };
+        let counted = allocations(|| {
+            let context = Context::new(&attributes).with_unit_key(&unit_key);
+            let evaluation = evaluate(&snapshot, ENVIRONMENT, FLAG, &context, 0);
+            assert_eq!((evaluation.variant, evaluation.reason), (Some("on"), Reason::TargetingMatch));
+        });
+        assert_eq!(counted, 0);
+    }
+}
+
+#[test]
 fn an_evaluation_allocates_nothing() {
     let mut runner = TestRunner::deterministic();
     let key = Key::new(1, [4; 16]).unwrap();

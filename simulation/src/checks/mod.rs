@@ -12,6 +12,7 @@ mod digests;
 mod evaluation;
 mod facts;
 mod history_of_flag;
+mod lists;
 mod log;
 mod oversight;
 mod ownership;
@@ -68,6 +69,7 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("H5v", "versions never go back", evaluation::versions),
     ("H6", "reads see what was acknowledged before", reads::own_writes),
     ("H7", "decisions replay", replay::decisions),
+    ("H8", "lists of units hold what was acknowledged", lists::held),
     ("L1", "audit is gap-free and linked", audit::chain),
     ("G1", "no agent approves", oversight::agents),
     ("O1", "one owner's decisions, rising", ownership::rising),

@@ -1,4 +1,4 @@
-//! R1: what flags and segments ask about is there, in no circle, and every list has its segment.
+//! N1: what flags and segments ask about is there, in no circle, and every list has its segment.
 
 use crate::State;
 use crate::state::key;
