@@ -16,6 +16,10 @@ pub enum Collection {
     Experiments,
     /// `decisions`
     Decisions,
+    /// `layers`
+    Layers,
+    /// `holdouts`
+    Holdouts,
 }
 
 impl Collection {
@@ -27,6 +31,8 @@ impl Collection {
             Self::Metrics => "metrics",
             Self::Experiments => "experiments",
             Self::Decisions => "decisions",
+            Self::Layers => "layers",
+            Self::Holdouts => "holdouts",
         }
     }
 }

@@ -62,6 +62,8 @@ impl State {
                 first_from(&self.flags, &last),
                 first_from(&self.metrics, &last),
                 first_from(&self.experiment_numbers, &last),
+                first_from(&self.layers, &last),
+                first_from(&self.holdouts, &last),
             ];
             let set = [
                 self.environments.range(last.clone()..).next().map(|(id, _)| id),

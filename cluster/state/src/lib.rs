@@ -25,6 +25,7 @@ mod environments;
 mod experiments;
 mod flags;
 mod invariant;
+mod layers;
 mod ledger;
 mod metrics;
 mod oversight;
@@ -33,6 +34,7 @@ mod producers;
 mod requests;
 mod snapshot;
 mod state;
+mod sticky;
 mod view;
 
 pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
-    HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord,
-    ShardRecord, SideRecord,
+    HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord,
+    ProducerRecord, RequestRecord, ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -67,6 +67,12 @@ impl State {
         // Left out while there is none, as in the snapshots of releases that knew none.
         if !self.environments.is_empty() {
             sections.push(section("environments", self.environments.values().map(AsRef::as_ref)));
+        }
+        if !self.layers.is_empty() {
+            sections.push(section("layers", self.layers.values().map(AsRef::as_ref)));
+        }
+        if !self.holdouts.is_empty() {
+            sections.push(section("holdouts", self.holdouts.values().map(AsRef::as_ref)));
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -143,6 +149,16 @@ impl State {
         for section in sections.iter().filter(|s| s.name == "environments") {
             for environment in records::<EnvironmentRecord>(section)? {
                 state.environments.insert(environment.environment.clone(), Arc::new(environment));
+            }
+        }
+        for section in sections.iter().filter(|s| s.name == "layers") {
+            for layer in records::<LayerRecord>(section)? {
+                state.layers.insert(key(&layer.environment, &layer.layer), Arc::new(layer));
+            }
+        }
+        for section in sections.iter().filter(|s| s.name == "holdouts") {
+            for holdout in records::<HoldoutRecord>(section)? {
+                state.holdouts.insert(key(&holdout.environment, &holdout.holdout), Arc::new(holdout));
             }
         }
         for flag in records::<FlagRecord>(find("flags")?)? {
@@ -261,10 +277,11 @@ impl State {
         Ok(())
     }
 
-    /// What follows from the records: routes, and when those of ended experiments close.
+    /// What follows from the records: layers' occupants, routes, and when those of ended experiments close.
     fn derive(&mut self) {
         let all: Vec<Arc<ExperimentRecord>> = self.experiments.values().cloned().collect();
         for record in all.iter().filter(|r| !r.generations.is_empty()) {
+            self.occupy(record);
             self.open_routes(record);
             for (slot, until_ms) in record.slots.iter().zip(&record.counts_until_ms) {
                 self.ended.insert((*until_ms, slot.metric, record.number), ());

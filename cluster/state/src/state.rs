@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord,
-    ReceiptKey,
+    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, HoldoutRecord, LayerRecord,
+    MetricRecord, OversightRecord, ReceiptKey,
 };
 
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::decisions::Decisions;
+use crate::layers::Occupants;
 use crate::ledger::{Ledger, Strata, Waiting};
 use crate::prerequisites::Dependents;
 use crate::producers::Producers;
@@ -98,6 +99,10 @@ pub struct State {
     pub(crate) audit: Audit,
     pub(crate) decisions: Decisions,
     pub(crate) oversight: BTreeMap<String, Arc<OversightRecord>>,
+    pub(crate) layers: BTreeMap<Key, Arc<LayerRecord>>,
+    pub(crate) holdouts: BTreeMap<Key, Arc<HoldoutRecord>>,
+    /// Derived from `experiments`.
+    pub(crate) occupants: Occupants,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }
@@ -111,6 +116,8 @@ pub enum Before {
     Experiment(u32, Arc<ExperimentRecord>),
     /// An environment; absent: it was never set.
     Environment(String, Option<Arc<EnvironmentRecord>>),
+    /// A holdout; absent: it was not there.
+    Holdout(Key, Option<Arc<HoldoutRecord>>),
 }
 
 impl State {
@@ -191,6 +198,12 @@ impl State {
                 }
                 Before::Environment(id, None) => {
                     self.environments.remove(&id);
+                }
+                Before::Holdout(key, Some(record)) => {
+                    self.holdouts.insert(key, record);
+                }
+                Before::Holdout(key, None) => {
+                    self.holdouts.remove(&key);
                 }
             }
         }
