@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "environment",
         "metric",
         "experiment",
+        "layer",
         "evaluation",
         "facts",
         "decision",

@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/environment.proto",
         "featureops/v1/metric.proto",
         "featureops/v1/experiment.proto",
+        "featureops/v1/layer.proto",
         "featureops/v1/evaluation.proto",
         "featureops/v1/facts.proto",
         "featureops/v1/segment.proto",

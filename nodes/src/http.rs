@@ -40,6 +40,7 @@ use crate::rpc::evaluation_service_server::EvaluationServiceServer;
 use crate::rpc::experiment_service_server::ExperimentServiceServer;
 use crate::rpc::fact_service_server::FactServiceServer;
 use crate::rpc::flag_service_server::FlagServiceServer;
+use crate::rpc::layer_service_server::LayerServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
 use crate::rpc::segment_service_server::SegmentServiceServer;
 use crate::services::administration::Administration;
@@ -50,6 +51,7 @@ use crate::services::experiment::Experiments;
 use crate::services::facts::Facts;
 use crate::services::flag::Flags;
 use crate::services::health::Healths;
+use crate::services::layer::Layers;
 use crate::services::metric::Metrics;
 use crate::services::segment::Segments;
 use crate::webhook;
@@ -70,6 +72,7 @@ const SERVICES: &[&str] = &[
     <SegmentServiceServer<Segments> as NamedService>::NAME,
     <MetricServiceServer<Metrics> as NamedService>::NAME,
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
+    <LayerServiceServer<Layers> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
     <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
@@ -163,6 +166,7 @@ fn front(
         .add_service(SegmentServiceServer::new(Segments(host.clone())).max_decoding_message_size(bytes))
         .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
         .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
+        .add_service(LayerServiceServer::new(Layers(host.clone())).max_decoding_message_size(small))
         .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
         .add_service(
             AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),

@@ -18,6 +18,10 @@ pub enum Collection {
     Decisions,
     /// `segments`
     Segments,
+    /// `layers`
+    Layers,
+    /// `holdouts`
+    Holdouts,
 }
 
 impl Collection {
@@ -30,6 +34,8 @@ impl Collection {
             Self::Experiments => "experiments",
             Self::Decisions => "decisions",
             Self::Segments => "segments",
+            Self::Layers => "layers",
+            Self::Holdouts => "holdouts",
         }
     }
 }

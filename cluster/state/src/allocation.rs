@@ -76,6 +76,31 @@ pub fn move_buckets(runs: &[Run], targets: &[u32]) -> Vec<Run> {
     if free.len() <= MAX_RUNS { free } else { move_within_runs(runs, targets) }
 }
 
+/// The map after moving to the targets exactly. Where that would take more than [`MAX_RUNS`] runs, the shortest runs go to
+/// their neighbours first, those of arms that do not grow before others: a few units more move, and the weights are met.
+#[must_use]
+pub fn move_exactly(runs: &[Run], targets: &[u32]) -> Vec<Run> {
+    let mut from = merged(runs);
+    loop {
+        let to = move_freely(&from, targets);
+        // Fewer runs each time round, and one run needs no more than an arm each.
+        if to.len() <= MAX_RUNS || from.len() <= 1 {
+            return to;
+        }
+        let surplus = surplus(&from, targets);
+        let grows = |arm: u32| surplus.get(arm as usize).is_some_and(|s| *s < 0);
+        let shortest = from.iter().enumerate().min_by_key(|(_, run)| (grows(run.arm), run.length));
+        let Some((at, _)) = shortest else { return to };
+        let before = at.checked_sub(1).and_then(|at| from.get(at)).copied();
+        let neighbours = [before, from.get(at + 1).copied()];
+        let heir = neighbours.into_iter().flatten().max_by_key(|run| run.length);
+        if let (Some(run), Some(heir)) = (from.get_mut(at), heir) {
+            run.arm = heir.arm;
+        }
+        from = merged(&from);
+    }
+}
+
 /// What each arm gives (positive) or receives (negative).
 fn surplus(runs: &[Run], targets: &[u32]) -> Vec<i64> {
     weights_of(runs, targets.len())
@@ -272,6 +297,25 @@ mod tests {
                     prop_assert_eq!(&reached, target);
                 } else {
                     prop_assert!(next.len() <= runs.len());
+                }
+                runs = next;
+            }
+        }
+
+        #[test]
+        fn a_long_history_of_exact_moves_meets_every_weight(
+            steps in proptest::collection::vec(weights(7), 1..200)
+        ) {
+            let mut runs = runs_of(&[10_000]);
+            for target in &steps {
+                let before = buckets(&runs);
+                let current = weights_of(&runs, 7);
+                let next = move_exactly(&runs, target);
+                prop_assert_eq!(&weights_of(&next, 7), target);
+                prop_assert!(next.len() <= MAX_RUNS);
+                if move_freely(&runs, target).len() <= MAX_RUNS {
+                    let grows = |arm: u32| target[arm as usize] >= current[arm as usize];
+                    prop_assert!(before.iter().zip(buckets(&next)).all(|(b, a)| *b == a || !grows(*b)));
                 }
                 runs = next;
             }

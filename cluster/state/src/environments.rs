@@ -63,6 +63,8 @@ impl State {
                 first_from(&self.metrics, &last),
                 first_from(&self.segments, &last),
                 first_from(&self.experiment_numbers, &last),
+                first_from(&self.layers, &last),
+                first_from(&self.holdouts, &last),
             ];
             let set = [
                 self.environments.range(last.clone()..).next().map(|(id, _)| id),

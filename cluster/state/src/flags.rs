@@ -147,6 +147,9 @@ impl State {
             weights_basis_points: weights_of(&record.runs, definition.arms.len()),
             variants: definition.arms.iter().map(|arm| arm.variant.clone()).collect(),
             experiment_number: number,
+            layer: definition.layer.clone(),
+            slots: record.layer_slots.clone(),
+            holdouts: self.holdouts_of(record),
         })
     }
 

@@ -1,4 +1,4 @@
-//! What must always hold, numbered. Each stands in a file of its own. `apply` asks A1 to A3 of what a command touched; the
+//! What must always hold, numbered. Each stands in a file of its own. `apply` asks A1 to A4 of what a command touched; the
 //! simulation and tests ask all of them of the whole state; `fold_halted` is the metric of a fold that one of them stopped.
 
 use std::fmt;
@@ -8,6 +8,7 @@ use crate::State;
 mod a1_weights;
 mod a2_trip;
 mod a3_caps;
+mod a4_layers;
 mod e1_counted;
 mod l1_audit;
 mod n1_segments;
@@ -23,6 +24,8 @@ pub enum Invariant {
     A2Trip,
     /// A3: floor, cap and budget hold.
     A3Caps,
+    /// A4: experiments of one layer share no slot.
+    A4Layers,
     /// O1: an owner's epoch and sequence rise.
     O1Epoch,
     /// E1: what the moments count is what the rows hold.
@@ -45,6 +48,7 @@ impl Invariant {
             Self::A1Weights => "A1 weights sum to 10,000",
             Self::A2Trip => "A2 tripped serves the safe variant",
             Self::A3Caps => "A3 caps and budgets hold",
+            Self::A4Layers => "A4 experiments of a layer share no slot",
             Self::O1Epoch => "O1 owner epochs and sequences rise",
             Self::E1Counted => "E1 counted = recorded",
             Self::L1Audit => "L1 audit gap-free and linked",
@@ -82,10 +86,11 @@ impl std::error::Error for Violation {}
 
 type Check = fn(&State) -> Result<(), String>;
 
-const CHECKS: [(Invariant, Check); 8] = [
+const CHECKS: [(Invariant, Check); 9] = [
     (Invariant::A1Weights, a1_weights::check),
     (Invariant::A2Trip, a2_trip::check),
     (Invariant::A3Caps, a3_caps::check),
+    (Invariant::A4Layers, a4_layers::check),
     (Invariant::O1Epoch, o1_epoch::check),
     (Invariant::E1Counted, e1_counted::check),
     (Invariant::L1Audit, l1_audit::check),
@@ -111,6 +116,7 @@ impl State {
         let violation = |invariant| move |detail| Violation { invariant, position: self.position, detail };
         a1_weights::check_one(record).map_err(violation(Invariant::A1Weights))?;
         a2_trip::check_one(self, record).map_err(violation(Invariant::A2Trip))?;
-        a3_caps::check_one(self, record).map_err(violation(Invariant::A3Caps))
+        a3_caps::check_one(self, record).map_err(violation(Invariant::A3Caps))?;
+        a4_layers::check_one(self, record).map_err(violation(Invariant::A4Layers))
     }
 }

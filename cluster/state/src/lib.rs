@@ -25,6 +25,7 @@ mod environments;
 mod experiments;
 mod flags;
 mod invariant;
+mod layers;
 mod ledger;
 mod metrics;
 mod oversight;
@@ -34,6 +35,7 @@ mod requests;
 mod segments;
 mod snapshot;
 mod state;
+mod sticky;
 mod view;
 
 pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
-    HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord,
-    SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord,
+    HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord,
+    ProducerRecord, RequestRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -78,6 +78,12 @@ impl State {
                 let name = format!("segments/{environment}/{segment}/{at:02x}");
                 sections.push(section(&name, [&SegmentUnitsRecord { environment, segment, units }]));
             }
+        }
+        if !self.layers.is_empty() {
+            sections.push(section("layers", self.layers.values().map(AsRef::as_ref)));
+        }
+        if !self.holdouts.is_empty() {
+            sections.push(section("holdouts", self.holdouts.values().map(AsRef::as_ref)));
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -157,6 +163,16 @@ impl State {
             }
         }
         state.restore_segments(sections)?;
+        for section in sections.iter().filter(|s| s.name == "layers") {
+            for layer in records::<LayerRecord>(section)? {
+                state.layers.insert(key(&layer.environment, &layer.layer), Arc::new(layer));
+            }
+        }
+        for section in sections.iter().filter(|s| s.name == "holdouts") {
+            for holdout in records::<HoldoutRecord>(section)? {
+                state.holdouts.insert(key(&holdout.environment, &holdout.holdout), Arc::new(holdout));
+            }
+        }
         for flag in records::<FlagRecord>(find("flags")?)? {
             state.dependents.insert(&flag);
             state.segment_users.insert_flag(&flag);
@@ -303,10 +319,11 @@ impl State {
         Ok(())
     }
 
-    /// What follows from the records: routes, and when those of ended experiments close.
+    /// What follows from the records: layers' occupants, routes, and when those of ended experiments close.
     fn derive(&mut self) {
         let all: Vec<Arc<ExperimentRecord>> = self.experiments.values().cloned().collect();
         for record in all.iter().filter(|r| !r.generations.is_empty()) {
+            self.occupy(record);
             self.open_routes(record);
             for (slot, until_ms) in record.slots.iter().zip(&record.counts_until_ms) {
                 self.ended.insert((*until_ms, slot.metric, record.number), ());

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord,
-    ReceiptKey, SegmentRecord,
+    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, HoldoutRecord, LayerRecord,
+    MetricRecord, OversightRecord, ReceiptKey, SegmentRecord,
 };
 
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::decisions::Decisions;
+use crate::layers::Occupants;
 use crate::ledger::{Ledger, Strata, Waiting};
 use crate::prerequisites::Dependents;
 use crate::producers::Producers;
@@ -106,6 +107,10 @@ pub struct State {
     pub(crate) audit: Audit,
     pub(crate) decisions: Decisions,
     pub(crate) oversight: BTreeMap<String, Arc<OversightRecord>>,
+    pub(crate) layers: BTreeMap<Key, Arc<LayerRecord>>,
+    pub(crate) holdouts: BTreeMap<Key, Arc<HoldoutRecord>>,
+    /// Derived from `experiments`.
+    pub(crate) occupants: Occupants,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }
@@ -121,6 +126,8 @@ pub enum Before {
     Environment(String, Option<Arc<EnvironmentRecord>>),
     /// A segment and its list; absent: it was not there.
     Segment(Key, Option<Arc<SegmentRecord>>, Option<Units>),
+    /// A holdout; absent: it was not there.
+    Holdout(Key, Option<Arc<HoldoutRecord>>),
 }
 
 impl State {
@@ -235,6 +242,12 @@ impl State {
                     self.environments.remove(&id);
                 }
                 Before::Segment(key, record, units) => self.put_segment(&key, record, units),
+                Before::Holdout(key, Some(record)) => {
+                    self.holdouts.insert(key, record);
+                }
+                Before::Holdout(key, None) => {
+                    self.holdouts.remove(&key);
+                }
             }
         }
     }

@@ -71,6 +71,7 @@ fn flag(nth: usize, flag_version: u64) -> Flag {
         weights_basis_points: vec![2_500; 4],
         variants: ["a", "b", "c", "d"].map(str::to_owned).into(),
         experiment_number: nth as u32,
+        ..Allocation::default()
     });
     Flag {
         name: format!("environments/{ENVIRONMENT}/flags/{}", key_of(nth)),

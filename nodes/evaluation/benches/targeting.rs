@@ -64,7 +64,11 @@ fn rollout() -> Rule {
         weight_basis_points,
     };
     let variants = [("b", 3_000), ("c", 7_000)].map(entry).into();
-    Rule { id: "rollout".to_owned(), conditions: vec![], serve: Some(Serve::Split(Split { variants })) }
+    Rule {
+        id: "rollout".to_owned(),
+        conditions: vec![],
+        serve: Some(Serve::Split(Split { variants, ..Split::default() })),
+    }
 }
 
 /// Ten rules that do not match, then the last.

@@ -29,7 +29,7 @@ pub fn bucket_of_version(version: FractionalVersion, flag_key: &str, unit: &str)
     bucket_after(generation, generation.seed(flag_key), unit)
 }
 
-fn spread(hash: u32) -> u16 {
+pub(crate) fn spread(hash: u32) -> u16 {
     // Below 10,000 because the hash is below 2^32.
     ((u64::from(hash) * u64::from(BUCKETS)) >> 32) as u16
 }

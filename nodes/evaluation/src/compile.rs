@@ -17,10 +17,12 @@ use crate::flag::{Allocation, Arm, CompiledFlag, Rule, Serve, State, Variant, fi
 use crate::limits;
 use crate::logic::{self, Generation, Program, Target};
 use crate::murmur::Murmur3;
+use crate::placement::Placement;
 use crate::prerequisite;
 use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
 use crate::segment;
 use crate::size::check_size;
+use crate::split;
 
 /// Whether the definition can be served.
 ///
@@ -75,7 +77,11 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         asks_segments: conditions.all.iter().any(|condition| condition.segments().next().is_some()),
         conditions: conditions.all.into(),
         attributes: conditions.attributes.into(),
-        allocation: flag.allocation.as_ref().map(|given| allocation(given, &variants)).transpose()?,
+        allocation: flag
+            .allocation
+            .as_ref()
+            .map(|given| allocation(given, &variants, generation))
+            .transpose()?,
         stale_after_ms: stale_after_ms(flag)?,
         state: state(flag),
         metadata: metadata(flag, environment),
@@ -298,7 +304,9 @@ fn rules(flag: &v1::Flag, variants: &[Variant], conditions: &mut Conditions) -> 
                 Some(rule::Serve::Variant(name)) => {
                     Serve::Variant(index_of(variants, name, || format!("rules[{at}].variant"))?)
                 }
-                Some(rule::Serve::Split(given)) => Serve::Split(split(given, variants, at)?),
+                Some(rule::Serve::Split(given)) => {
+                    Serve::Split { stretches: split(given, variants, at)?, sticky: given.sticky }
+                }
                 None => {
                     return refused(
                         format_args!("rules[{at}].serve"),
@@ -325,7 +333,8 @@ fn split(given: &v1::Split, variants: &[Variant], rule: usize) -> Outcome<Box<[S
     if sum != u64::from(BUCKETS) {
         return refused(path, sum, "weights are basis points and must sum to 10000");
     }
-    Ok(stretches.into())
+    let kept = split::kept(given, &stretches, &format!("rules[{rule}].split"))?;
+    Ok(kept.unwrap_or(stretches).into())
 }
 
 pub(crate) fn condition(
@@ -431,7 +440,7 @@ fn number(scalar: &Scalar, path: &str) -> Outcome<f64> {
     }
 }
 
-fn allocation(given: &v1::Allocation, variants: &[Variant]) -> Outcome<Allocation> {
+fn allocation(given: &v1::Allocation, variants: &[Variant], generation: Generation) -> Outcome<Allocation> {
     within("allocation.variants", given.variants.len(), limits::MAX_ARMS, "arms")?;
     within("allocation.runs", given.runs.len(), limits::MAX_RUNS, "runs")?;
     let mut arms = Vec::with_capacity(given.variants.len());
@@ -469,6 +478,7 @@ fn allocation(given: &v1::Allocation, variants: &[Variant]) -> Outcome<Allocatio
         experiment: given.experiment_number,
         generation: given.generation,
         allocation_version: given.allocation_version,
+        placement: Placement::of(given, generation)?,
         stretches: stretches.into(),
         arms: arms.into(),
     })

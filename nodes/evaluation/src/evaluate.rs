@@ -9,7 +9,8 @@
 //!   prerequisites     -> one that does not hold: the default variant, or no value
 //!   rules, in order   -> the first whose conditions all hold: its variant, or its split by bucket
 //!   or targeting      -> the variant it names; null leaves the choice open, what cannot be evaluated is an error
-//!   allocation        -> (a unit of more than 1,024 bytes: no arm) the arm of the receipt while its generation lives, else the bucket's arm
+//!   allocation        -> (a unit of more than 1,024 bytes: no arm) the arm of the receipt while its generation lives, else
+//!                        (outside the experiment's slots of its layer, or held out: no arm) the bucket's arm
 //!   default           -> the default variant, or no value
 //! ```
 //!
@@ -227,11 +228,18 @@ pub(crate) fn after_prerequisites<'s>(
         Matching::Rule(rule) => {
             return match &rule.serve {
                 Serve::Variant(variant) => serve(flag, Some(*variant), Reason::TargetingMatch, trace),
-                Serve::Split(stretches) => match find_bucket(flag, context, trace) {
-                    Some(bucket) => Evaluation {
-                        bucket: Some(bucket),
-                        ..serve(flag, target_of(stretches, bucket), Reason::Split, trace)
-                    },
+                Serve::Split { stretches, sticky } => match find_bucket(flag, context, trace) {
+                    Some(bucket) => {
+                        if *sticky {
+                            let finding =
+                                || format!("sticky: its map of {} stretches is kept", stretches.len());
+                            trace.step(|| step("split", finding(), true));
+                        }
+                        Evaluation {
+                            bucket: Some(bucket),
+                            ..serve(flag, target_of(stretches, bucket), Reason::Split, trace)
+                        }
+                    }
                     None => serve_default(flag, trace),
                 },
             };
@@ -251,7 +259,8 @@ pub(crate) fn after_prerequisites<'s>(
         if let Some(evaluation) = honour_receipt(flag, allocation, context, trace) {
             return evaluation;
         }
-        if let Some(bucket) = find_bucket(flag, context, trace)
+        if admits(allocation, context, trace)
+            && let Some(bucket) = find_bucket(flag, context, trace)
             && let Some(arm) = target_of(&allocation.stretches, bucket)
         {
             return Evaluation { bucket: Some(bucket), ..serve_arm(flag, allocation, arm, None, trace) };
@@ -360,6 +369,14 @@ fn counts(context: &Context<'_>, trace: &mut impl Trace) -> bool {
         });
     }
     counts
+}
+
+/// Whether layer and holdouts leave the unit to the experiment. No unit is for the bucket to say.
+fn admits(allocation: &Allocation, context: &Context<'_>, trace: &mut impl Trace) -> bool {
+    match (&allocation.placement, context.unit()) {
+        (Some(placement), Some(unit)) => placement.admits(unit, trace),
+        _ => true,
+    }
 }
 
 /// The receipt's arm, when it is of this experiment and its generation lives.

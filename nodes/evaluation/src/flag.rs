@@ -11,6 +11,7 @@ use crate::condition::Condition;
 use crate::context::Path;
 use crate::logic::{Generation, Program};
 use crate::murmur::Murmur3;
+use crate::placement::Placement;
 
 /// A flag as evaluation reads it.
 #[derive(Debug)]
@@ -100,7 +101,11 @@ pub(crate) struct Rule {
 pub(crate) enum Serve {
     Variant(u16),
     /// Stretches of buckets to variants.
-    Split(Box<[Stretch]>),
+    Split {
+        stretches: Box<[Stretch]>,
+        /// The map is kept over the rule's writes.
+        sticky: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -108,6 +113,8 @@ pub(crate) struct Allocation {
     pub(crate) experiment: u32,
     pub(crate) generation: u32,
     pub(crate) allocation_version: u32,
+    /// Who may be in it; boxed, because most have all.
+    pub(crate) placement: Option<Box<Placement>>,
     /// Stretches of buckets to arms.
     pub(crate) stretches: Box<[Stretch]>,
     pub(crate) arms: Box<[Arm]>,

@@ -24,12 +24,14 @@ pub mod logic;
 pub mod minute;
 mod murmur;
 mod number;
+mod placement;
 mod prerequisite;
 mod receipt;
 mod refusal;
 mod segment;
 mod size;
 mod snapshot;
+mod split;
 mod unit;
 
 pub use bucket::{BUCKETS, bucket_of, bucket_of_version};

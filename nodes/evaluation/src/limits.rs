@@ -14,6 +14,10 @@ pub const MAX_SPLIT: usize = 128;
 pub const MAX_RUNS: usize = 128;
 /// Arms of an allocation.
 pub const MAX_ARMS: usize = 32;
+/// Stretches of slots of an experiment in its layer.
+pub const MAX_SLOT_RANGES: usize = 64;
+/// Holdouts of an experiment, those that are everywhere among them.
+pub const MAX_HOLDOUTS: usize = 32;
 /// Prerequisites of a flag.
 pub const MAX_PREREQUISITES: usize = 16;
 /// Links from a flag to the farthest that it rests on.

@@ -31,6 +31,7 @@ fn flag() -> Flag {
             weights_basis_points: vec![0, 10_000],
             variants: vec!["a".to_owned(), "b".to_owned()],
             experiment_number: 7,
+            ..v1::Allocation::default()
         }),
         flag_version: 41,
         ..Flag::default()

@@ -54,7 +54,7 @@ fn split(entries: &[(&str, u32)]) -> rule::Serve {
         variant: (*name).to_owned(),
         weight_basis_points: *weight,
     };
-    rule::Serve::Split(v1::Split { variants: entries.iter().map(entry).collect() })
+    rule::Serve::Split(v1::Split { variants: entries.iter().map(entry).collect(), ..v1::Split::default() })
 }
 
 fn allocation() -> v1::Allocation {

@@ -120,8 +120,14 @@ fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
         Some(rule::Serve::Variant(name)) => return say(Some(name), Reason::TargetingMatch),
         Some(rule::Serve::Split(split)) => {
             let mut map = Vec::new();
-            for entry in &split.variants {
-                map.extend((0..entry.weight_basis_points).map(|_| &entry.variant));
+            if split.sticky {
+                for run in &split.runs {
+                    map.extend((0..run.length).map(|_| &split.variants[run.arm as usize].variant));
+                }
+            } else {
+                for entry in &split.variants {
+                    map.extend((0..entry.weight_basis_points).map(|_| &entry.variant));
+                }
             }
             return match bucket {
                 Some(at) => Answer { bucket, ..say(Some(map[at as usize]), Reason::Split) },
@@ -148,6 +154,34 @@ fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
         && usize::from(receipt.arm) < allocation.variants.len()
     {
         return serve_arm(receipt.arm.into(), receipt.propensity_basis_points, true);
+    }
+    if let Some(unit) = &unit {
+        let slot = |text: String| {
+            let text = format!("{text}{unit}");
+            let hash = naive_hash(&match version {
+                // At most 255 bytes, so that a longer head is two.
+                FractionalVersion::FractionalVersion3 if text.len() > 23 => {
+                    [&[0x78, text.len() as u8], text.as_bytes()].concat()
+                }
+                FractionalVersion::FractionalVersion3 => {
+                    [&[0x60 + text.len() as u8], text.as_bytes()].concat()
+                }
+                _ => text.into_bytes(),
+            });
+            (u128::from(hash) * 10_000 / (1 << 32)) as u32
+        };
+        if !allocation.layer.is_empty() {
+            let slot = slot(format!("layer:{}:", allocation.layer));
+            if !allocation.slots.iter().any(|range| (range.start..range.start + range.length).contains(&slot))
+            {
+                return default;
+            }
+        }
+        let held =
+            |share: &v1::HoldoutShare| slot(format!("holdout:{}:", share.holdout)) < share.basis_points;
+        if allocation.holdouts.iter().any(held) {
+            return default;
+        }
     }
     let mut map = Vec::new();
     for run in &allocation.runs {

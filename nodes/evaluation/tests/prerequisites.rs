@@ -123,6 +123,7 @@ fn experiment(id: &str) -> Flag {
             weights_basis_points: vec![5_000, 5_000],
             variants: vec!["off".to_owned(), "on".to_owned()],
             experiment_number: EXPERIMENT,
+            ..v1::Allocation::default()
         }),
         ..flag(id)
     }

@@ -34,7 +34,7 @@ fn good() -> Flag {
             Rule {
                 id: "rest".to_owned(),
                 conditions: vec![],
-                serve: Some(Serve::Split(Split { variants: vec![half("a"), half("b")] })),
+                serve: Some(Serve::Split(Split { variants: vec![half("a"), half("b")], ..Split::default() })),
             },
         ],
         allocation: Some(Allocation {
@@ -44,6 +44,7 @@ fn good() -> Flag {
             weights_basis_points: vec![8_000, 2_000],
             variants: vec!["a".to_owned(), "b".to_owned()],
             experiment_number: 7,
+            ..Allocation::default()
         }),
         ..Flag::default()
     }

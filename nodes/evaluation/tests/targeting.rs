@@ -245,6 +245,7 @@ fn null_leaves_the_choice_to_the_experiment() {
                 weights_basis_points: vec![5_000, 5_000],
                 variants: vec!["a".to_owned(), "b".to_owned()],
                 experiment_number: 3,
+                ..Allocation::default()
             }),
             ..flag(r#"{"if": [{"==": [{"var": "staff"}, true]}, "1.5"]}"#)
         };

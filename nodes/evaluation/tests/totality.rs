@@ -40,7 +40,8 @@ fn any_rule() -> impl Strategy<Value = v1::Rule> {
         .prop_map(|(variant, weight_basis_points)| v1::WeightedVariant { variant, weight_basis_points });
     let serve = prop_oneof![
         "[a-c]".prop_map(rule::Serve::Variant),
-        vec(entry, 0..4).prop_map(|variants| rule::Serve::Split(v1::Split { variants })),
+        vec(entry, 0..4)
+            .prop_map(|variants| rule::Serve::Split(v1::Split { variants, ..v1::Split::default() })),
     ];
     (".{0,4}", vec(condition, 0..3), of(serve)).prop_map(|(id, conditions, serve)| v1::Rule {
         id,
@@ -58,6 +59,7 @@ fn any_allocation() -> impl Strategy<Value = v1::Allocation> {
             weights_basis_points,
             variants,
             experiment_number: 1,
+            ..v1::Allocation::default()
         })
 }
 
@@ -158,6 +160,7 @@ fn deep_and_long_inputs_are_answered() {
             }],
             serve: Some(rule::Serve::Split(v1::Split {
                 variants: vec![v1::WeightedVariant { variant: "a".to_owned(), weight_basis_points: 10_000 }],
+                ..v1::Split::default()
             })),
         }],
         ..Flag::default()

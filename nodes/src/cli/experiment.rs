@@ -1,4 +1,4 @@
-//! `experiment create|start|pause|stop|status|list|get|set-allocation`.
+//! `experiment create|start|pause|stop|status|list|get|set-allocation|layer-share`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use featureops_proto::v1;
 use super::autonomy::Level;
 use super::experiment_status;
 use super::failure::Failure;
+use super::layer::{self, PlacementArgs, parse_share};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of, share_text, word_of};
 use super::session::{MAX_LISTED, Session, WriteArgs, verb};
@@ -55,6 +56,16 @@ pub enum ExperimentCommand {
         #[arg(long)]
         watch: bool,
     },
+    /// Change how much of its layer a running or paused experiment has. More keeps every unit it has; less begins a new
+    /// generation. Starts a cool-down.
+    LayerShare {
+        key: String,
+        /// In basis points or percent, as 3000 or 30%.
+        #[arg(value_parser = parse_share)]
+        share: u32,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
     /// Set the arms' traffic by hand. Starts a cool-down for autonomous decisions.
     SetAllocation {
         key: String,
@@ -66,14 +77,14 @@ pub enum ExperimentCommand {
     },
 }
 
-/// Options of a change to an existing experiment.
+/// Options of a change to an existing resource.
 #[derive(Debug, Args)]
 pub struct ChangeArgs {
-    /// Refuse if the experiment changed since this etag was read.
+    /// Refuse if it changed since this etag was read.
     #[arg(long)]
-    etag: Option<String>,
+    pub(super) etag: Option<String>,
     #[command(flatten)]
-    write: WriteArgs,
+    pub(super) write: WriteArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -91,7 +102,7 @@ pub enum Policy {
 pub struct CreateArgs {
     key: String,
     /// The whole definition as JSON or YAML; `-` reads standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout"])]
     file: Option<PathBuf>,
     /// The flag's key.
     #[arg(long)]
@@ -134,6 +145,8 @@ pub struct CreateArgs {
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
+    placement: PlacementArgs,
+    #[command(flatten)]
     write: WriteArgs,
 }
 
@@ -148,7 +161,8 @@ pub async fn run(session: &Session, command: ExperimentCommand) -> Result<(), Fa
             let dry_run = args.write.dry_run;
             let experiment = definition(session, &args)?;
             let created = create(session, args.write.request.id()?, experiment, dry_run).await?;
-            show_written(session, &created, verb(dry_run, "created", "would create"))
+            show_written(session, &created, verb(dry_run, "created", "would create"))?;
+            layer::warn_of_place(session, &created).await
         }
         ExperimentCommand::Start { key, autonomy, change } => {
             let dry_run = change.write.dry_run;
@@ -196,6 +210,9 @@ pub async fn run(session: &Session, command: ExperimentCommand) -> Result<(), Fa
             show_written(session, &stopped, verb(change.write.dry_run, "stopped", "would stop"))
         }
         ExperimentCommand::Status { key, watch } => experiment_status::run(session, &key, watch).await,
+        ExperimentCommand::LayerShare { key, share, change } => {
+            layer::set_share(session, &key, share, change).await
+        }
         ExperimentCommand::SetAllocation { key, shares, change } => {
             set_allocation(session, &key, &shares, change).await
         }
@@ -325,6 +342,8 @@ fn describe(page: &mut Page, experiment: &v1::Experiment) {
         ("secondary", experiment.secondary_metrics.join(", ")),
         ("policy", word_of(experiment.policy().as_str_name(), "POLICY_")),
         ("allocation", allocation_text(experiment)),
+        ("layer", layer::layer_text(experiment)),
+        ("held out by", layer::holdouts_text(experiment)),
         ("control floor", share_text(experiment.control_floor_basis_points)),
         ("new-arm cap", share_text(experiment.new_arm_cap_basis_points.unwrap_or(2_000))),
         (
@@ -435,6 +454,9 @@ fn definition(session: &Session, args: &CreateArgs) -> Result<v1::Experiment, Fa
         cool_down_seconds: args.cool_down.map(|span| i64::try_from(span.as_secs()).unwrap_or(i64::MAX)),
         bulk_exposes: args.bulk_exposes,
         seed: args.seed.unwrap_or_default(),
+        layer: args.placement.layer.clone().unwrap_or_default(),
+        layer_share_basis_points: args.placement.layer_share.unwrap_or_default(),
+        holdouts: args.placement.holdout.clone(),
         ..v1::Experiment::default()
     })
 }

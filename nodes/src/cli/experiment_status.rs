@@ -5,6 +5,7 @@ use featureops_proto::v1;
 
 use super::experiment::state;
 use super::failure::Failure;
+use super::layer;
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text};
 use super::session::{Session, print};
@@ -78,6 +79,8 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
     page.facts([
         ("flag", experiment.flag.clone()),
         ("primary metric", experiment.primary_metric.clone()),
+        ("layer", layer::layer_text(experiment)),
+        ("held out by", layer::holdouts_text(experiment)),
         ("autonomy", autonomy),
         (
             "sample ratio",

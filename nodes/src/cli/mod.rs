@@ -24,6 +24,7 @@ mod experiment_status;
 mod facts;
 pub mod failure;
 mod flag;
+mod layer;
 mod metric;
 mod nearest;
 mod page;
@@ -78,6 +79,12 @@ enum Command {
     /// Experiments: arms on a flag, a primary metric, guardrails.
     #[command(subcommand)]
     Experiment(experiment::ExperimentCommand),
+    /// Layers: experiments that never share a unit.
+    #[command(subcommand)]
+    Layer(layer::LayerCommand),
+    /// Holdouts: units that are in no experiment.
+    #[command(subcommand)]
+    Holdout(layer::HoldoutCommand),
     /// Exposures: who saw what.
     #[command(subcommand)]
     Exposure(facts::ExposureCommand),
@@ -177,6 +184,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Segment(command) => segment::run(&session, command).await,
         Command::Metric(command) => metric::run(&session, command).await,
         Command::Experiment(command) => experiment::run(&session, command).await,
+        Command::Layer(command) => layer::run(&session, command).await,
+        Command::Holdout(command) => layer::run_holdout(&session, command).await,
         Command::Exposure(command) => facts::run_exposure(&session, command).await,
         Command::Outcome(command) => facts::run_outcome(&session, command).await,
         Command::Replay(args) => replay::run(&session, args).await,

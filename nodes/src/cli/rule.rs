@@ -8,7 +8,7 @@
 //!            | [ "not" ] "in-segment" "(" segment { "," segment } ")"
 //! operator   = "=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "starts_with" | "ends_with" | "contains"
 //! value      = "text" | 'text' | number | true | false
-//! serve      = variant | "split" variant "=" weight { "," variant "=" weight }
+//! serve      = variant | ( "split" | "sticky" ) variant "=" weight { "," variant "=" weight }
 //! weight     = basis points, or a percentage as 12.5%
 //! ```
 //!
@@ -416,7 +416,8 @@ impl Parser<'_> {
 
     fn serve(&mut self) -> Result<v1::rule::Serve, RuleError> {
         let followed_by_end = self.ahead(1).token == Token::End;
-        if followed_by_end || !self.keyword("split") {
+        let sticky = !followed_by_end && self.keyword("sticky");
+        if followed_by_end || !(sticky || self.keyword("split")) {
             return self.variant().map(v1::rule::Serve::Variant);
         }
         let start = self.peek().at;
@@ -440,7 +441,7 @@ impl Parser<'_> {
                 format!("weights are basis points (2500 = 25 %) and sum to 10000; these sum to {sum}"),
             ));
         }
-        Ok(v1::rule::Serve::Split(v1::Split { variants }))
+        Ok(v1::rule::Serve::Split(v1::Split { variants, sticky, runs: Vec::new() }))
     }
 
     fn weight(&mut self) -> Result<u32, RuleError> {
@@ -483,7 +484,7 @@ pub fn describe_rule(rule: &v1::Rule) -> String {
                 .iter()
                 .map(|v| format!("{}={}", quoted_unless_plain(&v.variant), v.weight_basis_points))
                 .collect();
-            format!("split {}", parts.join(","))
+            format!("{} {}", if split.sticky { "sticky" } else { "split" }, parts.join(","))
         }
         None => "(nothing)".to_owned(),
     };
@@ -532,7 +533,7 @@ pub fn describe_clause(conditions: &[v1::Condition]) -> String {
 fn quoted_unless_plain(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_alphabetic() || matches!(c, '_' | '$'))
         && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '$'))
-        && !matches!(text, "and" | "or" | "not" | "in" | "split" | "always");
+        && !matches!(text, "and" | "or" | "not" | "in" | "split" | "sticky" | "always");
     if plain { text.to_owned() } else { serde_json::Value::String(text.to_owned()).to_string() }
 }
 
@@ -566,6 +567,9 @@ mod tests {
         for text in [
             "-> on",
             "always -> split a=12.34%,b=8766",
+            "always -> sticky a=12.34%,b=8766",
+            "-> sticky",
+            r#"-> split "sticky"=10000"#,
             r#"user.plan.name != "free" and beta exists and banned not exists -> "with space""#,
             r#"email ends_with "@example.com" and path starts_with '/de/' and agent contains "X\"Y" -> on"#,
             r#"age < -1.5e3 and vip == true and tier not in [1, 2, "3", false] -> v2-dark"#,

@@ -7,7 +7,7 @@ use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
     AutonomyLevel, CreateExperimentRequest, Experiment, ExperimentStatus, GetExperimentRequest,
     GetExperimentStatusRequest, ListExperimentsRequest, ListExperimentsResponse, PauseExperimentRequest,
-    SetAllocationRequest, StartExperimentRequest, StopExperimentRequest, experiment,
+    SetAllocationRequest, SetLayerShareRequest, StartExperimentRequest, StopExperimentRequest, experiment,
 };
 use featureops_proto::{Collection, Name, environment_of};
 use featureops_state::State;
@@ -171,6 +171,20 @@ impl ExperimentService for Experiments {
         let command = entry::Command::SetAllocation(log::SetAllocation {
             name: request.name,
             weights_basis_points: weights,
+            etag: request.etag,
+        });
+        self.write(&metadata, &request.request_id, request.validate_only, command).await
+    }
+
+    async fn set_layer_share(
+        &self,
+        request: Request<SetLayerShareRequest>,
+    ) -> Result<Response<Experiment>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        name(&request.name, Collection::Experiments, "name")?;
+        let command = entry::Command::SetLayerShare(log::SetLayerShare {
+            name: request.name,
+            basis_points: request.basis_points,
             etag: request.etag,
         });
         self.write(&metadata, &request.request_id, request.validate_only, command).await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
     ArchiveFlagRequest, Environment, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
-    ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest,
+    ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest, rule,
 };
 use featureops_proto::{Collection, Name, environment_of};
 use featureops_state::State;
@@ -177,7 +177,12 @@ fn warned(flag: Flag, environment: &Environment) -> Flag {
 }
 
 /// What a person defines of a flag; all that the log adds is left out.
-fn definition(flag: Flag) -> Flag {
+fn definition(mut flag: Flag) -> Flag {
+    for rule in &mut flag.rules {
+        if let Some(rule::Serve::Split(split)) = &mut rule.serve {
+            split.runs.clear();
+        }
+    }
     Flag {
         flag_version: 0,
         etag: String::new(),

@@ -16,6 +16,7 @@ pub mod experiment;
 pub mod facts;
 pub mod flag;
 pub mod health;
+pub mod layer;
 pub mod metric;
 pub mod segment;
 

@@ -1,4 +1,4 @@
-//! A1 and A3: every map of buckets that was ever seen.
+//! A1, A3 and A4: every map of buckets that was ever seen, and the slots of a layer as each machine settled on them.
 
 use featureops_proto::v1;
 
@@ -65,6 +65,28 @@ pub fn caps(_: &Plan, seen: &Seen) -> Finding {
         if let (Some("treatment"), Some(share)) = (answer.variant.as_deref(), answer.propensity_basis_points)
         {
             finding.case(share <= CAP, || format!("{} was served at a share of {share}", evaluated.flag));
+        }
+    }
+    finding
+}
+
+/// A4.
+pub fn layers(_: &Plan, seen: &Seen) -> Finding {
+    let mut finding = Finding::default();
+    for (machine, settled) in &seen.settled {
+        let mut taken: Vec<(u32, u32)> = Vec::new();
+        for (flag, _) in &settled.flags {
+            for range in flag.allocation.iter().flat_map(|allocation| &allocation.slots) {
+                let end = range.start.saturating_add(range.length);
+                let free = taken.iter().all(|(first, last)| end <= *first || *last <= range.start);
+                finding.case(free && end <= 10_000, || {
+                    format!(
+                        "machine {machine} {}: slots {} to {end} are another's too",
+                        flag.name, range.start
+                    )
+                });
+                taken.push((range.start, end));
+            }
         }
     }
     finding

@@ -58,6 +58,7 @@ pub type Check = fn(&Plan, &Seen) -> Finding;
 pub const ALL: &[(&str, &str, Check)] = &[
     ("A1", "weights sum to 10,000", allocation::weights),
     ("A3", "caps and floors hold", allocation::caps),
+    ("A4", "experiments of a layer share no slot", allocation::layers),
     ("E1", "counted = distinct accepted events", counting::events),
     ("E2", "exposed = distinct exposed units", counting::units),
     ("H1", "acknowledged facts are answered once and alike", facts::repeats),

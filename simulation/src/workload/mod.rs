@@ -21,6 +21,8 @@ use crate::trace::Trace;
 pub const ENVIRONMENT: &str = "production";
 /// Flags that carry an experiment of the same key.
 pub const EXPERIMENTS: &[&str] = &["checkout", "search"];
+/// The layer that both experiments are in, and the holdout that holds units out of both.
+pub const LAYER: &str = "page";
 /// A flag without one.
 pub const PLAIN_FLAG: &str = "banner";
 /// Variants of a flag with an experiment, control first.

@@ -9,6 +9,7 @@ use featureops::rpc::administration_service_client::AdministrationServiceClient;
 use featureops::rpc::decision_service_client::DecisionServiceClient;
 use featureops::rpc::experiment_service_client::ExperimentServiceClient;
 use featureops::rpc::flag_service_client::FlagServiceClient;
+use featureops::rpc::layer_service_client::LayerServiceClient;
 use featureops::rpc::metric_service_client::MetricServiceClient;
 use featureops_proto::v1::{
     self,
@@ -16,7 +17,7 @@ use featureops_proto::v1::{
 };
 
 use super::{
-    ARMS, ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, errors,
+    ARMS, ENVIRONMENT, EXPERIMENTS, LAYER, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, errors,
     experiment_name, flag_name, text,
 };
 use crate::caller::{Answer, Caller};
@@ -110,6 +111,16 @@ impl Operator {
     }
 
     async fn set_up(&mut self) {
+        let layer =
+            v1::Layer { name: format!("environments/{ENVIRONMENT}/layers/{LAYER}"), ..v1::Layer::default() };
+        let request = v1::SetLayerRequest {
+            layer: Some(layer),
+            request_id: self.request_id(),
+            ..v1::SetLayerRequest::default()
+        };
+        command!(self, "set layer", LAYER, LayerServiceClient, set_layer, request, no_version);
+        // A layer leaves each of two experiments half of the units at most: not in every world.
+        let layered = self.dice.percent(50);
         for flag in EXPERIMENTS {
             let metrics = [
                 (converted(flag), Kind::Proportion),
@@ -153,6 +164,8 @@ impl Operator {
                 control_floor_basis_points: 1_000,
                 new_arm_cap_basis_points: Some(6_000),
                 cool_down_seconds: Some(1),
+                layer: if layered { LAYER.to_owned() } else { String::new() },
+                layer_share_basis_points: if layered { 4_500 } else { 0 },
                 ..v1::Experiment::default()
             };
             let request = v1::CreateExperimentRequest {
@@ -248,6 +261,7 @@ impl Operator {
                 command!(self, "alarm", flag, AdministrationServiceClient, raise_alarm, request, no_version);
             }
             85..=87 => self.autonomy(flag).await,
+            88..=90 => self.place(flag).await,
             _ => self.judge(flag).await,
         }
     }
@@ -271,6 +285,31 @@ impl Operator {
             request,
             flag_version
         );
+    }
+
+    /// Gives the experiment more or less of its layer, or holds more units out of both.
+    async fn place(&mut self, flag: &str) {
+        let basis_points = u32::try_from(self.dice.between(4_000, 5_500)).unwrap_or(4_500);
+        if self.dice.percent(60) {
+            let name = experiment_name(flag);
+            let request_id = self.request_id();
+            let request = v1::SetLayerShareRequest { name, basis_points, request_id, ..Default::default() };
+            command!(self, "share", flag, ExperimentServiceClient, set_layer_share, request, no_version);
+            return;
+        }
+        let holdout = v1::Holdout {
+            name: format!("environments/{ENVIRONMENT}/holdouts/{LAYER}"),
+            // Some are less than before, and refused.
+            basis_points: basis_points.saturating_sub(4_000) / 4,
+            everywhere: true,
+            ..v1::Holdout::default()
+        };
+        let request = v1::SetHoldoutRequest {
+            holdout: Some(holdout),
+            request_id: self.request_id(),
+            ..v1::SetHoldoutRequest::default()
+        };
+        command!(self, "hold out", flag, LayerServiceClient, set_holdout, request, no_version);
     }
 
     async fn trip(&mut self, flag: &str) {

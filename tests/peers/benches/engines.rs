@@ -72,7 +72,7 @@ fn native(rules: usize, first: bool) -> v1::Flag {
         variant: variant.to_owned(),
         weight_basis_points,
     };
-    let split = v1::Split { variants: [("b", 3_000), ("c", 7_000)].map(entry).into() };
+    let split = v1::Split { variants: [("b", 3_000), ("c", 7_000)].map(entry).into(), ..v1::Split::default() };
     let last = v1::Rule { id: "last".to_owned(), conditions: vec![], serve: Some(Serve::Split(split)) };
     v1::Flag { rules: (0..rules).map(rule).chain([last]).collect(), ..targeted("") }
 }

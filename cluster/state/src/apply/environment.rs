@@ -21,6 +21,7 @@ use crate::environments::{
 use crate::flags::{Change, check_etag, parse};
 use crate::prerequisites::Written;
 use crate::state::{Before, Key, MAX_FLAGS, key};
+use crate::sticky;
 
 /// What an import will do, once all of it was checked.
 struct Plan {
@@ -148,8 +149,10 @@ impl State {
                 return refuse(ErrorCode::InvalidArgument, "flags.name", &flag.name, "is given twice");
             }
             let record = self.flags.get(&key);
-            let definition = checked_flag(&completed(flag, record.and_then(|r| r.definition.as_ref())))
-                .map_err(|refusal| of_flag(&key, refusal))?;
+            let held = record.and_then(|r| r.definition.as_ref());
+            let mut definition =
+                checked_flag(&completed(flag, held)).map_err(|refusal| of_flag(&key, refusal))?;
+            sticky::settle(&mut definition, held).map_err(|refusal| of_flag(&key, refusal))?;
             match record {
                 Some(record) if !record.archived && record.definition.as_ref() == Some(&definition) => {
                     plan.unchanged += 1;

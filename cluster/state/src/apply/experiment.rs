@@ -9,7 +9,7 @@ use featureops_proto::log::{
 use featureops_proto::v1::experiment::{Policy, State as Phase};
 use featureops_proto::v1::metric::{Direction, Kind, LateRule};
 use featureops_proto::v1::{AutonomyLevel, Experiment, LearnerRecord, MetricInput, Role};
-use featureops_proto::{Collection, ErrorCode, unix_ms};
+use featureops_proto::{Collection, ErrorCode};
 
 use super::{Context, Outcome, flag_changed, refuse};
 use crate::State;
@@ -55,6 +55,7 @@ impl State {
             );
         }
         self.check_definition(&id, given)?;
+        self.check_placement(&id.0, given)?;
         loosened(given).map_or(Ok(()), |what| ctx.require_human(what))?;
         self.check_control(ctx, &key(&id.0, &given.flag), given)?;
         let (shape, metrics) = self.shape(&id, given)?;
@@ -383,6 +384,7 @@ impl State {
                 message,
             );
         };
+        let slots = self.take_share(record)?;
         let base = self.clock.minute().saturating_sub(BASE_MARGIN_MINUTES);
         self.ledgers.insert(record.number, Ledger::new(base, shape_of(record)));
         self.open_routes(record);
@@ -390,6 +392,7 @@ impl State {
             stored.state = Phase::Running as i32;
             stored.start_ms = ctx.now_ms;
             stored.runs = runs_of(&weights);
+            stored.layer_slots = slots;
             stored.allocation_version = 1;
             stored.owner = Some(OwnerRecord::default());
             stored.generations =
@@ -446,7 +449,13 @@ impl State {
     }
 
     /// The flag of an experiment in one of the phases.
-    fn in_phase(&self, number: u32, name: &str, etag: &str, phases: &[Phase]) -> Result<Key, Refusal> {
+    pub(super) fn in_phase(
+        &self,
+        number: u32,
+        name: &str,
+        etag: &str,
+        phases: &[Phase],
+    ) -> Result<Key, Refusal> {
         let Some(record) = self.experiments.get(&number) else {
             return refuse(ErrorCode::NotFound, "name", name, "no such experiment");
         };
@@ -639,7 +648,7 @@ impl State {
         Ok(())
     }
 
-    fn experiment_done(&mut self, number: u32, effects: &mut Vec<Effect>) -> Outcome {
+    pub(super) fn experiment_done(&mut self, number: u32, effects: &mut Vec<Effect>) -> Outcome {
         effects.push(Effect::ExperimentChanged { number });
         let message = self.experiment_by_number(number).unwrap_or_default();
         let version = self.experiments.get(&number).map_or(0, |r| r.version);
@@ -684,13 +693,4 @@ fn role_field(role: Role) -> &'static str {
 /// A seed that differs by experiment and is the same on every replica.
 fn seed_of(id: &Key, position: u64) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(format!("{}/{}", id.0, id.1).as_bytes(), position).max(1)
-}
-
-/// A window with its ends in order, in unix milliseconds.
-pub fn window_ms(
-    start: Option<&prost_types::Timestamp>,
-    end: Option<&prost_types::Timestamp>,
-) -> Option<(i64, i64)> {
-    let (start, end) = (unix_ms(start?), unix_ms(end?));
-    (start < end).then_some((start, end))
 }

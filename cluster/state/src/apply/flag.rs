@@ -12,6 +12,7 @@ use crate::State;
 use crate::effect::Effect;
 use crate::flags::{Change, check_etag, etag, parse};
 use crate::state::{Key, MAX_FLAGS};
+use crate::sticky;
 
 /// Bytes of one encoded definition.
 const MAX_FLAG_BYTES: usize = 1 << 20;
@@ -26,7 +27,8 @@ impl State {
         let Some(flag) = &c.flag else { return refuse(ErrorCode::InvalidArgument, "flag", "", "missing") };
         let key = parse(&flag.name, Collection::Flags)?;
         // Whoever writes a flag by hand means what he writes: from here on it must compile.
-        let definition = Flag { imported: false, ..checked(flag)? };
+        let mut definition = Flag { imported: false, ..checked(flag)? };
+        sticky::settle(&mut definition, self.flags.get(&key).and_then(|held| held.definition.as_ref()))?;
         match self.flags.get(&key) {
             Some(record) => {
                 check_etag(&c.etag, &etag(record))?;

@@ -7,6 +7,7 @@ mod experiment;
 mod flag;
 mod identity;
 mod ingest;
+mod layer;
 mod metric;
 mod oversight;
 mod owner;
@@ -200,6 +201,11 @@ impl State {
             C::PauseExperiment(c) => self.pause_experiment(ctx, c, effects),
             C::StopExperiment(c) => self.stop_experiment(ctx, c, effects),
             C::SetAllocation(c) => self.set_allocation(ctx, c, effects),
+            C::SetLayerShare(c) => self.set_layer_share(ctx, c, effects),
+            C::SetLayer(c) => self.set_layer(ctx, c),
+            C::DeleteLayer(c) => self.delete_layer(c),
+            C::SetHoldout(c) => self.set_holdout(ctx, c, effects),
+            C::DeleteHoldout(c) => self.delete_holdout(c),
             C::SubmitDecision(c) => self.submit_decision(ctx, c, effects),
             C::ResolveDecision(c) => self.resolve_decision(ctx, c, effects),
             C::TripFlag(c) => self.trip_command(ctx, c, effects),
@@ -296,6 +302,11 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::PauseExperiment(c) => ("experiment.pause", c.name.clone()),
         C::StopExperiment(c) => ("experiment.stop", c.name.clone()),
         C::SetAllocation(c) => ("experiment.set_allocation", c.name.clone()),
+        C::SetLayerShare(c) => ("experiment.set_layer_share", c.name.clone()),
+        C::SetLayer(c) => ("layer.set", c.layer.as_ref().map(|l| l.name.clone()).unwrap_or_default()),
+        C::DeleteLayer(c) => ("layer.delete", c.name.clone()),
+        C::SetHoldout(c) => ("holdout.set", c.holdout.as_ref().map(|h| h.name.clone()).unwrap_or_default()),
+        C::DeleteHoldout(c) => ("holdout.delete", c.name.clone()),
         C::SubmitDecision(c) => {
             ("decision.submit", c.decision.as_ref().map(|d| d.flag.clone()).unwrap_or_default())
         }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use featureops_proto::ErrorCode;
 use featureops_proto::log::{Done, OversightRecord, Refusal, SetFlagAutonomy, SetOversight};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{AutonomyLevel, AutonomyLevels, Oversight};
+use featureops_proto::{ErrorCode, unix_ms};
 
-use super::experiment::window_ms;
 use super::{Context, Outcome, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::allocation::{BUCKETS, weights_of};
@@ -199,4 +198,13 @@ fn check_level(field: &str, level: i32) -> Result<(), Refusal> {
         Ok(_) => Ok(()),
         Err(_) => refuse(ErrorCode::InvalidArgument, field, level, "A0 to A5"),
     }
+}
+
+/// A window with its ends in order, in unix milliseconds.
+fn window_ms(
+    start: Option<&prost_types::Timestamp>,
+    end: Option<&prost_types::Timestamp>,
+) -> Option<(i64, i64)> {
+    let (start, end) = (unix_ms(start?), unix_ms(end?));
+    (start < end).then_some((start, end))
 }

@@ -217,6 +217,64 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             }),
         ),
         (
+            "set_layer",
+            C::SetLayer(log::SetLayer {
+                layer: Some(v1::Layer {
+                    name: text("environments/production/layers/checkout-page"),
+                    description: text("one test a visitor"),
+                    ..v1::Layer::default()
+                }),
+                etag: text("l7"),
+            }),
+        ),
+        (
+            "delete_layer",
+            C::DeleteLayer(log::DeleteLayer {
+                name: text("environments/production/layers/checkout-page"),
+                etag: text("l8"),
+            }),
+        ),
+        (
+            "set_holdout",
+            C::SetHoldout(log::SetHoldout {
+                holdout: Some(v1::Holdout {
+                    name: text("environments/production/holdouts/q3"),
+                    description: text("what all of it brings"),
+                    basis_points: 500,
+                    everywhere: true,
+                    ..v1::Holdout::default()
+                }),
+                etag: text("h7"),
+            }),
+        ),
+        (
+            "delete_holdout",
+            C::DeleteHoldout(log::DeleteHoldout {
+                name: text("environments/production/holdouts/q3"),
+                etag: text("h8"),
+            }),
+        ),
+        (
+            "set_layer_share",
+            C::SetLayerShare(log::SetLayerShare {
+                name: experiment(),
+                basis_points: 3_500,
+                etag: text("e2"),
+            }),
+        ),
+        (
+            "create_experiment_in_layer",
+            C::CreateExperiment(log::CreateExperiment {
+                experiment: Some(v1::Experiment {
+                    name: experiment(),
+                    layer: text("checkout-page"),
+                    layer_share_basis_points: 3_000,
+                    holdouts: vec![text("q3")],
+                    ..v1::Experiment::default()
+                }),
+            }),
+        ),
+        (
             "submit_decision",
             C::SubmitDecision(log::SubmitDecision {
                 decision: Some(v1::Decision {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
-    HeaderRecord, HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, OwnerRecord,
-    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, SegmentRecord,
-    SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
+    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
+    OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord,
+    SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -31,6 +31,10 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("flag_history", &flag_history());
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
+    golden.keeps("experiment_in_layer", &experiment_in_layer());
+    golden.keeps("layer", &layer());
+    golden.keeps("holdout", &holdout());
+    golden.keeps("flag_sticky", &flag_sticky());
     golden.keeps("generation", &generation());
     golden.keeps("slot", &slot());
     golden.keeps("pair", &pair());
@@ -117,6 +121,7 @@ fn flag_definition() -> v1::Flag {
             v1::WeightedVariant { variant: text("blue"), weight_basis_points: 2_500 },
             v1::WeightedVariant { variant: text("red"), weight_basis_points: 7_500 },
         ],
+        ..v1::Split::default()
     };
     let condition = |operator: v1::condition::Operator, values| v1::Condition {
         attribute: text("country"),
@@ -310,7 +315,64 @@ fn experiment() -> ExperimentRecord {
         counts_until_ms: vec![1_780_272_180_000, 0],
         paused_before_trip: true,
         human_allocation_version: 5,
+        layer_slots: Vec::new(),
     }
+}
+
+fn experiment_in_layer() -> ExperimentRecord {
+    ExperimentRecord {
+        definition: Some(v1::Experiment {
+            layer: text("checkout-page"),
+            layer_share_basis_points: 3_500,
+            holdouts: vec![text("q3")],
+            ..experiment_definition()
+        }),
+        layer_slots: vec![
+            v1::SlotRange { start: 1_000, length: 3_000 },
+            v1::SlotRange { start: 0, length: 500 },
+        ],
+        ..experiment()
+    }
+}
+
+fn layer() -> LayerRecord {
+    LayerRecord {
+        environment: text(ENVIRONMENT),
+        layer: text("checkout-page"),
+        definition: Some(v1::Layer { description: text("one test a visitor"), ..v1::Layer::default() }),
+        version: 2,
+        position: 40,
+    }
+}
+
+fn holdout() -> HoldoutRecord {
+    HoldoutRecord {
+        environment: text(ENVIRONMENT),
+        holdout: text("q3"),
+        definition: Some(v1::Holdout {
+            description: text("what all of it brings"),
+            basis_points: 500,
+            everywhere: true,
+            ..v1::Holdout::default()
+        }),
+        version: 2,
+        position: 41,
+    }
+}
+
+/// A split that keeps its map.
+fn flag_sticky() -> FlagRecord {
+    let entry =
+        |variant, weight_basis_points| v1::WeightedVariant { variant: text(variant), weight_basis_points };
+    let runs = [(0, 2_000), (1, 7_000), (0, 1_000)].map(|(arm, length)| v1::Run { arm, length });
+    let split = v1::Split {
+        variants: vec![entry("blue", 3_000), entry("red", 7_000)],
+        sticky: true,
+        runs: runs.into(),
+    };
+    let rule =
+        v1::Rule { id: text("all"), conditions: Vec::new(), serve: Some(v1::rule::Serve::Split(split)) };
+    FlagRecord { definition: Some(v1::Flag { rules: vec![rule], ..flag_definition() }), ..flag() }
 }
 
 fn oversight() -> OversightRecord {

@@ -25,10 +25,11 @@ use featureops_proto::v1::{self, FractionalVersion, rule};
 use serde_json::{Value as Json, json};
 
 use super::export::{Others, SyncForm, parsed};
-use super::rules::{all, matches, not};
+use super::rules::{admits, all, matches, not};
 use super::segments::Inlining;
 use crate::limits;
 use crate::size::check_size;
+use crate::split;
 
 /// Levels of JSON that every reader takes.
 const MAX_JSON_DEPTH: usize = 100;
@@ -170,11 +171,7 @@ impl Inlined<'_, '_> {
         for rule in &flag.rules {
             let end = match rule.serve.as_ref()? {
                 rule::Serve::Variant(variant) => wanted(variant),
-                rule::Serve::Split(split) => {
-                    let entries = split.variants.iter();
-                    let entries = entries.map(|entry| (entry.variant.as_str(), entry.weight_basis_points));
-                    self.bucketed(id, entries, wanted, &default)
-                }
+                rule::Serve::Split(split) => self.bucketed(id, split::stretches(split), wanted, &default),
             };
             match matches(rule, &self.segments)? {
                 Json::Bool(false) => {}
@@ -188,7 +185,11 @@ impl Inlined<'_, '_> {
                     let variant = given.variants.get(run.arm as usize);
                     (variant.map_or("", String::as_str), run.length)
                 });
-                self.bucketed(id, runs, wanted, &default)
+                let found = self.bucketed(id, runs, wanted, &default);
+                match admits(given) {
+                    Some(admits) if found != default => json!({ "if": [admits, found, default] }),
+                    _ => found,
+                }
             }
             None => default,
         };

@@ -30,6 +30,9 @@ use serde_json::{Value as Json, json};
 
 use super::segments::{Inlining, every};
 use super::value::{number_to_json, to_json};
+use crate::bucket::BUCKETS;
+use crate::placement;
+use crate::split;
 
 /// A native flag's targeting; `None` when it has one answer.
 pub(super) fn targeting(flag: &v1::Flag, segments: &Inlining<'_, '_>) -> Option<Json> {
@@ -38,10 +41,7 @@ pub(super) fn targeting(flag: &v1::Flag, segments: &Inlining<'_, '_>) -> Option<
     for rule in &flag.rules {
         let served = match &rule.serve {
             Some(rule::Serve::Variant(variant)) => Json::from(variant.as_str()),
-            Some(rule::Serve::Split(split)) => {
-                let entries = split.variants.iter();
-                fractional(entries.map(|entry| (entry.variant.as_str(), entry.weight_basis_points)))
-            }
+            Some(rule::Serve::Split(split)) => fractional(split::stretches(split)),
             // No door lets it in; the flag answers GENERAL here, and an error there.
             None => return Some(broken()),
         };
@@ -68,12 +68,50 @@ pub(super) fn targeting(flag: &v1::Flag, segments: &Inlining<'_, '_>) -> Option<
     }
 }
 
-/// An experiment's allocation.
+/// An experiment's allocation; null for whom its layer or a holdout keeps out.
 pub(super) fn allocation(given: &v1::Allocation) -> Json {
-    fractional(given.runs.iter().map(|run| {
+    let arms = fractional(given.runs.iter().map(|run| {
         let variant = given.variants.get(run.arm as usize);
         (variant.map_or("", String::as_str), run.length)
-    }))
+    }));
+    match admits(given) {
+        Some(admits) => json!({ "if": [admits, arms] }),
+        None => arms,
+    }
+}
+
+/// Whether layer and holdouts leave the unit to the experiment; `None` when they always do. A flag's key is no part of it, so
+/// it means the same within another flag's rule.
+pub(super) fn admits(given: &v1::Allocation) -> Option<Json> {
+    let mut conditions = Vec::new();
+    if !given.layer.is_empty() {
+        conditions.extend(slotted(&placement::layer_text(&given.layer), &placement::ranges(given), "in"));
+    }
+    for share in given.holdouts.iter().filter(|share| share.basis_points > 0) {
+        let held = [(0, share.basis_points)];
+        conditions.extend(slotted(&placement::holdout_text(&share.holdout), &held, "out"));
+    }
+    all(conditions)
+}
+
+/// Whether the unit's slot is in these ranges, or out of them; `None` when it always is.
+fn slotted(text: &str, ranges: &[(u32, u32)], wanted: &str) -> Option<Json> {
+    let mut entries: Vec<(&str, u32)> = Vec::new();
+    let mut next = 0;
+    for (start, end) in ranges {
+        entries.extend([("out", start.saturating_sub(next)), ("in", end.saturating_sub(*start))]);
+        next = *end;
+    }
+    entries.push(("out", BUCKETS.saturating_sub(next)));
+    entries.retain(|(_, length)| *length > 0);
+    if let [(only, _)] = entries.as_slice() {
+        return (*only != wanted).then_some(Json::Bool(false));
+    }
+    let Json::Object(mut fields) = fractional(entries.into_iter()) else { return None };
+    if let Some(Json::Array(arguments)) = fields.get_mut("fractional") {
+        arguments.insert(0, json!({ "cat": [text, { "var": "targetingKey" }] }));
+    }
+    Some(json!({ "===": [fields, wanted] }))
 }
 
 /// Weights in the order of their buckets. Empty stretches are left out and equal neighbours joined.

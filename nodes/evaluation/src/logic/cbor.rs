@@ -54,6 +54,11 @@ pub(crate) fn text(sink: &mut impl Sink, text: &str) {
     sink.put(text.as_bytes());
 }
 
+/// The head of a text of so many bytes, which follow.
+pub(crate) fn text_head(sink: &mut impl Sink, bytes: usize) {
+    head(sink, TEXT, bytes as u64);
+}
+
 pub(crate) fn boolean(sink: &mut impl Sink, value: bool) {
     sink.put(&[if value { 0xf5 } else { 0xf4 }]);
 }

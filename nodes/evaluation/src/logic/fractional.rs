@@ -62,6 +62,15 @@ impl Generation {
             }
         }
     }
+
+    /// The hash of one text of two parts: of what `cat` of both gives `fractional` to hash.
+    pub(crate) fn hash_of_joined(self, first: &str, unit: &str) -> u32 {
+        let mut hash = Murmur3::new();
+        if self == Self::V3 {
+            cbor::text_head(&mut hash, first.len() + unit.len());
+        }
+        hash.with(first.as_bytes()).with(unit.as_bytes()).finish()
+    }
 }
 
 /// Where each stretch ends, when all weights are constants and valid.
@@ -291,6 +300,12 @@ mod tests {
     fn a_unit_is_hashed_after_its_flags_key() {
         let joined = |generation: Generation| generation.hash_of_unit(generation.seed("flag"), "unit");
         assert_eq!(joined(Generation::V2), Murmur3::new().with(b"flagunit").finish());
+        for generation in [Generation::V2, Generation::V3] {
+            for unit in ["", "u", "a unit of more than twenty-three bytes", &"ü".repeat(200)] {
+                let whole = generation.hash_of_unit(Murmur3::new(), &format!("layer:a:{unit}"));
+                assert_eq!(generation.hash_of_joined("layer:a:", unit), whole, "{generation:?} {unit}");
+            }
+        }
         assert_eq!(joined(Generation::V3), Murmur3::new().with(b"\x82\x64flag\x64unit").finish());
     }
 }

@@ -115,14 +115,71 @@ fn split(names: Vec<String>) -> impl Strategy<Value = v1::Split> {
         .prop_flat_map(move |parts| (weights(parts), vec(prop::sample::select(names.clone()), parts)))
         .prop_map(|(weights, names)| {
             let entry = |(weight_basis_points, variant)| v1::WeightedVariant { variant, weight_basis_points };
-            v1::Split { variants: weights.into_iter().zip(names).map(entry).collect() }
+            v1::Split {
+                variants: weights.into_iter().zip(names).map(entry).collect(),
+                ..v1::Split::default()
+            }
         })
+}
+
+/// A split with a map of its own, in which variants come again and again.
+fn sticky_split(names: Vec<String>) -> impl Strategy<Value = v1::Split> {
+    let count = names.len();
+    (1usize..9)
+        .prop_flat_map(move |parts| (weights(parts), vec(0..count, parts), Just(names.clone())))
+        .prop_map(|(lengths, arms, names)| {
+            let mut variants: Vec<_> = names
+                .into_iter()
+                .map(|variant| v1::WeightedVariant { variant, weight_basis_points: 0 })
+                .collect();
+            let mut runs = Vec::new();
+            for (length, arm) in lengths.into_iter().zip(arms) {
+                variants[arm].weight_basis_points += length;
+                runs.push(v1::Run { arm: arm as u32, length });
+            }
+            v1::Split { variants, sticky: true, runs }
+        })
+}
+
+/// Slots of a layer, taken in any order.
+fn slots() -> impl Strategy<Value = Vec<v1::SlotRange>> {
+    (weights(7), vec(any::<bool>(), 7), any::<bool>()).prop_map(|(lengths, taken, backwards)| {
+        let mut start = 0;
+        let mut slots = Vec::new();
+        for (length, taken) in lengths.into_iter().zip(taken) {
+            if taken && length > 0 {
+                slots.push(v1::SlotRange { start, length });
+            }
+            start += length;
+        }
+        if backwards {
+            slots.reverse();
+        }
+        slots
+    })
+}
+
+/// Who may be in an experiment: everybody, or units of a layer and those whom no holdout holds.
+fn placement() -> impl Strategy<Value = (String, Vec<v1::SlotRange>, Vec<v1::HoldoutShare>)> {
+    let shares = prop::sample::select(vec![0u32, 1, 500, 5_000, 10_000]);
+    let holdouts = btree_map(prop::sample::select(vec!["q3", "all", "page"]), shares, 0..3);
+    let holdouts = holdouts.prop_map(|holdouts| {
+        let share =
+            |(id, basis_points): (&str, u32)| v1::HoldoutShare { holdout: id.to_owned(), basis_points };
+        holdouts.into_iter().map(share).collect::<Vec<_>>()
+    });
+    prop_oneof![
+        2 => Just((String::new(), vec![], vec![])),
+        1 => holdouts.clone().prop_map(|holdouts| (String::new(), vec![], holdouts)),
+        2 => (slots(), holdouts).prop_map(|(slots, holdouts)| ("page".to_owned(), slots, holdouts)),
+    ]
 }
 
 fn rule(names: Vec<String>) -> impl Strategy<Value = v1::Rule> {
     let serve = prop_oneof![
-        prop::sample::select(names.clone()).prop_map(rule::Serve::Variant),
-        split(names).prop_map(rule::Serve::Split),
+        2 => prop::sample::select(names.clone()).prop_map(rule::Serve::Variant),
+        1 => split(names.clone()).prop_map(rule::Serve::Split),
+        1 => sticky_split(names).prop_map(rule::Serve::Split),
     ];
     (vec(condition(), 0..4), serve).prop_map(|(conditions, serve)| v1::Rule {
         id: String::new(),
@@ -139,9 +196,10 @@ fn allocation(names: Vec<String>) -> impl Strategy<Value = v1::Allocation> {
                 vec(0..arms as u32, parts),
                 vec(prop::sample::select(names.clone()), arms),
                 Just(generation),
+                placement(),
             )
         })
-        .prop_map(|(lengths, run_arms, variants, generation)| {
+        .prop_map(|(lengths, run_arms, variants, generation, (layer, slots, holdouts))| {
             let mut weights_basis_points = vec![0; variants.len()];
             let mut runs = Vec::new();
             for (length, arm) in lengths.into_iter().zip(run_arms) {
@@ -155,6 +213,9 @@ fn allocation(names: Vec<String>) -> impl Strategy<Value = v1::Allocation> {
                 weights_basis_points,
                 variants,
                 experiment_number: EXPERIMENT,
+                layer,
+                slots,
+                holdouts,
             }
         })
 }

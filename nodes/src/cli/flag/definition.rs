@@ -61,6 +61,8 @@ impl Purpose {
   featureops flag get checkout -o yaml > flag.yaml && featureops flag set checkout --file flag.yaml
 
 Rules: conditions joined by 'and', an arrow, and a variant or a split in basis points (or percent).
+'sticky' instead of 'split' keeps who has what: '-> sticky new=10%,old=90%', written again under the same id with other
+weights, moves as few units as it must, and a variant that grows loses none.
 Operators: = != < <= > >= in, not in, starts_with, ends_with, contains, exists, not exists;
 and in-segment(NAME,...), not in-segment(NAME,...).
 'id: ...' names a rule. Text stands in quotes. An alternative ('or') is another --rule.")]

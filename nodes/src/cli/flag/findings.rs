@@ -95,6 +95,7 @@ impl Look<'_> {
             );
         }
         self.rules();
+        self.placement();
         let mut served = self.served_by_rules();
         let targeting = self.targeting(referred);
         if let Some(Results { variants, computed }) = &targeting {
@@ -147,6 +148,19 @@ impl Look<'_> {
         {
             let message = "matches everybody, so that no unit ever enters the running experiment";
             self.found("allocation-never-reached", format!("rules[{at}]"), message);
+        }
+    }
+
+    /// Whom layer and holdouts leave to the running experiment.
+    fn placement(&mut self) {
+        let flag = self.flag;
+        let Some(allocation) = &flag.allocation else { return };
+        for (at, share) in allocation.holdouts.iter().enumerate().filter(|(_, s)| s.basis_points >= 10_000) {
+            let message = format!(
+                "holdout {} holds everybody, so that no unit ever enters the running experiment",
+                share.holdout
+            );
+            self.found("allocation-never-reached", format!("allocation.holdouts[{at}]"), message);
         }
     }
 
@@ -378,6 +392,18 @@ mod tests {
     fn codes(flag: &v1::Flag) -> Vec<(&'static str, String)> {
         let found = findings(std::slice::from_ref(flag), &v1::Environment::default());
         found.into_iter().map(|finding| (finding.code, finding.path)).collect()
+    }
+
+    #[test]
+    fn a_holdout_of_everybody_leaves_nobody_to_the_experiment() {
+        let share = |basis_points| v1::HoldoutShare { holdout: format!("h{basis_points}"), basis_points };
+        let allocation = v1::Allocation {
+            variants: vec!["off".to_owned(), "on".to_owned()],
+            holdouts: vec![share(9_999), share(10_000)],
+            ..v1::Allocation::default()
+        };
+        let held = v1::Flag { allocation: Some(allocation), ..flag(&[], "", &["off", "on"]) };
+        assert_eq!(codes(&held), [("allocation-never-reached", "allocation.holdouts[1]".to_owned())]);
     }
 
     #[test]
