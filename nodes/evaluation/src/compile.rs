@@ -18,6 +18,7 @@ use crate::limits;
 use crate::logic::{self, Generation, Program, Target};
 use crate::murmur::Murmur3;
 use crate::prerequisite;
+use crate::ramp::Ramp;
 use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
 use crate::size::check_size;
 
@@ -245,6 +246,11 @@ pub(crate) fn index_of(variants: &[Variant], name: &str, path: impl Fn() -> Stri
     }
 }
 
+/// The default's index; a wrong name has been refused.
+fn find_default(flag: &v1::Flag, variants: &[Variant]) -> Option<u16> {
+    flag.default_variant.as_deref().and_then(|name| find(variants, name))
+}
+
 fn named(variants: &[Variant], name: Option<&str>, path: &str) -> Outcome<Option<u16>> {
     name.map(|name| index_of(variants, name, || path.to_owned())).transpose()
 }
@@ -297,11 +303,15 @@ fn rules(flag: &v1::Flag, variants: &[Variant], conditions: &mut Conditions) -> 
                     Serve::Variant(index_of(variants, name, || format!("rules[{at}].variant"))?)
                 }
                 Some(rule::Serve::Split(given)) => Serve::Split(split(given, variants, at)?),
+                Some(rule::Serve::Ramp(given)) => {
+                    let default = find_default(flag, variants);
+                    Serve::Ramp(Box::new(Ramp::compile(given, variants, default, at)?))
+                }
                 None => {
                     return refused(
                         format_args!("rules[{at}].serve"),
                         "",
-                        "a rule serves a variant or a split",
+                        "a rule serves a variant, a split or a ramp",
                     );
                 }
             };

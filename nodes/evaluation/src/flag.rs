@@ -11,6 +11,7 @@ use crate::condition::Condition;
 use crate::context::Path;
 use crate::logic::{Generation, Program};
 use crate::murmur::Murmur3;
+use crate::ramp::Ramp;
 
 /// A flag as evaluation reads it.
 #[derive(Debug)]
@@ -99,6 +100,8 @@ pub(crate) enum Serve {
     Variant(u16),
     /// Stretches of buckets to variants.
     Split(Box<[Stretch]>),
+    /// Boxed: most flags have none.
+    Ramp(Box<Ramp>),
 }
 
 #[derive(Debug)]

@@ -239,6 +239,8 @@ fn suite(flags: usize, contexts: usize, generation: v1::FractionalVersion) -> Js
         flag.name = format!("environments/{ENVIRONMENT}/flags/{key}");
         flag.archived = false;
         reach_further(&mut flag, attributes);
+        // Their engines have the machine's clock.
+        generated::postpone_ramps(&mut flag);
         let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
         let value_type = match flag.r#type() {
             v1::ValueType::Boolean => "boolean",
@@ -273,6 +275,7 @@ fn families(families: usize, contexts: usize, generation: v1::FractionalVersion)
             flag.name = format!("environments/{ENVIRONMENT}/flags/{}", renamed(&generated::key_of(at)));
             flag.prerequisites.iter_mut().for_each(|p| p.flag = renamed(&p.flag));
             flag.archived &= at > 0;
+            generated::postpone_ramps(flag);
             if at > 0 && generation == v1::FractionalVersion::FractionalVersion3 {
                 flag.allocation = None;
                 flag.rules.retain(|rule| matches!(rule.serve, Some(rule::Serve::Variant(_))));
@@ -440,7 +443,9 @@ proptest! {
             v1::FractionalVersion::FractionalVersion2,
             v1::FractionalVersion::FractionalVersion3,
         ]),
+        second in -250i64..550,
     ) {
+        let now_ms = (generated::RAMP_SECOND + second) * 1_000 + 999;
         let mut flag = v1::Flag { archived: false, stale_after_seconds: 0, ..flag };
         reach_further(&mut flag, attributes);
         let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
@@ -455,7 +460,8 @@ proptest! {
             if context_json(&attributes).is_none() {
                 continue;
             }
-            let serve = |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), 0).variant;
+            let serve =
+                |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), now_ms).variant;
             prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
         }
     }
@@ -465,7 +471,9 @@ proptest! {
     fn our_own_engine_serves_what_prerequisites_and_forced_units_serve(
         flags in generated::family(),
         contexts in prop::collection::vec(generated::context(), 1..8),
+        second in -250i64..550,
     ) {
+        let now_ms = (generated::RAMP_SECOND + second) * 1_000;
         let flags: Vec<v1::Flag> =
             flags.into_iter().map(|flag| v1::Flag { stale_after_seconds: 0, ..flag }).collect();
         let environment = v1::Environment::default();
@@ -483,7 +491,8 @@ proptest! {
             if context_json(&attributes).is_none() {
                 continue;
             }
-            let serve = |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), 0).variant;
+            let serve =
+                |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), now_ms).variant;
             prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
         }
     }

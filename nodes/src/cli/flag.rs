@@ -6,6 +6,7 @@ mod document;
 mod findings;
 mod forced;
 mod lint;
+mod ramps;
 mod shadow;
 mod table;
 mod test;

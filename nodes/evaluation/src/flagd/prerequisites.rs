@@ -25,8 +25,9 @@ use featureops_proto::v1::{self, FractionalVersion, rule};
 use serde_json::{Value as Json, json};
 
 use super::export::{Others, SyncForm, parsed};
-use super::rules::{all, condition, not};
+use super::rules::{all, condition, not, ramp_stretches};
 use crate::limits;
+use crate::ramp::Shares;
 use crate::size::check_size;
 
 /// Levels of JSON that every reader takes.
@@ -168,6 +169,11 @@ impl Inlined<'_, '_> {
                     let entries = entries.map(|entry| (entry.variant.as_str(), entry.weight_basis_points));
                     self.bucketed(id, entries, wanted, &default)
                 }
+                rule::Serve::Ramp(ramp) => {
+                    let off =
+                        if ramp.otherwise.is_empty() { default.clone() } else { wanted(&ramp.otherwise) };
+                    self.ramped(id, &Shares::of(ramp).ok()?, wanted(&ramp.variant), off, &default)
+                }
             };
             let conditions: Option<Vec<Json>> = rule.conditions.iter().map(condition).collect();
             match all(conditions?) {
@@ -227,6 +233,24 @@ impl Inlined<'_, '_> {
                 let arguments: Vec<Json> = std::iter::once(hashed(id)).chain(entries).collect();
                 json!({ "===": [{ "fractional": arguments }, "yes"] })
             }
+        };
+        if &found == default {
+            return found;
+        }
+        json!({ "if": [has_unit(), found, default] })
+    }
+
+    /// Whether the unit is in that part of a ramp which is wanted; without a unit the default is served.
+    fn ramped(&self, id: &str, shares: &Shares, on: Json, off: Json, default: &Json) -> Json {
+        let found = if on == off {
+            on
+        } else if self.hashes_lists() {
+            Json::Bool(false)
+        } else {
+            let label = |end: &Json| Json::from(if *end == true { "yes" } else { "no" });
+            let arguments: Vec<Json> =
+                std::iter::once(hashed(id)).chain(ramp_stretches(shares, label(&on), label(&off))).collect();
+            json!({ "===": [{ "fractional": arguments }, "yes"] })
         };
         if &found == default {
             return found;

@@ -60,7 +60,9 @@ impl Purpose {
   featureops flag set checkout --update --disabled
   featureops flag get checkout -o yaml > flag.yaml && featureops flag set checkout --file flag.yaml
 
-Rules: conditions joined by 'and', an arrow, and a variant or a split in basis points (or percent).
+Rules: conditions joined by 'and', an arrow, and a variant, a split in basis points (or percent), or a ramp:
+  --rule 'country = \"DE\" -> ramp on from 1% at \"2026-12-01T08:00:00Z\" to 100% at \"2026-12-08T08:00:00Z\" else off'
+which grows by itself, second by second; a unit that has its variant keeps it.
 Operators: = != < <= > >= in, not in, starts_with, ends_with, contains, exists, not exists.
 'id: ...' names a rule. Text stands in quotes. An alternative ('or') is another --rule.")]
 pub struct SetArgs {
