@@ -6,9 +6,18 @@ use std::path::PathBuf;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../proto/featureops");
     println!("cargo:rerun-if-changed=../proto/flagd");
-    let files =
-        ["flag", "environment", "metric", "experiment", "evaluation", "facts", "decision", "administration"]
-            .map(|name| format!("featureops/v1/{name}.proto"));
+    let files = [
+        "flag",
+        "environment",
+        "metric",
+        "experiment",
+        "evaluation",
+        "facts",
+        "decision",
+        "administration",
+        "schedule",
+    ]
+    .map(|name| format!("featureops/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["../proto"])?;
     tonic_prost_build::configure()
         .build_transport(true)

@@ -41,6 +41,7 @@ use crate::rpc::experiment_service_server::ExperimentServiceServer;
 use crate::rpc::fact_service_server::FactServiceServer;
 use crate::rpc::flag_service_server::FlagServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
+use crate::rpc::schedule_service_server::ScheduleServiceServer;
 use crate::services::administration::Administration;
 use crate::services::decision::Decisions;
 use crate::services::environment::Environments;
@@ -50,6 +51,7 @@ use crate::services::facts::Facts;
 use crate::services::flag::Flags;
 use crate::services::health::Healths;
 use crate::services::metric::Metrics;
+use crate::services::schedule::Schedules;
 use crate::webhook;
 
 /// Bytes of one message about evaluation: a context and two names.
@@ -68,6 +70,7 @@ const SERVICES: &[&str] = &[
     <MetricServiceServer<Metrics> as NamedService>::NAME,
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
+    <ScheduleServiceServer<Schedules> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
     <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
     <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME,
@@ -160,6 +163,7 @@ fn front(
         .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
         .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
         .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
+        .add_service(ScheduleServiceServer::new(Schedules(host.clone())).max_decoding_message_size(small))
         .add_service(
             AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
         )

@@ -35,6 +35,7 @@ pub mod refusal;
 pub mod registry;
 pub mod replica;
 pub mod reply;
+pub mod schedules;
 pub mod serve;
 pub mod services;
 pub mod slice;

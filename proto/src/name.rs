@@ -16,6 +16,8 @@ pub enum Collection {
     Experiments,
     /// `decisions`
     Decisions,
+    /// `schedules`
+    Schedules,
 }
 
 impl Collection {
@@ -27,6 +29,7 @@ impl Collection {
             Self::Metrics => "metrics",
             Self::Experiments => "experiments",
             Self::Decisions => "decisions",
+            Self::Schedules => "schedules",
         }
     }
 }

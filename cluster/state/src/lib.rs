@@ -31,6 +31,7 @@ mod oversight;
 mod prerequisites;
 mod producers;
 mod requests;
+mod schedules;
 mod snapshot;
 mod state;
 mod view;

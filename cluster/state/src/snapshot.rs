@@ -8,7 +8,7 @@ use std::sync::Arc;
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
     HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord,
-    ShardRecord, SideRecord,
+    ScheduleRecord, ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -67,6 +67,9 @@ impl State {
         // Left out while there is none, as in the snapshots of releases that knew none.
         if !self.environments.is_empty() {
             sections.push(section("environments", self.environments.values().map(AsRef::as_ref)));
+        }
+        if !self.schedules.is_empty() {
+            sections.push(section("schedules", self.schedules.all()));
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -168,6 +171,11 @@ impl State {
         }
         for oversight in records::<OversightRecord>(find("oversight")?)? {
             state.oversight.insert(oversight.environment.clone(), Arc::new(oversight));
+        }
+        for section in sections.iter().filter(|s| s.name == "schedules") {
+            for schedule in records::<ScheduleRecord>(section)? {
+                state.schedules.put(Arc::new(schedule));
+            }
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {

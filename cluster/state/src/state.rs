@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, MetricRecord, OversightRecord,
-    ReceiptKey,
+    ReceiptKey, ScheduleRecord,
 };
 
 use crate::audit::Audit;
@@ -16,6 +16,7 @@ use crate::ledger::{Ledger, Strata, Waiting};
 use crate::prerequisites::Dependents;
 use crate::producers::Producers;
 use crate::requests::Requests;
+use crate::schedules::Schedules;
 
 /// (environment, id).
 pub type Key = (String, String);
@@ -98,6 +99,7 @@ pub struct State {
     pub(crate) audit: Audit,
     pub(crate) decisions: Decisions,
     pub(crate) oversight: BTreeMap<String, Arc<OversightRecord>>,
+    pub(crate) schedules: Schedules,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }
@@ -111,6 +113,8 @@ pub enum Before {
     Experiment(u32, Arc<ExperimentRecord>),
     /// An environment; absent: it was never set.
     Environment(String, Option<Arc<EnvironmentRecord>>),
+    /// A schedule.
+    Schedule(Arc<ScheduleRecord>),
 }
 
 impl State {
@@ -192,6 +196,7 @@ impl State {
                 Before::Environment(id, None) => {
                     self.environments.remove(&id);
                 }
+                Before::Schedule(record) => self.schedules.put(record),
             }
         }
     }

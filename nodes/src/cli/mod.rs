@@ -30,6 +30,7 @@ mod page;
 mod render;
 mod replay;
 mod rule;
+mod schedule;
 mod serve;
 mod session;
 mod settings;
@@ -67,6 +68,9 @@ enum Command {
     /// Environments: what all their flags share.
     #[command(subcommand)]
     Environment(environment::EnvironmentCommand),
+    /// Schedules: changes of a flag at a time to come.
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Metrics: what an outcome means.
     #[command(subcommand)]
     Metric(metric::MetricCommand),
@@ -169,6 +173,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match request {
         Command::Flag(command) => flag::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
+        Command::Schedule(command) => schedule::run(&session, command).await,
         Command::Metric(command) => metric::run(&session, command).await,
         Command::Experiment(command) => experiment::run(&session, command).await,
         Command::Exposure(command) => facts::run_exposure(&session, command).await,

@@ -503,7 +503,7 @@ mod tests {
             r#""in" = 1 -> split"#,
             "a=1->x-y",
             r#"a = 1 -> ramp on from "2026-12-01T08:00:00Z" to 1796716800 else off"#,
-            r#"grow: always -> ramp on from 1% at "2026-12-01T08:00:00Z" to 5000 at "2026-12-08T08:00:00Z""#,
+            r#"always -> ramp on from 1% at "2026-12-01T08:00:00Z" to 5000 at "2026-12-08T08:00:00Z""#,
             "always -> ramp",
             r#""ключ с пробелом" = "да" -> on"#,
         ] {

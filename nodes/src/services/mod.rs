@@ -17,6 +17,7 @@ pub mod facts;
 pub mod flag;
 pub mod health;
 pub mod metric;
+pub mod schedule;
 
 use std::task::{Context, Poll};
 

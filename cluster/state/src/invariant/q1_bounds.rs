@@ -17,6 +17,7 @@ pub fn check(state: &State) -> Result<(), String> {
     most("versions of a flag", longest as u64, crate::flags::MAX_HISTORY as u64)?;
     most("metrics", state.metrics.len() as u64, crate::state::MAX_METRICS as u64)?;
     most("experiments", state.experiments.len() as u64, crate::state::MAX_EXPERIMENTS as u64)?;
+    state.schedules.check()?;
     most("rows over all", rows, crate::state::MAX_ROWS)?;
     for (number, ledger) in &state.ledgers {
         most(&format!("rows of experiment {number}"), ledger.rows, crate::state::MAX_EXPERIMENT_ROWS)?;

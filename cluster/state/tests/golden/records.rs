@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
     HeaderRecord, HeldRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord, OwnerRecord,
-    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ShardRecord, SideRecord,
-    SlotRecord,
+    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, ShardRecord,
+    SideRecord, SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -26,6 +26,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("header", &header());
     golden.keeps("flag", &flag());
     golden.keeps("environment", &environment());
+    golden.keeps("schedule", &schedule());
     golden.keeps("flag_history", &flag_history());
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
@@ -175,6 +176,33 @@ fn environment() -> EnvironmentRecord {
         definition: Some(crate::entries::environment()),
         version: 3,
         update_ms: 1_780_272_060_000,
+    }
+}
+
+fn schedule() -> ScheduleRecord {
+    let changed = v1::Flag { default_variant: Some(text("red")), ..v1::Flag::default() };
+    let paths = vec![text("default_variant")];
+    ScheduleRecord {
+        environment: text(ENVIRONMENT),
+        schedule: text("launch"),
+        definition: Some(v1::Schedule {
+            flag: text("checkout"),
+            time: Some(at(1_780_272_120)),
+            description: text("the launch"),
+            action: Some(v1::schedule::Action::Change(v1::ScheduledChange {
+                flag: Some(changed),
+                update_mask: Some(prost_types::FieldMask { paths }),
+            })),
+            ..v1::Schedule::default()
+        }),
+        state: v1::schedule::State::Failed as i32,
+        reason: text("flag.default_variant: not among the flag's variants"),
+        author: Some(ada()),
+        flag_version: 7,
+        create_ms: 1_780_272_000_000,
+        finish_ms: 1_780_272_120_500,
+        finish_position: 41,
+        version: 2,
     }
 }
 

@@ -71,6 +71,21 @@ pub struct SetArgs {
     /// there as text or as the JSON it is.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["type", "variant", "default", "safe", "rule", "owner", "tag", "description", "disabled", "stale_after", "targeting", "metadata", "purpose", "prerequisite", "no_prerequisites", "update"])]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    fields: Fields,
+    /// Change only what is given; without it the whole definition is replaced.
+    #[arg(long)]
+    update: bool,
+    /// Refuse if the flag changed since this etag was read.
+    #[arg(long)]
+    etag: Option<String>,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+/// What a command names of a flag's definition.
+#[derive(Debug, Args)]
+pub struct Fields {
     /// The type of every variant's value.
     #[arg(long = "type", id = "type", value_enum)]
     kind: Option<Type>,
@@ -100,7 +115,7 @@ pub struct SetArgs {
     #[arg(long, value_name = "FLAG=VARIANT,...", conflicts_with = "no_prerequisites")]
     prerequisite: Vec<String>,
     /// Rest on no other flag any more.
-    #[arg(long, requires = "update")]
+    #[arg(long)]
     no_prerequisites: bool,
     /// Handed to clients with every answer, as team=payments. Repeatable.
     #[arg(long, value_name = "NAME=VALUE")]
@@ -114,14 +129,6 @@ pub struct SetArgs {
     /// Serve the safe variant once a node's state is older than this.
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     stale_after: Option<std::time::Duration>,
-    /// Change only what is given; without it the whole definition is replaced.
-    #[arg(long)]
-    update: bool,
-    /// Refuse if the flag changed since this etag was read.
-    #[arg(long)]
-    etag: Option<String>,
-    #[command(flatten)]
-    write: WriteArgs,
 }
 
 pub async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
@@ -168,6 +175,19 @@ pub async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
 
 /// The flag the options describe, and the fields they name.
 fn definition(args: &SetArgs, name: String) -> Result<(v1::Flag, Vec<String>), Failure> {
+    let (flag, mask) = named(&args.fields, name)?;
+    if !args.update && (args.fields.kind.is_none() || args.fields.variant.is_empty()) {
+        return Err(Failure::usage("a definition needs --type and --variant, or --file")
+            .note("to change only what is given, add --update"));
+    }
+    if args.update && mask.is_empty() {
+        return Err(Failure::usage("--update needs something to change"));
+    }
+    Ok((flag, mask))
+}
+
+/// The fields that options name, in an otherwise empty flag.
+pub fn named(args: &Fields, name: String) -> Result<(v1::Flag, Vec<String>), Failure> {
     let mut flag = v1::Flag { name, ..v1::Flag::default() };
     let mut mask = Vec::new();
     let mut named = |field: &str| mask.push(field.to_owned());
@@ -239,13 +259,6 @@ fn definition(args: &SetArgs, name: String) -> Result<(v1::Flag, Vec<String>), F
     if let Some(purpose) = args.purpose {
         flag.purpose = purpose.message().into();
         named("purpose");
-    }
-    if !args.update && (args.kind.is_none() || args.variant.is_empty()) {
-        return Err(Failure::usage("a definition needs --type and --variant, or --file")
-            .note("to change only what is given, add --update"));
-    }
-    if args.update && mask.is_empty() {
-        return Err(Failure::usage("--update needs something to change"));
     }
     Ok((flag, mask))
 }
