@@ -26,6 +26,10 @@ pub enum Plant {
     SilentUnderAilment,
     /// An agent's approval is recorded as done.
     AgentApproved,
+    /// A ramp's decision is recorded with a step that it skipped.
+    SkippedStep,
+    /// A schedule is recorded as done before its time.
+    EarlySchedule,
 }
 
 impl Plant {
@@ -39,6 +43,8 @@ impl Plant {
         (Self::LostCommand, "lost-command"),
         (Self::SilentUnderAilment, "silent-under-ailment"),
         (Self::AgentApproved, "agent-approved"),
+        (Self::SkippedStep, "skipped-step"),
+        (Self::EarlySchedule, "early-schedule"),
     ];
 
     /// The plant of a name.

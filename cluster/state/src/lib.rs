@@ -30,6 +30,7 @@ mod metrics;
 mod oversight;
 mod prerequisites;
 mod producers;
+mod ramps;
 mod requests;
 mod schedules;
 mod snapshot;

@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod environment;
 mod experiment;
+mod experiment_ramp;
 mod experiment_status;
 mod facts;
 pub mod failure;

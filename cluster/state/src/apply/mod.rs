@@ -4,6 +4,7 @@
 mod decision;
 mod environment;
 mod experiment;
+mod experiment_metrics;
 mod flag;
 mod identity;
 mod ingest;

@@ -30,6 +30,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("flag_history", &flag_history());
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
+    golden.keeps("experiment_ramp", &experiment_ramp());
     golden.keeps("generation", &generation());
     golden.keeps("slot", &slot());
     golden.keeps("pair", &pair());
@@ -46,6 +47,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("side", &side());
     golden.keeps("audit", &audit());
     golden.keeps("decision", &decision());
+    golden.keeps("decision_ramp", &decision_ramp());
     golden.has_nothing_else();
 }
 
@@ -296,6 +298,37 @@ fn metric_input() -> v1::MetricInput {
     }
 }
 
+fn ramp_steps() -> Vec<v1::RampStep> {
+    let first =
+        v1::RampStep { basis_points: 100, hold_seconds: 3_600, minimum_units: 1_000, approval: false };
+    vec![first, v1::RampStep { basis_points: 5_000, approval: true, ..first }]
+}
+
+/// What a ramp adds.
+fn experiment_ramp() -> ExperimentRecord {
+    ExperimentRecord {
+        definition: Some(v1::Experiment {
+            policy: v1::experiment::Policy::Ramp as i32,
+            ramp_steps: ramp_steps(),
+            ..v1::Experiment::default()
+        }),
+        allocated_ms: 1_780_272_120_500,
+        ..ExperimentRecord::default()
+    }
+}
+
+fn decision_ramp() -> v1::Decision {
+    v1::Decision {
+        policy: text("ramp/1"),
+        inputs: Some(v1::DecisionInputs {
+            ramp_steps: ramp_steps(),
+            allocated_ms: 1_780_272_120_500,
+            ..v1::DecisionInputs::default()
+        }),
+        ..v1::Decision::default()
+    }
+}
+
 fn generation() -> GenerationRecord {
     GenerationRecord { opened_position: 9, opened_ms: 1_780_272_000_000, closed_ms: 1_780_272_060_000 }
 }
@@ -336,6 +369,7 @@ fn experiment() -> ExperimentRecord {
         counts_until_ms: vec![1_780_272_180_000, 0],
         paused_before_trip: true,
         human_allocation_version: 5,
+        allocated_ms: 0,
     }
 }
 
@@ -483,6 +517,8 @@ fn decision() -> v1::Decision {
             flag_version: 7,
             marked_by_arm: vec![0, 1],
             exposed_units: 400,
+            ramp_steps: Vec::new(),
+            allocated_ms: 0,
         }),
         weights_before: vec![5_000, 5_000],
         weights_after: vec![2_000, 8_000],
