@@ -252,7 +252,7 @@ proptest! {
         view.growth = Level::try_from(level).unwrap();
         let (decision, _) = step(&view);
         let Some(decision) = decision else { return Ok(()) };
-        let current = view.inputs.ramp_steps.iter().filter(|step| step.basis_points <= weight).next_back();
+        let current = view.inputs.ramp_steps.iter().rfind(|step| step.basis_points <= weight);
         let next = view.inputs.ramp_steps.iter().find(|step| step.basis_points > weight);
         if let Some(current) = current {
             prop_assert!(held_ms >= current.hold_seconds * 1_000 && units >= current.minimum_units.max(1));

@@ -218,7 +218,7 @@ fn the_owner_looks_when_a_hold_ends_also_when_no_fact_comes() {
     let frozen = |d: &mut Driver, forward_ms| {
         d.effects.clear();
         d.tick(forward_ms);
-        d.effects.iter().any(|effect| *effect == featureops_state::Effect::Frozen { number })
+        d.effects.contains(&featureops_state::Effect::Frozen { number })
     };
     assert!(!frozen(&mut d, 30_000));
     assert!(frozen(&mut d, 30_000));

@@ -128,8 +128,8 @@ impl State {
     pub(super) fn cancel_schedule(&mut self, ctx: &Context, c: &CancelSchedule) -> Result<Outcome, Refusal> {
         let (id, record) = self.pending_schedule(&c.name)?;
         check_etag(&c.etag, &etag(&record))?;
-        if !record.author.as_ref().is_some_and(|a| (a.kind, &a.id) == (ctx.principal.kind, &ctx.principal.id))
-        {
+        let own = |author: &Principal| (author.kind, &author.id) == (ctx.principal.kind, &ctx.principal.id);
+        if !record.author.as_ref().is_some_and(own) {
             ctx.require_human("cancelling what another has scheduled")?;
         }
         self.end_schedule(ctx, &record, Phase::Cancelled, String::new(), 0);
