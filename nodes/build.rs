@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "decision",
         "administration",
         "segment",
+        "schedule",
     ]
     .map(|name| format!("featureops/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["../proto"])?;

@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "featureops/v1/flag.proto",
         "featureops/v1/environment.proto",
+        "featureops/v1/schedule.proto",
         "featureops/v1/metric.proto",
         "featureops/v1/experiment.proto",
         "featureops/v1/layer.proto",

@@ -42,6 +42,7 @@ use crate::rpc::fact_service_server::FactServiceServer;
 use crate::rpc::flag_service_server::FlagServiceServer;
 use crate::rpc::layer_service_server::LayerServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
+use crate::rpc::schedule_service_server::ScheduleServiceServer;
 use crate::rpc::segment_service_server::SegmentServiceServer;
 use crate::services::administration::Administration;
 use crate::services::decision::Decisions;
@@ -53,6 +54,7 @@ use crate::services::flag::Flags;
 use crate::services::health::Healths;
 use crate::services::layer::Layers;
 use crate::services::metric::Metrics;
+use crate::services::schedule::Schedules;
 use crate::services::segment::Segments;
 use crate::webhook;
 
@@ -74,6 +76,7 @@ const SERVICES: &[&str] = &[
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
     <LayerServiceServer<Layers> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
+    <ScheduleServiceServer<Schedules> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
     <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
     <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME,
@@ -168,6 +171,7 @@ fn front(
         .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
         .add_service(LayerServiceServer::new(Layers(host.clone())).max_decoding_message_size(small))
         .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
+        .add_service(ScheduleServiceServer::new(Schedules(host.clone())).max_decoding_message_size(small))
         .add_service(
             AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
         )

@@ -36,6 +36,7 @@ pub mod refusal;
 pub mod registry;
 pub mod replica;
 pub mod reply;
+pub mod schedules;
 pub mod serve;
 pub mod services;
 pub mod slice;

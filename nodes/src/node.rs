@@ -35,6 +35,7 @@ use crate::observation::Observation;
 use crate::owners::{Bell, Owners};
 use crate::publisher::Publisher;
 use crate::replica::Replica;
+use crate::schedules;
 use crate::serve::serve;
 use crate::unit_key::{KEY_BYTES, KeyFile, UnitKeyStore};
 use crate::vital::Vital;
@@ -86,16 +87,18 @@ pub struct Node {
     tasks: JoinSet<()>,
 }
 
-/// What apply tells this node: the publisher and the owners, neither of which makes it wait.
+/// What apply tells this node: the publisher, the owners and whoever executes schedules, none of which makes it wait.
 struct Sink {
     publisher: Arc<Publisher>,
     bell: Arc<Bell>,
+    schedules: Arc<schedules::Bell>,
     owners: OnceLock<Owners>,
 }
 
 impl EffectSink<State> for Sink {
     fn applied(&self, state: &State, position: u64, effects: &[Effect]) {
         self.publisher.note(position, state.log_time_ms(), effects);
+        self.schedules.note(state, effects);
         if let Some(owners) = self.owners.get() {
             owners.note(effects);
         }
@@ -140,9 +143,11 @@ impl Node {
 
         let publisher = Arc::new(Publisher::default());
         let bell = Arc::new(Bell::default());
+        let due = Arc::new(schedules::Bell::default());
         let sink = Arc::new(Sink {
             publisher: Arc::clone(&publisher),
             bell: Arc::clone(&bell),
+            schedules: Arc::clone(&due),
             owners: OnceLock::new(),
         });
         let options = Options {
@@ -231,6 +236,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(vital.watched("publisher", publisher.run(Arc::new(replica.clone()))));
         tasks.spawn(vital.watched("exposures", sender.run()));
+        tasks.spawn(vital.watched("schedules", schedules::run(replica.clone(), due)));
         tasks.spawn(vital.watched("owners", owners.run(replica)));
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
         let listeners = flagd.into_iter().map(|(listener, _)| listener).zip(ways.flagd);

@@ -2,12 +2,14 @@
 //!
 //! Nothing is computed here but means; the statistics are `featureops_decision`'s, the integers are State's.
 
-use featureops_decision::{analysis, blocks, policy::thompson, sample_ratio};
+use featureops_decision::policy::{ramp, thompson};
+use featureops_decision::{analysis, blocks, sample_ratio};
 use featureops_proto::timestamp_if_set;
 use featureops_proto::v1::experiment::Policy;
 use featureops_proto::v1::metric::Kind;
 use featureops_proto::v1::{
-    ArmStatus, AutonomyLevel, DecisionInputs, ExperimentStatus, MetricInput, MetricTotals, experiment,
+    ArmStatus, AutonomyLevel, DecisionInputs, ExperimentStatus, MetricInput, MetricTotals, RampStatus,
+    experiment,
 };
 use featureops_state::{ArmTotals, ExperimentView};
 
@@ -49,7 +51,33 @@ pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentSt
         log_time: timestamp_if_set(log_time_ms),
         position: services::position(position),
         last_decision: view.last_decision,
+        ramp: ramp_of(&view.inputs),
         experiment: Some(view.experiment),
+    })
+}
+
+/// Where a ramp stands, and what it waits for.
+fn ramp_of(inputs: &DecisionInputs) -> Option<RampStatus> {
+    if inputs.policy() != Policy::Ramp {
+        return None;
+    }
+    let standing = ramp::standing(inputs).ok()?;
+    let waits = match ramp::decide(inputs) {
+        Ok(ramp::Verdict::Wait(waits)) => waits.iter().map(ramp::Wait::text).collect(),
+        Ok(ramp::Verdict::Go(climb)) if climb.approval => vec!["a person's approval".to_owned()],
+        Ok(ramp::Verdict::Go(_)) => Vec::new(),
+        Err(error) => vec![format!("inputs refused: {error}")],
+    };
+    let next = standing.next.and_then(|next| inputs.ramp_steps.get(next));
+    Some(RampStatus {
+        step: standing.step.map_or(0, |step| step as u32 + 1),
+        steps: inputs.ramp_steps.len() as u32,
+        next_basis_points: next.map_or(0, |next| next.basis_points),
+        hold_until: timestamp_if_set(standing.hold_until_ms),
+        units: standing.units,
+        minimum_units: standing.units_min,
+        approval: standing.approval,
+        waits_for: waits,
     })
 }
 
@@ -73,6 +101,11 @@ fn blocked(view: &ExperimentView) -> Vec<String> {
     let fixed = view.inputs.policy() == Policy::Fixed;
     let stops = blocks::blocks(&view.inputs).into_iter().filter(|block| fixed || block.stops_learning());
     reasons.extend(stops.map(|block| block.text()));
+    if view.inputs.policy() == Policy::Ramp
+        && let Ok(ramp::Verdict::Wait(waits)) = ramp::decide(&view.inputs)
+    {
+        reasons.extend(waits.iter().filter(|wait| wait.stands_in_the_way()).map(ramp::Wait::text));
+    }
     reasons
 }
 

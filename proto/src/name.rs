@@ -22,6 +22,8 @@ pub enum Collection {
     Layers,
     /// `holdouts`
     Holdouts,
+    /// `schedules`
+    Schedules,
 }
 
 impl Collection {
@@ -36,6 +38,7 @@ impl Collection {
             Self::Segments => "segments",
             Self::Layers => "layers",
             Self::Holdouts => "holdouts",
+            Self::Schedules => "schedules",
         }
     }
 }

@@ -121,6 +121,8 @@ pub struct Settled {
     pub flags: Vec<(v1::Flag, Vec<v1::FlagVersionRecord>)>,
     /// Experiments, their ledgers and owners.
     pub experiments: Vec<v1::ExperimentStatus>,
+    /// Schedules, by name.
+    pub schedules: Vec<v1::Schedule>,
     /// Decisions, newest first.
     pub decisions: Vec<v1::Decision>,
     /// Their replays.

@@ -28,6 +28,10 @@ pub enum Plant {
     AgentApproved,
     /// A node's answer about a unit on a list is recorded as the other one.
     LostUnit,
+    /// A ramp's decision is recorded with a step that it skipped.
+    SkippedStep,
+    /// A schedule is recorded as done before its time.
+    EarlySchedule,
 }
 
 impl Plant {
@@ -42,6 +46,8 @@ impl Plant {
         (Self::SilentUnderAilment, "silent-under-ailment"),
         (Self::AgentApproved, "agent-approved"),
         (Self::LostUnit, "lost-unit"),
+        (Self::SkippedStep, "skipped-step"),
+        (Self::EarlySchedule, "early-schedule"),
     ];
 
     /// The plant of a name.

@@ -3,6 +3,8 @@
 //! Two plants are real ones (a disk whose syncs lie, a producer that reports twice); they work inside the world. The others change
 //! the record of a world that was fine. A plant that finds no place to go says so: it must never pass for a caught one.
 
+use featureops_proto::v1;
+
 use crate::checks::tripped_at;
 use crate::history::Seen;
 use crate::plan::{Plan, Plant};
@@ -51,6 +53,24 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
         Some(Plant::LostUnit) => {
             let Some(membership) = seen.memberships.iter_mut().find(|one| one.expected) else { return false };
             membership.told = false;
+            true
+        }
+        Some(Plant::SkippedStep) => {
+            let settled = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.decisions);
+            let mut steps = settled.filter(|decision| decision.policy == "ramp/1");
+            let Some(weights) = steps.find_map(|decision| decision.weights_after.get_mut(1)) else {
+                return false;
+            };
+            *weights = weights.saturating_add(1);
+            true
+        }
+        Some(Plant::EarlySchedule) => {
+            let settled = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.schedules);
+            let done = settled.filter(|schedule| schedule.state() == v1::schedule::State::Done);
+            let Some(time) = done.filter_map(|schedule| schedule.finish_time.as_mut()).next() else {
+                return false;
+            };
+            time.seconds = time.seconds.saturating_sub(10);
             true
         }
         Some(Plant::WrongDigest) => {

@@ -92,6 +92,16 @@ fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
 }
 
 #[test]
+fn a_ramp_that_skips_a_step_is_caught() {
+    caught("skipped-step", &["P1"]);
+}
+
+#[test]
+fn a_schedule_that_is_early_is_caught() {
+    caught("early-schedule", &["P2"]);
+}
+
+#[test]
 fn an_agent_that_approves_is_caught() {
     caught("agent-approved", &["G1"]);
 }

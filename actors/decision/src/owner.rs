@@ -12,7 +12,7 @@
 //! 3. Harm first: a trip ignores cool-down, freeze windows, blocks and the pace.
 //! 4. Growth needs a running experiment, no cool-down, no freeze window, no block, and one second of log time since the last decision.
 //! 5. The level says what becomes of it: A1 recorded as shadow, A2 proposed, A3 proposed unless it only takes traffic from new
-//!    arms, A4 and A5 applied; a promotion is proposed at most.
+//!    arms, A4 and A5 applied; a promotion is proposed at most, and so is a ramp's step that takes an approval.
 //!    What waits for a person is not proposed again unless 500 basis points differ or 60 seconds have passed.
 //!
 //! The replicated state enforces all of this again. Everything the owner must know is in the view: a new owner that has
@@ -24,6 +24,7 @@ use featureops_proto::{ErrorCode, log, timestamp};
 
 use crate::blocks::blocks;
 use crate::chance::Chance;
+use crate::policy::ramp;
 use crate::policy::thompson::{self, Verdict, moved};
 use crate::{guardrail, record, winner};
 
@@ -309,6 +310,18 @@ impl Owner {
             autonomy: view.growth as i32,
             ..decision
         };
+        if view.inputs.policy() == v1::experiment::Policy::Ramp {
+            let climb = match ramp::decide(&view.inputs)? {
+                ramp::Verdict::Go(climb) => climb,
+                ramp::Verdict::Wait(waits) => return Err(Wait::ramp(&waits)),
+            };
+            let decision = ramp::record(&view.inputs, &climb)?;
+            if Self::is_step_known(view, &decision) {
+                return Err(Wait::Quiet);
+            }
+            let asks = climb.approval && status == Status::Applied;
+            return Ok(finish(decision, if asks { Status::Proposed } else { status }));
+        }
         // A fixed allocation is judged as a fixed test; crossed units void it.
         let fixed = view.inputs.policy() == v1::experiment::Policy::Fixed;
         if (!fixed || blocks.is_empty())
@@ -351,6 +364,18 @@ impl Owner {
         })
     }
 
+    /// A ramp's step that waits for a person, or was refused or noted, since the weights are in force.
+    fn is_step_known(view: &FrozenView, decision: &v1::Decision) -> bool {
+        view.recent.iter().any(|recent| {
+            recent.action == decision.action()
+                && matches!(recent.status, Status::Proposed | Status::Rejected | Status::Shadow)
+                && recent.generation == decision.generation
+                && recent.variant == decision.variant
+                && recent.weights_after == decision.weights_after
+                && recent.time_ms >= view.inputs.allocated_ms
+        })
+    }
+
     /// A promotion that waits, or that a person has refused in this generation.
     fn is_promotion_known(&self, view: &FrozenView, decision: &v1::Decision) -> bool {
         let refused = view.recent.iter().any(|recent| {
@@ -367,6 +392,16 @@ impl Owner {
 enum Wait {
     Quiet,
     Because(String),
+}
+
+impl Wait {
+    /// A ramp that waits for time and units needs no words.
+    fn ramp(waits: &[ramp::Wait]) -> Self {
+        match waits.iter().find(|wait| wait.stands_in_the_way()) {
+            Some(wait) => Self::Because(wait.text()),
+            None => Self::Quiet,
+        }
+    }
 }
 
 impl From<crate::error::InputError> for Wait {

@@ -215,7 +215,7 @@ pub fn promotion(inputs: &v1::DecisionInputs, winner: &Winner) -> Result<v1::Dec
     })
 }
 
-fn common(inputs: &v1::DecisionInputs) -> v1::Decision {
+pub(crate) fn common(inputs: &v1::DecisionInputs) -> v1::Decision {
     v1::Decision {
         generation: inputs.generation,
         engine: ENGINE.to_owned(),
@@ -234,7 +234,7 @@ fn share(alpha: f64, inputs: &v1::DecisionInputs) -> f64 {
 }
 
 /// Units, and every arm's contrast against control under the primary metric.
-fn contrasts(
+pub(crate) fn contrasts(
     inputs: &v1::DecisionInputs,
     adjusted: Option<&Adjusted>,
     alpha: f64,
@@ -258,7 +258,7 @@ fn contrasts(
     }
 }
 
-fn bounds(inputs: &v1::DecisionInputs) -> Vec<String> {
+pub(crate) fn bounds(inputs: &v1::DecisionInputs) -> Vec<String> {
     vec![
         "weights sum to 10000 basis points".to_owned(),
         format!("control at or above {}", basis_points(inputs.control_floor_basis_points)),
@@ -310,6 +310,6 @@ fn basis_points(count: u32) -> String {
     format!("{count} basis points")
 }
 
-fn sentence(text: String, numbers: &[&str]) -> v1::Sentence {
+pub(crate) fn sentence(text: String, numbers: &[&str]) -> v1::Sentence {
     v1::Sentence { text, numbers: numbers.iter().map(|name| (*name).to_owned()).collect() }
 }

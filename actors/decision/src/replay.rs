@@ -9,6 +9,7 @@ use featureops_proto::{ALARM_POLICY, v1};
 
 use crate::ENGINE;
 use crate::error::InputError;
+use crate::policy::ramp;
 use crate::policy::thompson::{self, Verdict};
 use crate::{guardrail, record, winner};
 
@@ -70,6 +71,10 @@ pub fn replay(recorded: &v1::Decision) -> Result<v1::Decision, Unavailable> {
         thompson::POLICY => match thompson::decide(inputs)? {
             Verdict::Move(allocation) => record::reallocation(inputs, &allocation)?,
             Verdict::Stay(..) => return Err(Unavailable::NoAction),
+        },
+        ramp::POLICY => match ramp::decide(inputs)? {
+            ramp::Verdict::Go(climb) => ramp::record(inputs, &climb)?,
+            ramp::Verdict::Wait(_) => return Err(Unavailable::NoAction),
         },
         guardrail::POLICY => record::trip(inputs, &guardrail::trip(inputs)?.ok_or(Unavailable::NoAction)?),
         winner::POLICY => record::promotion(inputs, &winner::winner(inputs)?.ok_or(Unavailable::NoAction)?)?,

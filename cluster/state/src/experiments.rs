@@ -9,6 +9,7 @@ use crate::State;
 use crate::allocation::BUCKETS;
 use crate::flags::above;
 use crate::ledger::Shape;
+use crate::ramps;
 use crate::state::key;
 
 /// Cap on arms that are not established, when none is stated.
@@ -37,7 +38,7 @@ impl State {
         let own = record
             .definition
             .as_ref()
-            .and_then(|d| d.new_arm_cap_basis_points)
+            .and_then(|d| d.new_arm_cap_basis_points.or_else(|| ramps::highest(d)))
             .unwrap_or(DEFAULT_NEW_ARM_CAP);
         let budget = self
             .oversight

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
     HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord,
-    ProducerRecord, RequestRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord,
+    ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord,
+    SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -84,6 +85,9 @@ impl State {
         }
         if !self.holdouts.is_empty() {
             sections.push(section("holdouts", self.holdouts.values().map(AsRef::as_ref)));
+        }
+        if !self.schedules.is_empty() {
+            sections.push(section("schedules", self.schedules.all()));
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -197,6 +201,11 @@ impl State {
         }
         for oversight in records::<OversightRecord>(find("oversight")?)? {
             state.oversight.insert(oversight.environment.clone(), Arc::new(oversight));
+        }
+        for section in sections.iter().filter(|s| s.name == "schedules") {
+            for schedule in records::<ScheduleRecord>(section)? {
+                state.schedules.put(Arc::new(schedule));
+            }
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, HoldoutRecord, LayerRecord,
-    MetricRecord, OversightRecord, ReceiptKey, SegmentRecord,
+    MetricRecord, OversightRecord, ReceiptKey, ScheduleRecord, SegmentRecord,
 };
 
 use crate::audit::Audit;
@@ -17,6 +17,7 @@ use crate::ledger::{Ledger, Strata, Waiting};
 use crate::prerequisites::Dependents;
 use crate::producers::Producers;
 use crate::requests::Requests;
+use crate::schedules::Schedules;
 use crate::segments::{Units, Users};
 
 /// (environment, id).
@@ -111,6 +112,7 @@ pub struct State {
     pub(crate) holdouts: BTreeMap<Key, Arc<HoldoutRecord>>,
     /// Derived from `experiments`.
     pub(crate) occupants: Occupants,
+    pub(crate) schedules: Schedules,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }
@@ -128,6 +130,8 @@ pub enum Before {
     Segment(Key, Option<Arc<SegmentRecord>>, Option<Units>),
     /// A holdout; absent: it was not there.
     Holdout(Key, Option<Arc<HoldoutRecord>>),
+    /// A schedule.
+    Schedule(Arc<ScheduleRecord>),
 }
 
 impl State {
@@ -248,6 +252,7 @@ impl State {
                 Before::Holdout(key, None) => {
                     self.holdouts.remove(&key);
                 }
+                Before::Schedule(record) => self.schedules.put(record),
             }
         }
     }

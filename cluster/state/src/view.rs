@@ -154,6 +154,8 @@ impl State {
             flag_version: flag.map_or(0, |f| f.flag_version),
             marked_by_arm: frozen.marked.clone(),
             exposed_units: frozen.rows,
+            ramp_steps: definition.ramp_steps,
+            allocated_ms: record.allocated_ms,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::logic::{self, Generation, Program, Target};
 use crate::murmur::Murmur3;
 use crate::placement::Placement;
 use crate::prerequisite;
+use crate::ramp::Ramp;
 use crate::refusal::{CompileError, Outcome, kind_name, refused, within};
 use crate::segment;
 use crate::size::check_size;
@@ -253,6 +254,11 @@ pub(crate) fn index_of(variants: &[Variant], name: &str, path: impl Fn() -> Stri
     }
 }
 
+/// The default's index; a wrong name has been refused.
+fn find_default(flag: &v1::Flag, variants: &[Variant]) -> Option<u16> {
+    flag.default_variant.as_deref().and_then(|name| find(variants, name))
+}
+
 fn named(variants: &[Variant], name: Option<&str>, path: &str) -> Outcome<Option<u16>> {
     name.map(|name| index_of(variants, name, || path.to_owned())).transpose()
 }
@@ -307,11 +313,15 @@ fn rules(flag: &v1::Flag, variants: &[Variant], conditions: &mut Conditions) -> 
                 Some(rule::Serve::Split(given)) => {
                     Serve::Split { stretches: split(given, variants, at)?, sticky: given.sticky }
                 }
+                Some(rule::Serve::Ramp(given)) => {
+                    let default = find_default(flag, variants);
+                    Serve::Ramp(Box::new(Ramp::compile(given, variants, default, at)?))
+                }
                 None => {
                     return refused(
                         format_args!("rules[{at}].serve"),
                         "",
-                        "a rule serves a variant or a split",
+                        "a rule serves a variant, a split or a ramp",
                     );
                 }
             };

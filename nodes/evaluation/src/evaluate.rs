@@ -7,7 +7,7 @@
 //!   disabled          -> no value
 //!   forced            -> the unit's own variant, which is no assignment
 //!   prerequisites     -> one that does not hold: the default variant, or no value
-//!   rules, in order   -> the first whose conditions all hold: its variant, or its split by bucket
+//!   rules, in order   -> the first whose conditions all hold: its variant, or its split or ramp by bucket
 //!   or targeting      -> the variant it names; null leaves the choice open, what cannot be evaluated is an error
 //!   allocation        -> (a unit of more than 1,024 bytes: no arm) the arm of the receipt while its generation lives, else
 //!                        (outside the experiment's slots of its layer, or held out: no arm) the bucket's arm
@@ -31,6 +31,7 @@ use crate::flag::{Allocation, CompiledFlag, Rule, Serve, State, find};
 use crate::limits::MAX_UNIT_BYTES;
 use crate::logic::{Asked, Decision};
 use crate::prerequisite::{self, hold};
+use crate::ramp::Ramp;
 use crate::segment::{Asking, Members, NobodyAsks};
 use crate::snapshot::Snapshot;
 
@@ -242,6 +243,7 @@ pub(crate) fn after_prerequisites<'s>(
                     }
                     None => serve_default(flag, trace),
                 },
+                Serve::Ramp(ramp) => serve_ramp(flag, ramp, context, now, trace),
             };
         }
         Matching::None => {}
@@ -348,6 +350,28 @@ pub(crate) fn all_hold<'c>(
         }
     }
     true
+}
+
+/// Its own function, so that the loop over rules stays small.
+#[inline(never)]
+fn serve_ramp<'s>(
+    flag: &'s CompiledFlag,
+    ramp: &Ramp,
+    context: &Context<'_>,
+    now: Now<'s>,
+    trace: &mut impl Trace,
+) -> Evaluation<'s> {
+    // As `$flagd.timestamp`, by which clients that evaluate by themselves follow the ramp.
+    let at = now.ms.div_euclid(1_000);
+    trace.step(|| step("ramp", ramp.describe(at), true));
+    let Some(bucket) = find_bucket(flag, context, trace) else { return serve_default(flag, trace) };
+    let hash = context.unit().map_or(0, |unit| flag.generation.hash_of_unit(flag.seed, unit));
+    match ramp.serves(hash, at) {
+        Some(variant) => {
+            Evaluation { bucket: Some(bucket), ..serve(flag, Some(variant), Reason::Split, trace) }
+        }
+        None => Evaluation { bucket: Some(bucket), ..serve_default(flag, trace) },
+    }
 }
 
 fn find_bucket(flag: &CompiledFlag, context: &Context<'_>, trace: &mut impl Trace) -> Option<u16> {

@@ -12,6 +12,7 @@ use crate::context::Path;
 use crate::logic::{Generation, Program};
 use crate::murmur::Murmur3;
 use crate::placement::Placement;
+use crate::ramp::Ramp;
 
 /// A flag as evaluation reads it.
 #[derive(Debug)]
@@ -106,6 +107,8 @@ pub(crate) enum Serve {
         /// The map is kept over the rule's writes.
         sticky: bool,
     },
+    /// Boxed: most flags have none.
+    Ramp(Box<Ramp>),
 }
 
 #[derive(Debug)]

@@ -36,6 +36,9 @@ pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<usize> {
         if let Some(rule::Serve::Split(split)) = &rule.serve {
             bytes += split.variants.iter().map(|entry| entry.variant.len() + 16).sum::<usize>();
         }
+        if let Some(rule::Serve::Ramp(ramp)) = &rule.serve {
+            bytes += ramp.variant.len() + ramp.otherwise.len() + 32;
+        }
     }
     if bytes > limits::MAX_FLAG_BYTES {
         let max = limits::MAX_FLAG_BYTES;

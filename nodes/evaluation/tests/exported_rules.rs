@@ -239,6 +239,8 @@ fn suite(flags: usize, contexts: usize, generation: v1::FractionalVersion) -> Js
         flag.name = format!("environments/{ENVIRONMENT}/flags/{key}");
         flag.archived = false;
         reach_further(&mut flag, attributes);
+        // Their engines have the machine's clock.
+        generated::postpone_ramps(&mut flag);
         let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
         let value_type = match flag.r#type() {
             v1::ValueType::Boolean => "boolean",
@@ -273,6 +275,7 @@ fn families(families: usize, contexts: usize, generation: v1::FractionalVersion)
             flag.name = format!("environments/{ENVIRONMENT}/flags/{}", renamed(&generated::key_of(at)));
             flag.prerequisites.iter_mut().for_each(|p| p.flag = renamed(&p.flag));
             flag.archived &= at > 0;
+            generated::postpone_ramps(flag);
             if at > 0 && generation == v1::FractionalVersion::FractionalVersion3 {
                 flag.allocation = None;
                 flag.rules.retain(|rule| matches!(rule.serve, Some(rule::Serve::Variant(_))));
@@ -298,6 +301,57 @@ fn families(families: usize, contexts: usize, generation: v1::FractionalVersion)
         all.append(&mut flags);
     }
     json!({"document": export_for_sync(&all, &environment), "cases": cases})
+}
+
+/// Ramps that are under way by the machine's clock, which is the engines' own. A unit that changes within a minute of now is
+/// left out: it may change between two looks at the clock.
+#[allow(clippy::disallowed_methods, reason = "the official engines have the machine's clock")]
+fn ramps(generation: v1::FractionalVersion) -> Json {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
+    let (mut flags, mut cases) = (Vec::new(), Vec::new());
+    for (start_basis_points, end_basis_points) in
+        [(0, None), (100, None), (0, Some(5_000)), (2_500, Some(7_500))]
+    {
+        for (nth, span) in [100, 86_400, 1_000_000, 20_000_000].into_iter().enumerate() {
+            for tenth in [-1, 0, 1, 3, 5, 8, 10, 12] {
+                let start = now - span / 10 * tenth;
+                let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+                let ramp = v1::Ramp {
+                    variant: "on".to_owned(),
+                    otherwise: if nth % 2 == 0 { String::new() } else { "off".to_owned() },
+                    start_time: time(start),
+                    end_time: time(start + span),
+                    start_basis_points,
+                    end_basis_points,
+                };
+                let key = format!("flag-{}", flags.len());
+                let flag = v1::Flag {
+                    name: format!("environments/{ENVIRONMENT}/flags/{key}"),
+                    rules: vec![rule(vec![], rule::Serve::Ramp(ramp))],
+                    ..flag()
+                };
+                let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
+                flags.push(flag);
+                for unit in (0..40).map(|unit| format!("user-{unit}")) {
+                    let context =
+                        Struct { fields: [("targetingKey".to_owned(), unit.as_str().into())].into() };
+                    let at = |second: i64| {
+                        evaluate(&snapshot, ENVIRONMENT, &key, &Context::new(&context), second * 1_000)
+                            .variant
+                    };
+                    if at(now - 60) == at(now + 60) {
+                        let context = json!({ "targetingKey": unit });
+                        cases.push(
+                            json!({"flag": key, "type": "boolean", "context": context, "variant": at(now)}),
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(cases.len() > 3_000, "{}", cases.len());
+    json!({"document": export_for_sync(&flags, &environment), "cases": cases})
 }
 
 fn clients(script: &str) -> PathBuf {
@@ -385,6 +439,7 @@ fn the_python_engine_serves_what_the_server_serves() {
         command
     };
     run(&conditions(), "exported_conditions_python.json", &mut command(), &[]);
+    run(&ramps(v1::FractionalVersion::FractionalVersion3), "exported_ramps_v3.json", &mut command(), &[]);
     let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion3);
     run(&drawn, "exported_v3.json", &mut command(), &[]);
     let families = families(300, 20, v1::FractionalVersion::FractionalVersion3);
@@ -403,6 +458,12 @@ fn the_node_engine_serves_what_the_server_serves() {
         command
     };
     run(&conditions(), "exported_conditions_node.json", &mut command(), &[&modules]);
+    run(
+        &ramps(v1::FractionalVersion::FractionalVersion2),
+        "exported_ramps_v2.json",
+        &mut command(),
+        &[&modules],
+    );
     let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion2);
     run(&drawn, "exported_v2.json", &mut command(), &[&modules]);
     let families = families(300, 20, v1::FractionalVersion::FractionalVersion2);
@@ -440,7 +501,9 @@ proptest! {
             v1::FractionalVersion::FractionalVersion2,
             v1::FractionalVersion::FractionalVersion3,
         ]),
+        second in -250i64..550,
     ) {
+        let now_ms = (generated::RAMP_SECOND + second) * 1_000 + 999;
         let mut flag = v1::Flag { archived: false, stale_after_seconds: 0, ..flag };
         reach_further(&mut flag, attributes);
         let environment = v1::Environment { fractional: generation.into(), ..v1::Environment::default() };
@@ -455,7 +518,8 @@ proptest! {
             if context_json(&attributes).is_none() {
                 continue;
             }
-            let serve = |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), 0).variant;
+            let serve =
+                |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), now_ms).variant;
             prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
         }
     }
@@ -465,7 +529,9 @@ proptest! {
     fn our_own_engine_serves_what_prerequisites_and_forced_units_serve(
         flags in generated::family(),
         contexts in prop::collection::vec(generated::context(), 1..8),
+        second in -250i64..550,
     ) {
+        let now_ms = (generated::RAMP_SECOND + second) * 1_000;
         let flags: Vec<v1::Flag> =
             flags.into_iter().map(|flag| v1::Flag { stale_after_seconds: 0, ..flag }).collect();
         let environment = v1::Environment::default();
@@ -483,7 +549,8 @@ proptest! {
             if context_json(&attributes).is_none() {
                 continue;
             }
-            let serve = |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), 0).variant;
+            let serve =
+                |snapshot| evaluate(snapshot, ENVIRONMENT, generated::FLAG, &Context::new(context), now_ms).variant;
             prop_assert_eq!(serve(&native), serve(&foreign), "{:?}\n{}", context, document);
         }
     }

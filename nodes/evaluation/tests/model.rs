@@ -44,6 +44,7 @@ struct Asked<'a> {
     context: &'a Struct,
     receipt: Option<&'a Receipt>,
     age_ms: i64,
+    now_ms: i64,
 }
 
 /// What the flag of a key serves, in the environment of all flags.
@@ -63,7 +64,7 @@ fn model_of(key: &str, asked: &Asked<'_>) -> Answer {
 }
 
 fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
-    let &Asked { version, context, receipt, age_ms, .. } = asked;
+    let &Asked { version, context, receipt, age_ms, now_ms, .. } = asked;
     let say = |variant: Option<&String>, reason| Answer {
         variant: variant.cloned(),
         value: variant.map(|name| flag.variants[name].clone()),
@@ -88,15 +89,15 @@ fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
         Some(Kind::StringValue(unit)) if !unit.is_empty() => Some(unit),
         _ => None,
     };
-    let bucket = unit.as_ref().map(|unit| {
+    let hash = unit.as_ref().map(|unit| {
         // Texts here are shorter than 24 bytes, so that a head is one byte.
         let text = |text: &str| [&[0x60 + text.len() as u8], text.as_bytes()].concat();
-        let hash = naive_hash(&match version {
+        naive_hash(&match version {
             FractionalVersion::FractionalVersion3 => [vec![0x82], text(key), text(unit)].concat(),
             _ => format!("{key}{unit}").into_bytes(),
-        });
-        (u128::from(hash) * 10_000 / (1 << 32)) as u32
+        })
     });
+    let bucket = hash.map(|hash| (u128::from(hash) * 10_000 / (1 << 32)) as u32);
     let varies = !flag.rules.is_empty()
         || flag.allocation.is_some()
         || flag.stale_after_seconds > 0
@@ -132,6 +133,15 @@ fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
             return match bucket {
                 Some(at) => Answer { bucket, ..say(Some(map[at as usize]), Reason::Split) },
                 None => default,
+            };
+        }
+        Some(rule::Serve::Ramp(ramp)) => {
+            let Some(hash) = hash else { return default };
+            let otherwise =
+                if ramp.otherwise.is_empty() { flag.default_variant.as_ref() } else { Some(&ramp.otherwise) };
+            return match if naive_ramp(ramp, hash, now_ms) { Some(&ramp.variant) } else { otherwise } {
+                Some(variant) => Answer { bucket, ..say(Some(variant), Reason::Split) },
+                None => Answer { bucket, ..default },
             };
         }
         None => {}
@@ -195,6 +205,24 @@ fn model(flag: &v1::Flag, key: &str, asked: &Asked<'_>) -> Answer {
         }
         None => default,
     }
+}
+
+/// Whether the unit has the growing variant: s * (end - now) + e * (now - start) of 10,000 * (end - start), all of it over
+/// what the weights of every second have in common.
+fn naive_ramp(ramp: &v1::Ramp, hash: u32, now_ms: i64) -> bool {
+    let (start, end) = (ramp.start_time.unwrap().seconds, ramp.end_time.unwrap().seconds);
+    let (from, to) = (i64::from(ramp.start_basis_points), i64::from(ramp.end_basis_points.unwrap_or(10_000)));
+    let weight = |now: i64| from * (end - now) + to * (now - start);
+    let mut divisor = 10_000 * (end - start);
+    for second in start..=end {
+        let mut rest = weight(second);
+        while rest != 0 {
+            (divisor, rest) = (rest, divisor % rest);
+        }
+    }
+    let now = now_ms.div_euclid(1_000).clamp(start, end);
+    let sum = (10_000 * (end - start) / divisor) as u128;
+    u128::from(hash) * sum / (1 << 32) < (weight(now) / divisor) as u128
 }
 
 fn attribute(context: &Struct, path: &str) -> Option<Value> {
@@ -296,7 +324,7 @@ proptest! {
         flags in generated::family(),
         attributes in generated::context(),
         receipt in prop::option::of(receipt()),
-        age_ms in prop::sample::select(vec![-1_000_000i64, 0, 10_000, 10_001, 60_001]),
+        age_ms in prop::sample::select(vec![-1_000_000i64, -77_001, 0, 10_000, 10_001, 60_001, 155_500]),
         version in prop::sample::select(vec![FractionalVersion::Unspecified, FractionalVersion::FractionalVersion3]),
     ) {
         let environment = v1::Environment { fractional: version.into(), ..v1::Environment::default() };
@@ -315,7 +343,7 @@ proptest! {
         }
         let evaluation = evaluate(&snapshot, ENVIRONMENT, FLAG, &context, now_ms);
         let asked =
-            Asked { flags: &flags, version, context: &attributes, receipt: honoured, age_ms: age_ms.max(0) };
+            Asked { flags: &flags, version, context: &attributes, receipt: honoured, age_ms: age_ms.max(0), now_ms };
         prop_assert_eq!(answer_of(&evaluation), model_of(FLAG, &asked));
         prop_assert_eq!(evaluation.flag_version, flag.flag_version);
         prop_assert_eq!(evaluation.variant.is_some(), evaluation.value.is_some());

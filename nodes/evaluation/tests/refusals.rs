@@ -114,7 +114,7 @@ fn a_refusal_names_path_value_and_way_out() {
         ("rules[0].variant", "c", "this flag has", |f| {
             f.rules[0].serve = Some(Serve::Variant("c".to_owned()))
         }),
-        ("rules[0].serve", "", "a variant or a split", |f| f.rules[0].serve = None),
+        ("rules[0].serve", "", "a split or a ramp", |f| f.rules[0].serve = None),
         ("rules[0].conditions", "65", "at most 64", |f| {
             f.rules[0].conditions = vec![f.rules[0].conditions[0].clone(); 65];
         }),

@@ -33,6 +33,23 @@ fn any_struct() -> impl Strategy<Value = Struct> {
         .prop_map(|fields| Struct { fields })
 }
 
+fn any_ramp() -> impl Strategy<Value = rule::Serve> {
+    let second = || of(prop_oneof![any::<i64>(), 0i64..1_000_000]);
+    ("[a-c]", "[a-c]?", second(), second(), 0u32..11_000, of(any::<u32>())).prop_map(
+        |(variant, otherwise, start, end, start_basis_points, end_basis_points)| {
+            let time = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+            rule::Serve::Ramp(v1::Ramp {
+                variant,
+                otherwise,
+                start_time: start.map(time),
+                end_time: end.map(time),
+                start_basis_points,
+                end_basis_points,
+            })
+        },
+    )
+}
+
 fn any_rule() -> impl Strategy<Value = v1::Rule> {
     let condition = ("[a-c.]{0,6}", -2i32..16, vec(any_value(), 0..3))
         .prop_map(|(attribute, operator, values)| v1::Condition { attribute, operator, values });
@@ -42,6 +59,7 @@ fn any_rule() -> impl Strategy<Value = v1::Rule> {
         "[a-c]".prop_map(rule::Serve::Variant),
         vec(entry, 0..4)
             .prop_map(|variants| rule::Serve::Split(v1::Split { variants, ..v1::Split::default() })),
+        any_ramp(),
     ];
     (".{0,4}", vec(condition, 0..3), of(serve)).prop_map(|(id, conditions, serve)| v1::Rule {
         id,

@@ -8,13 +8,13 @@ use featureops_proto::Collection::Experiments;
 use featureops_proto::v1;
 
 use super::autonomy::Level;
-use super::experiment_status;
 use super::failure::Failure;
 use super::layer::{self, PlacementArgs, parse_share};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of, share_text, word_of};
 use super::session::{MAX_LISTED, Session, WriteArgs, verb};
 use super::span::{moment_text, parse_span, span_text};
+use super::{experiment_ramp, experiment_status};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
 
 #[derive(Debug, Subcommand)]
@@ -93,16 +93,20 @@ pub enum Policy {
     Thompson,
     /// The starting weights stay.
     Fixed,
+    /// The second arm climbs by --step, while no guardrail's metric looks worse than its limit.
+    Ramp,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   featureops experiment create checkout-test --flag checkout --arm off --arm on \\
-    --primary-metric conversion --guardrail latency:limit=500,minimum=2000 --control-floor 1000")]
+    --primary-metric conversion --guardrail latency:limit=500,minimum=2000 --control-floor 1000
+  featureops experiment create new-cart-ramp --flag checkout --arm off --arm on --primary-metric conversion \\
+    --guardrail errors --policy ramp --step 1%:1h:1000 --step 5%:1h --step 50%:24h:approve --step 100%:24h")]
 pub struct CreateArgs {
     key: String,
     /// The whole definition as JSON or YAML; `-` reads standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "step", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout"])]
     file: Option<PathBuf>,
     /// The flag's key.
     #[arg(long)]
@@ -124,6 +128,10 @@ pub struct CreateArgs {
     secondary_metric: Vec<String>,
     #[arg(long, value_enum, default_value = "thompson")]
     policy: Policy,
+    /// A step of --policy ramp: SHARE:HOLD[:UNITS][:approve], as 5%:1h:1000. Repeatable, rising; the first is served at the
+    /// start. UNITS of the second arm must be exposed before the next; one with `approve` begins only when a person says yes.
+    #[arg(long, value_name = "STEP")]
+    step: Vec<String>,
     /// Control's traffic never falls below it, in basis points.
     #[arg(long, value_name = "BASIS_POINTS", default_value_t = 0)]
     control_floor: u32,
@@ -345,7 +353,7 @@ fn describe(page: &mut Page, experiment: &v1::Experiment) {
         ("layer", layer::layer_text(experiment)),
         ("held out by", layer::holdouts_text(experiment)),
         ("control floor", share_text(experiment.control_floor_basis_points)),
-        ("new-arm cap", share_text(experiment.new_arm_cap_basis_points.unwrap_or(2_000))),
+        ("new-arm cap", share_text(experiment_ramp::cap(experiment))),
         (
             "planned units",
             render::count_text(if experiment.planned_units == 0 { 20_000 } else { experiment.planned_units }),
@@ -369,6 +377,7 @@ fn describe(page: &mut Page, experiment: &v1::Experiment) {
         })
         .collect();
     page.table(&["ARM", "ROLE", "KNOWN"], rows, "no arms");
+    experiment_ramp::steps(page, &experiment.ramp_steps);
     if !experiment.guardrails.is_empty() {
         page.heading("Guardrails");
         let rows = experiment
@@ -445,8 +454,10 @@ fn definition(session: &Session, args: &CreateArgs) -> Result<v1::Experiment, Fa
         policy: match args.policy {
             Policy::Thompson => v1::experiment::Policy::Thompson,
             Policy::Fixed => v1::experiment::Policy::Fixed,
+            Policy::Ramp => v1::experiment::Policy::Ramp,
         }
         .into(),
+        ramp_steps: args.step.iter().map(|text| experiment_ramp::step(text)).collect::<Result<_, _>>()?,
         control_floor_basis_points: args.control_floor,
         new_arm_cap_basis_points: args.new_arm_cap,
         hypothesis: args.hypothesis.clone().unwrap_or_default(),

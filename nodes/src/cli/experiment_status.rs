@@ -4,6 +4,7 @@ use featureops_proto::Collection::Experiments;
 use featureops_proto::v1;
 
 use super::experiment::state;
+use super::experiment_ramp;
 use super::failure::Failure;
 use super::layer;
 use super::page::{Cell, Page, Tone};
@@ -123,6 +124,9 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
         ("strata", some(status.strata)),
         ("last decision", key_of(&status.last_decision).to_owned()),
     ]);
+    if let Some(ramp) = &status.ramp {
+        experiment_ramp::status(page, ramp);
+    }
     arms(page, status);
     contrasts(page, status);
     page.heading(if status.blocked.is_empty() {

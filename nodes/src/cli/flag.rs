@@ -6,6 +6,7 @@ mod document;
 mod findings;
 mod forced;
 mod lint;
+mod ramps;
 mod segments;
 mod shadow;
 mod table;
@@ -15,7 +16,7 @@ use clap::{Args, Subcommand};
 use featureops_proto::Collection::Flags;
 use featureops_proto::v1;
 
-pub use definition::metadata;
+pub use definition::{Fields, metadata, named};
 
 use super::failure::Failure;
 use super::page::{Cell, Page, Tone};

@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod environment;
 mod experiment;
+mod experiment_ramp;
 mod experiment_status;
 mod facts;
 pub mod failure;
@@ -31,6 +32,7 @@ mod page;
 mod render;
 mod replay;
 mod rule;
+mod schedule;
 mod segment;
 mod serve;
 mod session;
@@ -73,6 +75,9 @@ enum Command {
     /// Segments: groups of units that many flags ask about.
     #[command(subcommand)]
     Segment(segment::SegmentCommand),
+    /// Schedules: changes of a flag at a time to come.
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Metrics: what an outcome means.
     #[command(subcommand)]
     Metric(metric::MetricCommand),
@@ -182,6 +187,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Flag(command) => flag::run(&session, command).await,
         Command::Environment(command) => environment::run(&session, command).await,
         Command::Segment(command) => segment::run(&session, command).await,
+        Command::Schedule(command) => schedule::run(&session, command).await,
         Command::Metric(command) => metric::run(&session, command).await,
         Command::Experiment(command) => experiment::run(&session, command).await,
         Command::Layer(command) => layer::run(&session, command).await,

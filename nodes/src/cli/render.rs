@@ -28,6 +28,8 @@ macro_rules! named {
 
 named!(
     AuditRecord,
+    ListSchedulesResponse,
+    Schedule,
     Decision,
     DeleteHoldoutResponse,
     DeleteLayerResponse,

@@ -9,11 +9,15 @@
 //! operator   = "=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "starts_with" | "ends_with" | "contains"
 //! value      = "text" | 'text' | number | true | false
 //! serve      = variant | ( "split" | "sticky" ) variant "=" weight { "," variant "=" weight }
+//!            | "ramp" variant "from" [ weight "at" ] time "to" [ weight "at" ] time [ "else" variant ]
 //! weight     = basis points, or a percentage as 12.5%
+//! time       = "2026-12-01T08:00:00Z", or unix seconds
 //! ```
 //!
 //! There is no `or`: rules are tried in order, so an alternative is another rule. Text is quoted, always: `DE` and
 //! `true` and `10` without quotes would otherwise mean different things by accident. Every error points to a character.
+
+mod ramp;
 
 use std::fmt;
 
@@ -416,6 +420,9 @@ impl Parser<'_> {
 
     fn serve(&mut self) -> Result<v1::rule::Serve, RuleError> {
         let followed_by_end = self.ahead(1).token == Token::End;
+        if !followed_by_end && self.keyword("ramp") {
+            return self.ramp().map(v1::rule::Serve::Ramp);
+        }
         let sticky = !followed_by_end && self.keyword("sticky");
         if followed_by_end || !(sticky || self.keyword("split")) {
             return self.variant().map(v1::rule::Serve::Variant);
@@ -486,6 +493,7 @@ pub fn describe_rule(rule: &v1::Rule) -> String {
                 .collect();
             format!("{} {}", if split.sticky { "sticky" } else { "split" }, parts.join(","))
         }
+        Some(v1::rule::Serve::Ramp(ramp)) => ramp::describe(ramp),
         None => "(nothing)".to_owned(),
     };
     let conditions = if conditions.is_empty() { "always".to_owned() } else { conditions.join(" and ") };
@@ -533,7 +541,7 @@ pub fn describe_clause(conditions: &[v1::Condition]) -> String {
 fn quoted_unless_plain(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_alphabetic() || matches!(c, '_' | '$'))
         && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '$'))
-        && !matches!(text, "and" | "or" | "not" | "in" | "split" | "sticky" | "always");
+        && !matches!(text, "and" | "or" | "not" | "in" | "split" | "sticky" | "ramp" | "always");
     if plain { text.to_owned() } else { serde_json::Value::String(text.to_owned()).to_string() }
 }
 
@@ -575,6 +583,9 @@ mod tests {
             r#"age < -1.5e3 and vip == true and tier not in [1, 2, "3", false] -> v2-dark"#,
             r#""in" = 1 -> split"#,
             "a=1->x-y",
+            r#"a = 1 -> ramp on from "2026-12-01T08:00:00Z" to 1796716800 else off"#,
+            r#"always -> ramp on from 1% at "2026-12-01T08:00:00Z" to 5000 at "2026-12-08T08:00:00Z""#,
+            "always -> ramp",
             r#""ключ с пробелом" = "да" -> on"#,
             r#"in-segment(beta) and not in-segment(staff,"has-dash","2nd") -> on"#,
             r#""in-segment" = 1 -> on"#,
@@ -602,6 +613,11 @@ mod tests {
             ("a = 1 -> split on=10,off=20", 15, "these sum to 30"),
             ("a = 1 -> split on=25.5,off=9974.5", 18, "whole number"),
             ("a = 1 -> split on,off=1", 17, "'=' and a weight"),
+            ("a = 1 -> ramp on at 1 to 2", 17, "expected 'from'"),
+            ("a = 1 -> ramp on from 1", 23, "expected 'to'"),
+            ("a = 1 -> ramp on from yesterday to 2", 22, "a time in quotes"),
+            ("a = 1 -> ramp on from 1.5 to 2", 22, "whole seconds"),
+            ("a = 1 -> ramp on from 101% at 1 to 2", 22, "from 0 to 10000"),
             ("a = 1 -> on off", 12, "nothing may follow"),
             ("a contains 1 -> on", 11, "compares with text"),
             ("a not 1 -> on", 6, "after 'not'"),
@@ -629,7 +645,7 @@ mod tests {
 
     #[test]
     fn no_input_makes_the_parser_panic() {
-        let alphabet: Vec<char> = "ab \"'\\[],:=!<>-+0.9e%split andinot→é".chars().collect();
+        let alphabet: Vec<char> = "ab \"'\\[],:=!<>-+0.9e%split andinot→éramp".chars().collect();
         let mut seed = 1_u64;
         for _ in 0..20_000 {
             let mut text = String::new();

@@ -90,7 +90,7 @@ impl ExperimentService for Experiments {
             return Err(refusal::invalid(
                 "experiment.policy",
                 policy,
-                "is no policy; send THOMPSON or FIXED",
+                "is no policy; send THOMPSON, FIXED or RAMP",
             ));
         }
         if experiment.seed == 0 {

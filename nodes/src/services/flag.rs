@@ -177,7 +177,7 @@ fn warned(flag: Flag, environment: &Environment) -> Flag {
 }
 
 /// What a person defines of a flag; all that the log adds is left out.
-fn definition(mut flag: Flag) -> Flag {
+pub fn definition(mut flag: Flag) -> Flag {
     for rule in &mut flag.rules {
         if let Some(rule::Serve::Split(split)) = &mut rule.serve {
             split.runs.clear();
@@ -200,7 +200,10 @@ fn definition(mut flag: Flag) -> Flag {
 }
 
 /// The held flag with the named fields of the written one.
-fn merge(mut held: Flag, written: Flag, paths: &[String]) -> Result<Flag, Status> {
+///
+/// # Errors
+/// A path is no field that can be written.
+pub fn merge(mut held: Flag, written: Flag, paths: &[String]) -> Result<Flag, Status> {
     for (index, path) in paths.iter().enumerate() {
         match path.as_str() {
             "type" => held.r#type = written.r#type,

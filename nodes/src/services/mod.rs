@@ -18,6 +18,7 @@ pub mod flag;
 pub mod health;
 pub mod layer;
 pub mod metric;
+pub mod schedule;
 pub mod segment;
 
 use std::task::{Context, Poll};

@@ -16,9 +16,11 @@ mod lists;
 mod log;
 mod oversight;
 mod ownership;
+mod ramps;
 mod reads;
 mod receipts;
 mod replay;
+mod schedules;
 mod trips;
 
 use crate::history::Seen;
@@ -76,6 +78,8 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("O1", "one owner's decisions, rising", ownership::rising),
     ("O2", "no reallocation older than the flag", ownership::fresh),
     ("Q1", "bounds are kept", bounds::kept),
+    ("P1", "a ramp skips no step and asks where it must", ramps::steps),
+    ("P2", "a schedule happens once, not before its time", schedules::once),
     ("R1", "nodes tell what their log says, folded anew", log::told),
     ("S1", "one position, one digest", digests::equal),
     ("V", "healed: service is there again", convergence::served),

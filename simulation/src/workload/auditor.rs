@@ -8,6 +8,7 @@ use featureops::rpc::administration_service_client::AdministrationServiceClient;
 use featureops::rpc::decision_service_client::DecisionServiceClient;
 use featureops::rpc::experiment_service_client::ExperimentServiceClient;
 use featureops::rpc::flag_service_client::FlagServiceClient;
+use featureops::rpc::schedule_service_client::ScheduleServiceClient;
 use featureops_proto::v1;
 
 use super::{ENVIRONMENT, EXPERIMENTS, PLAIN_FLAG, Stage, World, experiment_name, flag_name};
@@ -103,6 +104,15 @@ async fn settle(caller: &mut Caller) -> Settled {
             settled.replays.push((name, replay));
         }
     }
+    let request = v1::ListSchedulesRequest {
+        parent: format!("environments/{ENVIRONMENT}"),
+        page_size: 1_000,
+        show_finished: true,
+        ..v1::ListSchedulesRequest::default()
+    };
+    let what = "audit schedules".to_owned();
+    let listed = read!(caller, settled, what, ScheduleServiceClient, list_schedules, request);
+    settled.schedules = listed.map(|listed| listed.schedules).unwrap_or_default();
     let what = "audit chain".to_owned();
     let request = v1::VerifyAuditRequest {};
     settled.audit = read!(caller, settled, what, AdministrationServiceClient, verify_audit, request);

@@ -11,10 +11,12 @@ use featureops::rpc::experiment_service_client::ExperimentServiceClient;
 use featureops::rpc::flag_service_client::FlagServiceClient;
 use featureops::rpc::layer_service_client::LayerServiceClient;
 use featureops::rpc::metric_service_client::MetricServiceClient;
+use featureops::rpc::schedule_service_client::ScheduleServiceClient;
 use featureops_proto::v1::{
     self,
     metric::{Direction, Kind},
 };
+use featureops_proto::{Collection, Name, timestamp, unix_ms};
 
 use super::{
     ARMS, ENVIRONMENT, EXPERIMENTS, LAYER, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, errors,
@@ -66,6 +68,14 @@ macro_rules! command {
         operator.record($verb, $flag, asked, outcome.clone());
         outcome
     }};
+}
+
+/// Short enough for a small world to climb them; the third only when a person says yes.
+fn ramp_steps() -> Vec<v1::RampStep> {
+    let steps = [(500, false), (2_000, false), (4_000, true), (6_000, false)];
+    let step =
+        |(basis_points, approval)| v1::RampStep { basis_points, hold_seconds: 1, minimum_units: 3, approval };
+    steps.map(step).to_vec()
 }
 
 fn no_version<T>(_: &T) -> Option<u64> {
@@ -144,6 +154,7 @@ impl Operator {
                 command!(self, "set metric", flag, MetricServiceClient, set_metric, request, no_version);
             }
             self.set_flag(flag, "first").await;
+            let climbs = self.dice.percent(40);
             let arm = |(number, variant): (usize, &&str)| v1::Arm {
                 variant: (*variant).to_owned(),
                 established: number == 0,
@@ -160,7 +171,9 @@ impl Operator {
                     minimum_units: 20,
                 }],
                 secondary_metrics: vec![clicks(flag)],
-                policy: v1::experiment::Policy::Thompson.into(),
+                policy: if climbs { v1::experiment::Policy::Ramp } else { v1::experiment::Policy::Thompson }
+                    .into(),
+                ramp_steps: if climbs { ramp_steps() } else { Vec::new() },
                 control_floor_basis_points: 1_000,
                 new_arm_cap_basis_points: Some(6_000),
                 cool_down_seconds: Some(1),
@@ -262,6 +275,7 @@ impl Operator {
             }
             85..=87 => self.autonomy(flag).await,
             88..=90 => self.place(flag).await,
+            91..=94 => self.schedule(flag).await,
             _ => self.judge(flag).await,
         }
     }
@@ -310,6 +324,41 @@ impl Operator {
             ..v1::SetHoldoutRequest::default()
         };
         command!(self, "hold out", flag, LayerServiceClient, set_holdout, request, no_version);
+    }
+
+    /// Schedules an edit a little ahead of log time, and at times cancels it again.
+    async fn schedule(&mut self, flag: &str) {
+        let act = |channel, request| async move {
+            AdministrationServiceClient::new(channel).get_node_health(request).await
+        };
+        let health = self.caller.call("log time", v1::GetNodeHealthRequest {}, act).await.ok();
+        let Some(now_ms) = health.and_then(|health| health.log_time).map(|time| unix_ms(&time)) else {
+            return;
+        };
+        let request_id = self.request_id();
+        let name = Name::format(ENVIRONMENT, Collection::Schedules, &request_id);
+        let ahead_ms = i64::try_from(self.dice.between(100, 4_000)).unwrap_or(100);
+        let flag = if self.dice.percent(50) { flag } else { PLAIN_FLAG };
+        let change = v1::ScheduledChange {
+            flag: Some(v1::Flag { description: format!("by {request_id}"), ..v1::Flag::default() }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["description".to_owned()] }),
+        };
+        let schedule = v1::Schedule {
+            name: name.clone(),
+            flag: flag.to_owned(),
+            time: Some(timestamp(now_ms.saturating_add(ahead_ms))),
+            action: Some(v1::schedule::Action::Change(change)),
+            ..v1::Schedule::default()
+        };
+        let request =
+            v1::CreateScheduleRequest { schedule: Some(schedule), request_id, validate_only: false };
+        command!(self, "schedule", flag, ScheduleServiceClient, create_schedule, request, no_version);
+        if self.dice.percent(20) {
+            let request_id = self.request_id();
+            let request =
+                v1::CancelScheduleRequest { name, request_id, ..v1::CancelScheduleRequest::default() };
+            command!(self, "cancel", flag, ScheduleServiceClient, cancel_schedule, request, no_version);
+        }
     }
 
     async fn trip(&mut self, flag: &str) {

@@ -21,6 +21,7 @@ use crate::effect::Effect;
 use crate::flags::{Change, parse};
 use crate::ledger::strata_digest;
 use crate::oversight::{ActionClass, default_levels};
+use crate::ramps;
 use crate::state::{Key, key};
 
 /// Between two autonomous decisions on one flag, in log time.
@@ -171,8 +172,9 @@ impl State {
             ActionClass::Trip | ActionClass::Promote => record.runs.clone(),
         };
         let level = self.effective_level(&flag, class);
+        let approval = self.check_ramp(record, decision)?;
         let status = disposition(class, level, reduces_exposure(&definition, &record.runs, &runs));
-        let Some(status) = status else {
+        let Some(status) = status.map(|status| ramps::at_most(status, approval)) else {
             return refuse(
                 ErrorCode::AutonomyTooLow,
                 "autonomy",

@@ -7,8 +7,8 @@ use featureops_proto::log::{
     Refusal, SetAllocation, SlotRecord, StartExperiment, StopExperiment,
 };
 use featureops_proto::v1::experiment::{Policy, State as Phase};
-use featureops_proto::v1::metric::{Direction, Kind, LateRule};
-use featureops_proto::v1::{AutonomyLevel, Experiment, LearnerRecord, MetricInput, Role};
+use featureops_proto::v1::metric::LateRule;
+use featureops_proto::v1::{AutonomyLevel, Experiment, LearnerRecord};
 use featureops_proto::{Collection, ErrorCode};
 
 use super::{Context, Outcome, flag_changed, refuse};
@@ -19,9 +19,10 @@ use crate::experiments::{
     DEFAULT_COOL_DOWN_SECONDS, DEFAULT_NEW_ARM_CAP, MAX_ARMS, MAX_GENERATIONS, new_share, shape_of,
 };
 use crate::flags::{Change, check_etag, parse};
-use crate::ledger::{Ledger, Shape};
-use crate::metrics::{scale, window_minutes};
+use crate::ledger::Ledger;
+use crate::metrics::window_minutes;
 use crate::oversight::default_levels;
+use crate::ramps;
 use crate::state::{Key, MAX_EXPERIMENTS, MAX_ROUTES, Route, key};
 
 /// Guardrails and secondary metrics of one experiment.
@@ -111,12 +112,6 @@ impl State {
         Ok(self.experiment_done(number, effects))
     }
 
-    fn kind_of(&self, metric: u32) -> Kind {
-        self.metric_by_number(metric)
-            .and_then(|m| m.definition.as_ref())
-            .map_or(Kind::Unspecified, |m| m.kind())
-    }
-
     fn check_definition(&self, id: &Key, given: &Experiment) -> Result<(), Refusal> {
         let bad = |field: &str, value: String, message: &str| {
             refuse(ErrorCode::InvalidArgument, field, value, message)
@@ -177,8 +172,9 @@ impl State {
             return bad("experiment.hypothesis", String::new(), "at most 4096 bytes");
         }
         if Policy::try_from(given.policy).is_err() {
-            return bad("experiment.policy", given.policy.to_string(), "THOMPSON or FIXED");
+            return bad("experiment.policy", given.policy.to_string(), "THOMPSON, FIXED or RAMP");
         }
+        ramps::check(given)?;
         for (at, guardrail) in given.guardrails.iter().enumerate() {
             if guardrail.limit_basis_points > BUCKETS {
                 return bad(
@@ -204,62 +200,6 @@ impl State {
             return Ok(());
         }
         ctx.require_human("a first arm (control) that is not the flag's default variant")
-    }
-
-    /// Slots and metric inputs in the order primary, guardrails, secondary.
-    fn shape(&self, id: &Key, given: &Experiment) -> Result<(Shape, Vec<MetricInput>), Refusal> {
-        let mut shape = Shape { arms: given.arms.len(), ..Shape::default() };
-        let mut inputs: Vec<MetricInput> = Vec::new();
-        let primary = std::iter::once((&given.primary_metric, Role::Primary, 0, 0));
-        let guardrails = given.guardrails.iter().map(|g| {
-            let limit = if g.limit_basis_points == 0 { 500 } else { g.limit_basis_points };
-            let minimum = if g.minimum_units == 0 { 1_000 } else { g.minimum_units };
-            (&g.metric, Role::Guardrail, limit, minimum)
-        });
-        let secondary = given.secondary_metrics.iter().map(|metric| (metric, Role::Secondary, 0, 0));
-        for (metric, role, limit_basis_points, minimum_units) in primary.chain(guardrails).chain(secondary) {
-            let field = format!("experiment.{}", role_field(role));
-            let Some(record) = self.metrics.get(&key(&id.0, metric)) else {
-                return refuse(ErrorCode::NotFound, &field, metric, "no such metric in this environment");
-            };
-            let Some(definition) = &record.definition else { continue };
-            let full = || {
-                Refusal::new(
-                    ErrorCode::LimitReached,
-                    &field,
-                    metric,
-                    "at most 16 proportions and 16 summed metrics",
-                )
-            };
-            let mut input = MetricInput {
-                metric: metric.clone(),
-                kind: definition.kind,
-                lower_is_better: definition.direction() == Direction::LowerIsBetter,
-                decimal_scale: scale(definition),
-                role: role as i32,
-                limit_basis_points,
-                minimum_units,
-                ..MetricInput::default()
-            };
-            if definition.kind() == Kind::Ratio {
-                let mut part = |name: &str| {
-                    let part = self.metrics.get(&key(&id.0, name))?;
-                    let kind = part.definition.as_ref()?.kind();
-                    Some((shape.slot(part.number, kind)?, part.definition.as_ref().map_or(0, scale)))
-                };
-                let (numerator, a) = part(&definition.numerator).ok_or_else(full)?;
-                let (denominator, b) = part(&definition.denominator).ok_or_else(full)?;
-                input.slot = numerator as u32;
-                input.denominator_slot = denominator as u32;
-                input.pair = shape.pair(numerator, denominator) as u32;
-                input.decimal_scale = a;
-                input.denominator_decimal_scale = b;
-            } else {
-                input.slot = shape.slot(record.number, definition.kind()).ok_or_else(full)? as u32;
-            }
-            inputs.push(input);
-        }
-        Ok((shape, inputs))
     }
 
     /// The experiment's number, by name.
@@ -375,7 +315,15 @@ impl State {
         }
         let established: Vec<bool> = definition.arms.iter().map(|arm| arm.established).collect();
         let cap = self.new_arm_cap(record);
-        let Some(weights) = initial_weights(&established, definition.control_floor_basis_points, cap) else {
+        let weights = match ramps::first_weights(definition) {
+            Some(weights) => {
+                ramps::check_start(ctx, definition)?;
+                self.check_bounds(record, &runs_of(&weights))?;
+                Some(weights)
+            }
+            None => initial_weights(&established, definition.control_floor_basis_points, cap),
+        };
+        let Some(weights) = weights else {
             let message = "control's floor and the other arms cannot both be served; lower the floor";
             return refuse(
                 ErrorCode::BelowFloor,
@@ -398,6 +346,7 @@ impl State {
             stored.generations =
                 vec![GenerationRecord { opened_position: ctx.position, opened_ms: ctx.now_ms, closed_ms: 0 }];
         }
+        self.ramp_allocated(record.number);
         if let Some(stored) = self.flag_mut(flag) {
             stored.experiment = record.number;
             // What a person did before the start is what the experiment starts from.
@@ -621,6 +570,7 @@ impl State {
             record.runs = runs;
             record.allocation_version += 1;
         }
+        self.ramp_allocated(number);
         if let Some(ledger) = self.ledgers.get_mut(&number) {
             ledger.dirty = true;
         }
@@ -641,6 +591,7 @@ impl State {
             record.allocation_version = 1;
             record.human_allocation_version = 1;
         }
+        self.ramp_begins_again(number);
         if let Some(ledger) = self.ledgers.get_mut(&number) {
             ledger.dirty = true;
         }
@@ -676,18 +627,13 @@ fn loosened(given: &Experiment) -> Option<&'static str> {
     if given.new_arm_cap_basis_points.is_some_and(|cap| cap > DEFAULT_NEW_ARM_CAP) {
         return Some("a cap on new arms above 2,000 basis points");
     }
+    if ramps::is_loose(given) {
+        return Some("a ramp beyond 2,000 basis points to an arm that is not established");
+    }
     given
         .cool_down_seconds
         .is_some_and(|s| s < DEFAULT_COOL_DOWN_SECONDS)
         .then_some("a cool-down below 300 seconds")
-}
-
-fn role_field(role: Role) -> &'static str {
-    match role {
-        Role::Guardrail => "guardrails.metric",
-        Role::Secondary => "secondary_metrics",
-        Role::Primary | Role::Unspecified => "primary_metric",
-    }
 }
 
 /// A seed that differs by experiment and is the same on every replica.

@@ -4,6 +4,7 @@
 mod decision;
 mod environment;
 mod experiment;
+mod experiment_metrics;
 mod flag;
 mod identity;
 mod ingest;
@@ -11,6 +12,7 @@ mod layer;
 mod metric;
 mod oversight;
 mod owner;
+mod schedule;
 mod segment;
 mod tick;
 mod trip;
@@ -213,6 +215,9 @@ impl State {
             C::SetOversight(c) => self.set_oversight(ctx, c, effects),
             C::SetFlagAutonomy(c) => self.set_flag_autonomy(ctx, c, effects),
             C::AssignOwners(c) => self.assign_owners(c, effects),
+            C::CreateSchedule(c) => self.create_schedule(ctx, c),
+            C::CancelSchedule(c) => self.cancel_schedule(ctx, c),
+            C::ExecuteSchedule(c) => self.execute_schedule(ctx, c, effects),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -318,6 +323,11 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         }
         C::SetFlagAutonomy(c) => ("flag.set_autonomy", c.name.clone()),
         C::AssignOwners(_) => ("cluster.assign_owners", String::new()),
+        C::CreateSchedule(c) => {
+            ("schedule.create", c.schedule.as_ref().map(|s| s.name.clone()).unwrap_or_default())
+        }
+        C::CancelSchedule(c) => ("schedule.cancel", c.name.clone()),
+        C::ExecuteSchedule(c) => ("schedule.execute", c.name.clone()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

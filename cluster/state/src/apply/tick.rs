@@ -11,6 +11,7 @@ use featureops_proto::v1::{Principal, Verdict, principal};
 use super::Context;
 use crate::State;
 use crate::effect::Effect;
+use crate::ramps;
 use crate::state::{Frozen, key};
 
 /// Freezes kept for an experiment: a proposal in flight may rest on an earlier one.
@@ -29,7 +30,7 @@ impl State {
             self.time_moved(tick, before, effects);
         }
         // Also when time stands, as it does after a start with a clock that is behind: a guardrail waits for no clock.
-        self.freeze(now_ms, effects);
+        self.freeze(before, now_ms, effects);
     }
 
     fn time_moved(&mut self, tick: &Tick, before: i64, effects: &mut Vec<Effect>) {
@@ -71,16 +72,19 @@ impl State {
         }
     }
 
-    fn freeze(&mut self, now_ms: i64, effects: &mut Vec<Effect>) {
-        let running: Vec<(u32, bool)> = self
+    fn freeze(&mut self, before_ms: i64, now_ms: i64, effects: &mut Vec<Effect>) {
+        let running: Vec<(u32, bool, bool)> = self
             .experiments
             .values()
             .filter(|record| record.state() == Phase::Running)
-            .map(|record| (record.number, self.looks_again(record, now_ms)))
+            .map(|record| {
+                let held = ramps::hold_ends_within(record, before_ms, now_ms);
+                (record.number, self.looks_again(record, now_ms), held)
+            })
             .collect();
-        for (number, again) in running {
+        for (number, again, held) in running {
             let Some(ledger) = self.ledgers.get_mut(&number) else { continue };
-            ledger.dirty |= ledger.marks.settle(now_ms);
+            ledger.dirty |= ledger.marks.settle(now_ms) | held;
             if !ledger.dirty {
                 continue;
             }

@@ -27,6 +27,7 @@ pub fn check(state: &State) -> Result<(), String> {
     most("units on a list", longest, crate::segments::MAX_UNITS)?;
     most("layers", state.layers.len() as u64, crate::layers::MAX_LAYERS as u64)?;
     most("holdouts", state.holdouts.len() as u64, crate::layers::MAX_ALL_HOLDOUTS as u64)?;
+    state.schedules.check()?;
     most("rows over all", rows, crate::state::MAX_ROWS)?;
     for (number, ledger) in &state.ledgers {
         most(&format!("rows of experiment {number}"), ledger.rows, crate::state::MAX_EXPERIMENT_ROWS)?;

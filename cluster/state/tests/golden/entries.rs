@@ -375,6 +375,77 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             }),
         ),
         (
+            "set_flag_ramp",
+            C::SetFlag(log::SetFlag {
+                flag: Some(v1::Flag {
+                    name: name(),
+                    rules: vec![v1::Rule {
+                        id: text("all"),
+                        conditions: Vec::new(),
+                        serve: Some(v1::rule::Serve::Ramp(v1::Ramp {
+                            variant: text("blue"),
+                            otherwise: text("red"),
+                            start_time: Some(prost_types::Timestamp { seconds: 1_780_272_000, nanos: 0 }),
+                            end_time: Some(prost_types::Timestamp { seconds: 1_780_358_400, nanos: 0 }),
+                            start_basis_points: 100,
+                            end_basis_points: Some(5_000),
+                        })),
+                    }],
+                    ..v1::Flag::default()
+                }),
+                etag: String::new(),
+            }),
+        ),
+        (
+            "create_schedule",
+            C::CreateSchedule(log::CreateSchedule {
+                schedule: Some(v1::Schedule {
+                    name: text("environments/production/schedules/launch"),
+                    flag: text("checkout"),
+                    time: Some(prost_types::Timestamp { seconds: 1_780_272_120, nanos: 500_000_000 }),
+                    description: text("the launch"),
+                    action: Some(v1::schedule::Action::Change(v1::ScheduledChange {
+                        flag: Some(v1::Flag { default_variant: Some(text("blue")), ..v1::Flag::default() }),
+                        update_mask: Some(prost_types::FieldMask { paths: vec![text("default_variant")] }),
+                    })),
+                    ..v1::Schedule::default()
+                }),
+            }),
+        ),
+        (
+            "create_schedule_archive",
+            C::CreateSchedule(log::CreateSchedule {
+                schedule: Some(v1::Schedule {
+                    name: text("environments/production/schedules/sunset"),
+                    flag: text("checkout"),
+                    time: Some(prost_types::Timestamp { seconds: 1_780_272_120, nanos: 0 }),
+                    action: Some(v1::schedule::Action::Archive(true)),
+                    ..v1::Schedule::default()
+                }),
+            }),
+        ),
+        (
+            "cancel_schedule",
+            C::CancelSchedule(log::CancelSchedule {
+                name: text("environments/production/schedules/launch"),
+                etag: text("s1"),
+            }),
+        ),
+        (
+            "execute_schedule",
+            C::ExecuteSchedule(log::ExecuteSchedule {
+                name: text("environments/production/schedules/launch"),
+                flag: Some(v1::Flag {
+                    name: name(),
+                    default_variant: Some(text("blue")),
+                    ..v1::Flag::default()
+                }),
+                etag: text("d3"),
+                environment_etag: text("n1"),
+                failure: text("no such variant"),
+            }),
+        ),
+        (
             "rotate_receipt_key",
             C::RotateReceiptKey(log::RotateReceiptKey {
                 key: Some(log::ReceiptKey { id: 2, key: vec![3; 16] }),

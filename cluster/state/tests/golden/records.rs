@@ -7,7 +7,7 @@ use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
     HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
     OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord,
-    SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
+    ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -35,6 +35,11 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("layer", &layer());
     golden.keeps("holdout", &holdout());
     golden.keeps("flag_sticky", &flag_sticky());
+    golden.keeps("schedule", &schedule());
+    golden.keeps("flag_history", &flag_history());
+    golden.keeps("metric", &metric());
+    golden.keeps("experiment", &experiment());
+    golden.keeps("experiment_ramp", &experiment_ramp());
     golden.keeps("generation", &generation());
     golden.keeps("slot", &slot());
     golden.keeps("pair", &pair());
@@ -51,6 +56,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("side", &side());
     golden.keeps("audit", &audit());
     golden.keeps("decision", &decision());
+    golden.keeps("decision_ramp", &decision_ramp());
     golden.has_nothing_else();
 }
 
@@ -185,6 +191,33 @@ fn environment() -> EnvironmentRecord {
     }
 }
 
+fn schedule() -> ScheduleRecord {
+    let changed = v1::Flag { default_variant: Some(text("red")), ..v1::Flag::default() };
+    let paths = vec![text("default_variant")];
+    ScheduleRecord {
+        environment: text(ENVIRONMENT),
+        schedule: text("launch"),
+        definition: Some(v1::Schedule {
+            flag: text("checkout"),
+            time: Some(at(1_780_272_120)),
+            description: text("the launch"),
+            action: Some(v1::schedule::Action::Change(v1::ScheduledChange {
+                flag: Some(changed),
+                update_mask: Some(prost_types::FieldMask { paths }),
+            })),
+            ..v1::Schedule::default()
+        }),
+        state: v1::schedule::State::Failed as i32,
+        reason: text("flag.default_variant: not among the flag's variants"),
+        author: Some(ada()),
+        flag_version: 7,
+        create_ms: 1_780_272_000_000,
+        finish_ms: 1_780_272_120_500,
+        finish_position: 41,
+        version: 2,
+    }
+}
+
 fn flag_history() -> FlagHistoryRecord {
     let set = v1::FlagVersionRecord {
         flag_version: 1,
@@ -275,6 +308,37 @@ fn metric_input() -> v1::MetricInput {
     }
 }
 
+fn ramp_steps() -> Vec<v1::RampStep> {
+    let first =
+        v1::RampStep { basis_points: 100, hold_seconds: 3_600, minimum_units: 1_000, approval: false };
+    vec![first, v1::RampStep { basis_points: 5_000, approval: true, ..first }]
+}
+
+/// What a ramp adds.
+fn experiment_ramp() -> ExperimentRecord {
+    ExperimentRecord {
+        definition: Some(v1::Experiment {
+            policy: v1::experiment::Policy::Ramp as i32,
+            ramp_steps: ramp_steps(),
+            ..v1::Experiment::default()
+        }),
+        allocated_ms: 1_780_272_120_500,
+        ..ExperimentRecord::default()
+    }
+}
+
+fn decision_ramp() -> v1::Decision {
+    v1::Decision {
+        policy: text("ramp/1"),
+        inputs: Some(v1::DecisionInputs {
+            ramp_steps: ramp_steps(),
+            allocated_ms: 1_780_272_120_500,
+            ..v1::DecisionInputs::default()
+        }),
+        ..v1::Decision::default()
+    }
+}
+
 fn generation() -> GenerationRecord {
     GenerationRecord { opened_position: 9, opened_ms: 1_780_272_000_000, closed_ms: 1_780_272_060_000 }
 }
@@ -316,6 +380,7 @@ fn experiment() -> ExperimentRecord {
         paused_before_trip: true,
         human_allocation_version: 5,
         layer_slots: Vec::new(),
+        allocated_ms: 0,
     }
 }
 
@@ -537,6 +602,8 @@ fn decision() -> v1::Decision {
             flag_version: 7,
             marked_by_arm: vec![0, 1],
             exposed_units: 400,
+            ramp_steps: Vec::new(),
+            allocated_ms: 0,
         }),
         weights_before: vec![5_000, 5_000],
         weights_after: vec![2_000, 8_000],

@@ -25,9 +25,10 @@ use featureops_proto::v1::{self, FractionalVersion, rule};
 use serde_json::{Value as Json, json};
 
 use super::export::{Others, SyncForm, parsed};
-use super::rules::{admits, all, matches, not};
+use super::rules::{admits, all, matches, not, ramp_stretches};
 use super::segments::Inlining;
 use crate::limits;
+use crate::ramp::Shares;
 use crate::size::check_size;
 use crate::split;
 
@@ -172,6 +173,11 @@ impl Inlined<'_, '_> {
             let end = match rule.serve.as_ref()? {
                 rule::Serve::Variant(variant) => wanted(variant),
                 rule::Serve::Split(split) => self.bucketed(id, split::stretches(split), wanted, &default),
+                rule::Serve::Ramp(ramp) => {
+                    let off =
+                        if ramp.otherwise.is_empty() { default.clone() } else { wanted(&ramp.otherwise) };
+                    self.ramped(id, &Shares::of(ramp).ok()?, wanted(&ramp.variant), off, &default)
+                }
             };
             match matches(rule, &self.segments)? {
                 Json::Bool(false) => {}
@@ -235,6 +241,24 @@ impl Inlined<'_, '_> {
                 let arguments: Vec<Json> = std::iter::once(hashed(id)).chain(entries).collect();
                 json!({ "===": [{ "fractional": arguments }, "yes"] })
             }
+        };
+        if &found == default {
+            return found;
+        }
+        json!({ "if": [has_unit(), found, default] })
+    }
+
+    /// Whether the unit is in that part of a ramp which is wanted; without a unit the default is served.
+    fn ramped(&self, id: &str, shares: &Shares, on: Json, off: Json, default: &Json) -> Json {
+        let found = if on == off {
+            on
+        } else if self.hashes_lists() {
+            Json::Bool(false)
+        } else {
+            let label = |end: &Json| Json::from(if *end == true { "yes" } else { "no" });
+            let arguments: Vec<Json> =
+                std::iter::once(hashed(id)).chain(ramp_stretches(shares, label(&on), label(&off))).collect();
+            json!({ "===": [{ "fractional": arguments }, "yes"] })
         };
         if &found == default {
             return found;

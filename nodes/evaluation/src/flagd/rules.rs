@@ -15,7 +15,7 @@
 //!
 //! A rule is a pair in one flat `if`; what always holds becomes its last argument and ends it, as does the allocation.
 //! A split is `fractional` without a first argument: flag key and unit. Without a unit it gives null, which serves the
-//! default, also here.
+//! default, also here. A ramp is the same with weights from `$flagd.timestamp`: the client's own clock.
 //!
 //! What the dialect cannot say, and so is evaluated otherwise by a client on its own:
 //!
@@ -32,6 +32,7 @@ use super::segments::{Inlining, every};
 use super::value::{number_to_json, to_json};
 use crate::bucket::BUCKETS;
 use crate::placement;
+use crate::ramp::Shares;
 use crate::split;
 
 /// A native flag's targeting; `None` when it has one answer.
@@ -42,6 +43,13 @@ pub(super) fn targeting(flag: &v1::Flag, segments: &Inlining<'_, '_>) -> Option<
         let served = match &rule.serve {
             Some(rule::Serve::Variant(variant)) => Json::from(variant.as_str()),
             Some(rule::Serve::Split(split)) => fractional(split::stretches(split)),
+            Some(rule::Serve::Ramp(ramp)) => {
+                let Ok(shares) = Shares::of(ramp) else { return Some(broken()) };
+                let default = flag.default_variant.as_deref();
+                let otherwise =
+                    if ramp.otherwise.is_empty() { default } else { Some(ramp.otherwise.as_str()) };
+                json!({ "fractional": ramp_stretches(&shares, ramp.variant.as_str().into(), otherwise.into()) })
+            }
             // No door lets it in; the flag answers GENERAL here, and an error there.
             None => return Some(broken()),
         };
@@ -124,6 +132,24 @@ fn fractional<'a>(stretches: impl Iterator<Item = (&'a str, u32)>) -> Json {
         }
     }
     json!({ "fractional": entries })
+}
+
+/// A ramp's two stretches, their weights computed from the client's clock. In integers with `+ - * min max` alone: some
+/// engines serve nobody once a weight is a float.
+pub(super) fn ramp_stretches(shares: &Shares, on: Json, off: Json) -> [Json; 2] {
+    let second = json!({ "var": "$flagd.timestamp" });
+    let (start, end) = (shares.start(), shares.end());
+    let passed = json!({ "-": [{ "min": [{ "max": [second, start] }, end] }, start] });
+    let grown = match shares.a_second() {
+        1 => passed,
+        factor => json!({ "*": [passed, factor] }),
+    };
+    let growing = match shares.at_start() {
+        0 => grown.clone(),
+        first => json!({ "+": [first, grown] }),
+    };
+    let shrinking = json!({ "-": [shares.sum() - shares.at_start(), grown] });
+    [json!([on, growing]), json!([off, shrinking])]
 }
 
 /// An operator that no client knows: PARSE_ERROR.

@@ -175,11 +175,67 @@ fn placement() -> impl Strategy<Value = (String, Vec<v1::SlotRange>, Vec<v1::Hol
     ]
 }
 
+/// The second around which ramps are drawn.
+pub const RAMP_SECOND: i64 = 1_790_000_000;
+
+/// A ramp, or a variant when there is but one.
+fn ramp(names: Vec<String>) -> impl Strategy<Value = rule::Serve> {
+    let shares = prop::sample::select(vec![
+        (0, None),
+        (0, Some(10_000)),
+        (100, Some(5_000)),
+        (3_333, None),
+        (0, Some(1)),
+    ]);
+    (-200i64..200, 1i64..300, shares, 0usize..4, 0usize..4, any::<bool>()).prop_map(
+        move |(from, span, (start_basis_points, end_basis_points), grows, step, default)| {
+            let count = names.len();
+            let (grows, shrinks) = (grows % count, (grows + 1 + step) % count);
+            if grows == shrinks {
+                return rule::Serve::Variant(names[grows].clone());
+            }
+            let time = |second| Some(prost_types::Timestamp { seconds: RAMP_SECOND + second, nanos: 0 });
+            rule::Serve::Ramp(v1::Ramp {
+                variant: names[grows].clone(),
+                otherwise: if default { String::new() } else { names[shrinks].clone() },
+                start_time: time(from),
+                end_time: time(from + span),
+                start_basis_points,
+                end_basis_points,
+            })
+        },
+    )
+}
+
+/// A ramp leads from one variant to another; where the default is the one that grows, the way back is written out.
+fn settle_ramps(flag: &mut v1::Flag) {
+    for rule in &mut flag.rules {
+        if let Some(rule::Serve::Ramp(ramp)) = &mut rule.serve
+            && ramp.otherwise.is_empty()
+            && flag.default_variant.as_ref() == Some(&ramp.variant)
+        {
+            rule.serve = Some(rule::Serve::Variant(ramp.variant.clone()));
+        }
+    }
+}
+
+/// Puts a flag's ramps so far off that they have not begun on any clock.
+pub fn postpone_ramps(flag: &mut v1::Flag) {
+    for rule in &mut flag.rules {
+        if let Some(rule::Serve::Ramp(ramp)) = &mut rule.serve {
+            for time in [&mut ramp.start_time, &mut ramp.end_time].into_iter().flatten() {
+                time.seconds += 1 << 33;
+            }
+        }
+    }
+}
+
 fn rule(names: Vec<String>) -> impl Strategy<Value = v1::Rule> {
     let serve = prop_oneof![
         2 => prop::sample::select(names.clone()).prop_map(rule::Serve::Variant),
         1 => split(names.clone()).prop_map(rule::Serve::Split),
-        1 => sticky_split(names).prop_map(rule::Serve::Split),
+        1 => sticky_split(names.clone()).prop_map(rule::Serve::Split),
+        1 => ramp(names),
     ];
     (vec(condition(), 0..4), serve).prop_map(|(conditions, serve)| v1::Rule {
         id: String::new(),
@@ -248,7 +304,7 @@ prop_compose! {
         for (nth, rule) in rules.iter_mut().enumerate() {
             rule.id = format!("rule-{nth}");
         }
-        v1::Flag {
+        let mut flag = v1::Flag {
             name: format!("environments/{ENVIRONMENT}/flags/{FLAG}"),
             r#type: value_type.into(),
             variants: names(count).into_iter().enumerate().map(|(n, name)| (name, value_of(value_type, n))).collect(),
@@ -262,7 +318,9 @@ prop_compose! {
             allocation,
             flag_version,
             ..v1::Flag::default()
-        }
+        };
+        settle_ramps(&mut flag);
+        flag
     }
 }
 

@@ -60,7 +60,9 @@ impl Purpose {
   featureops flag set checkout --update --disabled
   featureops flag get checkout -o yaml > flag.yaml && featureops flag set checkout --file flag.yaml
 
-Rules: conditions joined by 'and', an arrow, and a variant or a split in basis points (or percent).
+Rules: conditions joined by 'and', an arrow, and a variant, a split in basis points (or percent), or a ramp:
+  --rule 'country = \"DE\" -> ramp on from 1% at \"2026-12-01T08:00:00Z\" to 100% at \"2026-12-08T08:00:00Z\" else off'
+which grows by itself, second by second; a unit that has its variant keeps it.
 'sticky' instead of 'split' keeps who has what: '-> sticky new=10%,old=90%', written again under the same id with other
 weights, moves as few units as it must, and a variant that grows loses none.
 Operators: = != < <= > >= in, not in, starts_with, ends_with, contains, exists, not exists;
@@ -72,6 +74,21 @@ pub struct SetArgs {
     /// there as text or as the JSON it is.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["type", "variant", "default", "safe", "rule", "owner", "tag", "description", "disabled", "stale_after", "targeting", "metadata", "purpose", "prerequisite", "no_prerequisites", "update"])]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    fields: Fields,
+    /// Change only what is given; without it the whole definition is replaced.
+    #[arg(long)]
+    update: bool,
+    /// Refuse if the flag changed since this etag was read.
+    #[arg(long)]
+    etag: Option<String>,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+/// What a command names of a flag's definition.
+#[derive(Debug, Args)]
+pub struct Fields {
     /// The type of every variant's value.
     #[arg(long = "type", id = "type", value_enum)]
     kind: Option<Type>,
@@ -101,7 +118,7 @@ pub struct SetArgs {
     #[arg(long, value_name = "FLAG=VARIANT,...", conflicts_with = "no_prerequisites")]
     prerequisite: Vec<String>,
     /// Rest on no other flag any more.
-    #[arg(long, requires = "update")]
+    #[arg(long)]
     no_prerequisites: bool,
     /// Handed to clients with every answer, as team=payments. Repeatable.
     #[arg(long, value_name = "NAME=VALUE")]
@@ -115,14 +132,6 @@ pub struct SetArgs {
     /// Serve the safe variant once a node's state is older than this.
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     stale_after: Option<std::time::Duration>,
-    /// Change only what is given; without it the whole definition is replaced.
-    #[arg(long)]
-    update: bool,
-    /// Refuse if the flag changed since this etag was read.
-    #[arg(long)]
-    etag: Option<String>,
-    #[command(flatten)]
-    write: WriteArgs,
 }
 
 pub async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
@@ -169,6 +178,19 @@ pub async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
 
 /// The flag the options describe, and the fields they name.
 fn definition(args: &SetArgs, name: String) -> Result<(v1::Flag, Vec<String>), Failure> {
+    let (flag, mask) = named(&args.fields, name)?;
+    if !args.update && (args.fields.kind.is_none() || args.fields.variant.is_empty()) {
+        return Err(Failure::usage("a definition needs --type and --variant, or --file")
+            .note("to change only what is given, add --update"));
+    }
+    if args.update && mask.is_empty() {
+        return Err(Failure::usage("--update needs something to change"));
+    }
+    Ok((flag, mask))
+}
+
+/// The fields that options name, in an otherwise empty flag.
+pub fn named(args: &Fields, name: String) -> Result<(v1::Flag, Vec<String>), Failure> {
     let mut flag = v1::Flag { name, ..v1::Flag::default() };
     let mut mask = Vec::new();
     let mut named = |field: &str| mask.push(field.to_owned());
@@ -240,13 +262,6 @@ fn definition(args: &SetArgs, name: String) -> Result<(v1::Flag, Vec<String>), F
     if let Some(purpose) = args.purpose {
         flag.purpose = purpose.message().into();
         named("purpose");
-    }
-    if !args.update && (args.kind.is_none() || args.variant.is_empty()) {
-        return Err(Failure::usage("a definition needs --type and --variant, or --file")
-            .note("to change only what is given, add --update"));
-    }
-    if args.update && mask.is_empty() {
-        return Err(Failure::usage("--update needs something to change"));
     }
     Ok((flag, mask))
 }

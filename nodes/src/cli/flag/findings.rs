@@ -181,6 +181,9 @@ impl Look<'_> {
                         }
                     }
                 }
+                Some(rule::Serve::Ramp(ramp)) => {
+                    served.extend([ramp.variant.clone(), ramp.otherwise.clone()]);
+                }
                 None => {}
             }
         }

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use featureops_cluster::environment::{Clock as _, SystemClock};
 use serde_json::json;
 
 use super::definitions;
 use super::findings::{Finding, findings};
+use super::ramps;
 use super::segments;
 use crate::cli::failure::Failure;
 use crate::cli::page::{Cell, Tone};
@@ -20,6 +22,7 @@ use crate::cli::session::Session;
   variant-never-served  no rule, split, arm, default or safe variant serves it
   variants-unused       a static flag with two or more variants that nobody is served
   no-default, no-safe   the code default is used; the flag can neither trip nor hold an experiment
+  ramp-over             a ramp that has reached its end
   reference             a shared rule nobody refers to, or a reference to none
   segment-empty         a segment that nobody is in: no clause, and an empty list
   segment-unused        a segment that no flag and no other segment asks about
@@ -43,6 +46,7 @@ pub async fn run(session: &Session, args: LintArgs) -> Result<(), Failure> {
     };
     let mut all = findings(&found.flags, &found.environment);
     all.extend(segments::findings(&found.flags, &found.segments));
+    all.extend(ramps::over(&found.flags, SystemClock::start().unix_ms()));
     if !args.keys.is_empty() {
         all.retain(|finding| args.keys.contains(&finding.flag));
     }
