@@ -1,6 +1,6 @@
 //! Segments: a naive model reads the definitions with all the repetition that evaluation avoids, and both must agree on any
 //! family of segments; so must a client that evaluates the exported document by itself, but for the lists.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers may fail")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test's helpers may fail")]
 
 mod generated;
 
