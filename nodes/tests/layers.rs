@@ -228,12 +228,10 @@ async fn a_holdout_holds_its_units_out_of_every_experiment_and_only_grows() {
 
     let refused = layers(&world).set_holdout(holdout("everywhere", 9_999, true)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert_eq!(refused.get_details_bad_request().map_or(0, |b| b.field_violations.len()), 0);
     let explained = ExplainRequest {
         environment: "test".into(),
         flag: "button".into(),
         context: Some(context(&[("targetingKey", "user-0")])),
-        ..ExplainRequest::default()
     };
     let explained = world.evaluation().explain(explained).await.unwrap().into_inner();
     let step = explained.steps.iter().find(|step| step.subject == "holdout everywhere").unwrap();

@@ -16,8 +16,12 @@ pub fn flips(_: &Plan, seen: &Seen) -> Finding {
         let (low, high) = (sent.flag_version, evaluated.answer.flag_version);
         // Another node may lag: the answer may be of an earlier version than the receipt.
         let (from, to) = (low.min(high), low.max(high));
-        let ends =
-            |change: &str| matches!(change, "start" | "stop" | "trip" | "resume" | "archive" | "revert");
+        let ends = |change: &str| {
+            matches!(
+                change,
+                "start" | "stop" | "trip" | "resume" | "archive" | "revert" | "shrink layer share"
+            )
+        };
         let kept = changes.first_key_value().is_some_and(|(oldest, _)| *oldest <= from.saturating_add(1));
         let lives =
             kept && !changes.range(from..=to).any(|(version, change)| *version > from && ends(change));

@@ -311,7 +311,8 @@ impl State {
                 definition.layer_share_basis_points = want;
             }
         }
-        self.replaced(ctx, number, "set layer share", effects);
+        let change = if want < have { "shrink layer share" } else { "grow layer share" };
+        self.replaced(ctx, number, change, effects);
         let mut outcome = self.experiment_done(number, effects);
         outcome.detail = format!("{have} -> {want} of layer {}", layer.1);
         Ok(outcome)
