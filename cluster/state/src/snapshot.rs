@@ -267,7 +267,7 @@ impl State {
         for record in all.iter().filter(|r| !r.generations.is_empty()) {
             self.open_routes(record);
             for (slot, until_ms) in record.slots.iter().zip(&record.counts_until_ms) {
-                self.ended.insert((*until_ms, slot.metric, record.number), ());
+                self.ended.insert((*until_ms, slot.metric, record.number));
             }
         }
         self.close_windows(self.clock.now_ms());
