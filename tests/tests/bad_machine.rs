@@ -56,7 +56,7 @@ async fn write_flag(client: &Client) -> Result<(), tonic::Status> {
     let flag = featureops_proto::v1::Flag {
         name: format!("{ENVIRONMENT}/flags/probe"),
         r#type: featureops_proto::v1::ValueType::String.into(),
-        variants: [("on".to_owned(), featureops_tests::load::string_value("1"))].into(),
+        variants: [("on".to_owned(), "1".into())].into(),
         ..featureops_proto::v1::Flag::default()
     };
     let request = SetFlagRequest { flag: Some(flag), ..SetFlagRequest::default() };

@@ -18,7 +18,7 @@ use featureops_proto::v1::{
     CreateExperimentRequest, Experiment, Exposure, Flag, Metric, Outcome, ReportExposuresRequest,
     ReportOutcomesRequest, SetFlagRequest, SetMetricRequest, Verdict,
 };
-use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Known, Load, prepare, string_value};
+use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Known, Load, prepare};
 use featureops_tests::site::{Node, Site};
 use featureops_tests::{check, client::Client, http, raw, runtime};
 use prost::Message as _;
@@ -80,7 +80,7 @@ fn flag(key: &str) -> Flag {
     Flag {
         name: format!("{ENVIRONMENT}/flags/{key}"),
         r#type: featureops_proto::v1::ValueType::String.into(),
-        variants: [("on".to_owned(), string_value("1"))].into(),
+        variants: [("on".to_owned(), "1".into())].into(),
         default_variant: Some("on".into()),
         ..Flag::default()
     }
@@ -321,7 +321,7 @@ fn long_keys() {
         // A definition as a whole has at most a MiB.
         let description = "d".repeat(2 << 20);
         clear(set(&client, Flag { description, ..flag("d") }).await, invalid, "2 MiB of description");
-        let variants = [(long.clone(), string_value("1"))].into();
+        let variants = [(long.clone(), "1".into())].into();
         clear(
             set(&client, Flag { variants, default_variant: None, ..flag("v") }).await,
             invalid,
