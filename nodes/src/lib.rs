@@ -25,6 +25,7 @@ pub mod fronts;
 pub mod host;
 pub mod http;
 pub mod meter;
+pub mod nearest;
 pub mod node;
 pub mod observation;
 pub mod outgoing;

@@ -502,7 +502,7 @@ fn weights(arms: &[&str], shares: &[String]) -> Result<Vec<u32>, Failure> {
         if !arms.contains(&arm) {
             return Err(Failure::usage(format!(
                 "'{arm}' is not an arm; {}",
-                super::nearest::suggestion(arm, arms)
+                crate::nearest::suggestion(arm, arms)
             )));
         }
         // In range: checked just above.

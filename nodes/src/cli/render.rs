@@ -11,7 +11,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use prost_types::value::Kind;
 
 use super::failure::Failure;
-use super::nearest::nearest;
+use super::reading::{open, text_within};
+use crate::nearest::nearest;
 
 /// A public message and its full name, by which its descriptor is found.
 pub trait Named: Message + Default {
@@ -141,23 +142,8 @@ pub fn read_message<M: Named>(path: &std::path::Path) -> Result<M, Failure> {
 /// # Errors
 /// Names the file.
 pub fn read_text(path: &std::path::Path) -> Result<String, Failure> {
-    use std::io::Read as _;
-    let shown = path.display();
-    let fault = |message: String| Failure::usage(format!("{shown}: {message}"));
-    let mut text = String::new();
-    let source: Box<dyn std::io::Read> = if path.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(path).map_err(|error| fault(error.to_string()))?)
-    };
-    source
-        .take(MAX_FILE_BYTES.saturating_add(1))
-        .read_to_string(&mut text)
-        .map_err(|error| fault(error.to_string()))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(fault(format!("is larger than {MAX_FILE_BYTES} bytes; split it")));
-    }
-    Ok(text)
+    let read = open(path).and_then(|source| text_within(source, MAX_FILE_BYTES, "; split it"));
+    read.map_err(|message| Failure::usage(format!("{}: {message}", path.display())))
 }
 
 /// Parses canonical JSON or YAML.
