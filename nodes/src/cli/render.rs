@@ -272,6 +272,13 @@ pub fn share_text(basis_points: u32) -> String {
     }
 }
 
+/// A percentage as basis points: 12.34 × 100 is 1233.9999…, and what is within a millionth of an integer was meant as one.
+#[must_use]
+pub fn basis_points_of_percent(percent: f64) -> f64 {
+    let scaled = percent * 100.0;
+    if (scaled - scaled.round()).abs() < 1e-6 { scaled.round() } else { scaled }
+}
+
 /// A relative change as a signed percentage: 0.0123 → `+1.23 %`.
 #[must_use]
 pub fn percent_text(fraction: f64) -> String {
