@@ -133,18 +133,19 @@ async fn caught_up<F: Fold>(
         return Ok(());
     }
     proposer.check()?;
-    let known = log_time.wait_for(|now| *now != LogTime::Behind);
-    let known = tokio::select! {
+    let hold = Duration::from_millis(proposer.options().fact_hold_ms_max);
+    tokio::select! {
         biased;
-        _ = closing.wait_for(|closing| *closing) => return Err(ProposeError::ShuttingDown),
-        known = known => known.map(|now| *now).map_err(|_| ProposeError::ShuttingDown)?,
-        () = tokio::time::sleep(Duration::from_millis(proposer.options().fact_hold_ms_max)) => LogTime::Behind,
-    };
-    if known == LogTime::Current {
-        return Ok(());
+        _ = closing.wait_for(|closing| *closing) => Err(ProposeError::ShuttingDown),
+        known = log_time.wait_for(|now| *now == LogTime::Current) => match known {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ProposeError::ShuttingDown),
+        },
+        () = tokio::time::sleep(hold) => {
+            let why = "facts wait for the first tick since this node started".to_owned();
+            Err(ProposeError::NotReady { why })
+        }
     }
-    let why = "facts wait for the first tick since this node started".to_owned();
-    Err(ProposeError::NotReady { why })
 }
 
 /// Coalesces until the queue or the node ends, then finishes what is in flight.

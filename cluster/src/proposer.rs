@@ -270,10 +270,6 @@ impl<F: Fold> Proposer<F> {
         }
     }
 
-    async fn bounded<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::time::timeout(Duration::from_millis(self.0.options.propose_timeout_ms), work).await.ok()
-    }
-
     fn refused_write(&self, error: RaftError<Types, ClientWriteError<Types>>) -> Refused {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => self.forward(&forward),
@@ -319,7 +315,9 @@ impl<F: Fold> Proposer<F> {
                 wait_ms = wait_ms.saturating_mul(2).min(RETRY_MS_MAX);
             }
         };
-        self.bounded(attempts).await.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
+        let bound = Duration::from_millis(self.0.options.propose_timeout_ms);
+        let in_time = tokio::time::timeout(bound, attempts).await;
+        in_time.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
     }
 }
 

@@ -6,10 +6,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::fronts::settings::{self, Settings};
+use crate::nearest::distance;
 
 /// Default port of everything a node serves.
 pub const PORT: u16 = 7400;
@@ -144,212 +147,117 @@ pub struct Key {
     parse: Parse,
 }
 
-macro_rules! whole {
-    ($text:expr, $range:expr) => {{
-        let range = $range;
-        match $text.trim().parse() {
-            Ok(value) if range.contains(&value) => Ok(value),
-            _ => Err(format!(
-                "'{}' is not a whole number from {} to {}",
-                $text.chars().take(40).collect::<String>(),
-                range.start(),
-                range.end()
-            )),
-        }
-    }};
+/// A row: the name and its meaning, the place in [`NodeConfig`], and what reads a text for it.
+macro_rules! keys {
+    ($($name:literal, $meaning:literal => $($place:ident).+ = $read:expr;)*) => {
+        &[$(Key {
+            name: $name,
+            meaning: $meaning,
+            parse: |config, text| {
+                config.$($place).+ = $read(text)?;
+                Ok(())
+            },
+        }),*]
+    };
 }
 
 /// Every setting there is.
-pub const KEYS: &[Key] = &[
-    Key {
-        name: "data",
-        meaning: "folder of the log, the snapshots and the unit key",
-        parse: |config, text| {
-            if text.is_empty() {
-                return Err("is empty; name a folder".to_owned());
-            }
-            config.data = PathBuf::from(text);
-            Ok(())
-        },
-    },
-    Key {
-        name: "listen",
-        meaning: "address and port, as 127.0.0.1:7400; loopback only",
-        parse: |config, text| {
-            config.listen = text
-                .parse()
-                .map_err(|_| format!("'{text}' is not an address and port, as 127.0.0.1:{PORT}"))?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "snapshot_every_entries",
-        meaning: "log entries between two snapshots of the state",
-        parse: |config, text| {
-            config.snapshot_every_entries = whole!(text, 100..=100_000_000u64)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "drain_timeout_seconds",
-        meaning: "how long a stopping node waits for requests in flight",
-        parse: |config, text| {
-            config.drain_timeout = Duration::from_secs(whole!(text, 0..=600u64)?);
-            Ok(())
-        },
-    },
-    Key {
-        name: "otlp_endpoint",
-        meaning: "where traces and metrics go by OTLP over gRPC, as http://127.0.0.1:4317; empty: nowhere",
-        parse: |config, text| {
-            if text.is_empty() {
-                config.otlp_endpoint = None;
-                return Ok(());
-            }
-            if text.starts_with("https://") {
-                return Err(format!(
-                    "'{text}' asks for TLS, which this release does not speak to a collector; send to one on this \
-                     machine, as http://127.0.0.1:4317, and let that one send on"
-                ));
-            }
-            if !text.starts_with("http://") {
-                return Err(format!("'{text}' does not begin with http://"));
-            }
-            config.otlp_endpoint = Some(text.to_owned());
-            Ok(())
-        },
-    },
-    Key {
-        name: "log_format",
-        meaning: "text or json",
-        parse: |config, text| {
-            config.log_format = match text {
-                "text" => LogFormat::Text,
-                "json" => LogFormat::Json,
-                _ => return Err(format!("'{text}' is neither text nor json")),
-            };
-            Ok(())
-        },
-    },
-    Key {
-        name: "log_filter",
-        meaning: "which log lines are written, as info,featureops=debug,openraft=warn",
-        parse: |config, text| {
-            config.log_filter = text.to_owned();
-            Ok(())
-        },
-    },
-    Key {
-        name: "flagd_ports",
-        meaning: "true opens 8013 (evaluation), 8014 (management), 8015 (sync), 8016 (OFREP); or four addresses",
-        parse: |config, text| settings::ports(text).map(|ports| config.fronts.ports = ports),
-    },
-    Key {
-        name: "flagd_environments",
-        meaning: "what flagd and OFREP clients see, as base,production: of equal keys the later one's flag",
-        parse: |config, text| settings::environments(text).map(|found| config.fronts.environments = found),
-    },
-    Key {
-        name: "flagd_authorities",
-        meaning: "the same by the name a client calls, as eu.flags.example=production+eu",
-        parse: |config, text| settings::authorities(text).map(|found| config.fronts.authorities = found),
-    },
-    Key {
-        name: "flagd_stream_deadline",
-        meaning: "how long an event or sync stream may last, as 10m; 0: as long as the client wants",
-        parse: |config, text| {
-            settings::duration(text).map(|deadline| config.fronts.stream_deadline = deadline)
-        },
-    },
-    Key {
-        name: "flagd_strict_errors",
-        meaning: "true answers UNKNOWN for GENERAL, as flagd does; its clients then try again for seconds",
-        parse: |config, text| settings::truth(text).map(|strict| config.fronts.strict_errors = strict),
-    },
-    Key {
-        name: "flagd_disable_sync_metadata",
-        meaning: "true answers UNIMPLEMENTED to the deprecated GetMetadata",
-        parse: |config, text| settings::truth(text).map(|off| config.fronts.disable_sync_metadata = off),
-    },
-    Key {
-        name: "context_values",
-        meaning: "added to every flagd and OFREP context over the caller's own, as region=eu,tier=2",
-        parse: |config, text| {
-            settings::context_values(text).map(|found| config.fronts.context_values = found)
-        },
-    },
-    Key {
-        name: "context_from_headers",
-        meaning: "headers added to the context over both, as X-Region=region",
-        parse: |config, text| {
-            settings::context_headers(text).map(|found| config.fronts.context_headers = found)
-        },
-    },
-    Key {
-        name: "limits.connections",
-        meaning: "connections served at once",
-        parse: |config, text| {
-            config.limits.connections = whole!(text, 1..=1_000_000usize)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.streams_per_connection",
-        meaning: "requests in flight on one HTTP/2 connection",
-        parse: |config, text| {
-            config.limits.streams_per_connection = whole!(text, 1..=65_536u32)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.header_bytes",
-        meaning: "bytes of one request's headers",
-        parse: |config, text| {
-            config.limits.header_bytes = whole!(text, 8_192..=1_048_576u32)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.request_bytes",
-        meaning: "bytes of one request message",
-        parse: |config, text| {
-            config.limits.request_bytes = whole!(text, 65_536..=6_291_456usize)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.request_bytes_in_flight",
-        meaning: "bytes of all request messages in flight together",
-        parse: |config, text| {
-            config.limits.request_bytes_in_flight = whole!(text, 16_777_216..=1_099_511_627_776usize)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.request_timeout_seconds",
-        meaning: "longest time a unary request may take",
-        parse: |config, text| {
-            config.limits.request_timeout = Duration::from_secs(whole!(text, 1..=600u64)?);
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.exposure_cache",
-        meaning: "units per arm remembered as already exposed",
-        parse: |config, text| {
-            config.limits.exposure_cache = whole!(text, 1..=134_217_728usize)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "limits.exposure_queue",
-        meaning: "implied exposures that may wait for the log",
-        parse: |config, text| {
-            config.limits.exposure_queue = whole!(text, 512..=16_777_216usize)?;
-            Ok(())
-        },
-    },
-];
+pub const KEYS: &[Key] = keys! {
+    "data", "folder of the log, the snapshots and the unit key" => data = folder;
+    "listen", "address and port, as 127.0.0.1:7400; loopback only" => listen = address;
+    "snapshot_every_entries", "log entries between two snapshots of the state"
+        => snapshot_every_entries = whole(100..=100_000_000);
+    "drain_timeout_seconds", "how long a stopping node waits for requests in flight" => drain_timeout = seconds(0..=600);
+    "otlp_endpoint", "where traces and metrics go by OTLP over gRPC, as http://127.0.0.1:4317; empty: nowhere"
+        => otlp_endpoint = collector;
+    "log_format", "text or json" => log_format = log_format;
+    "log_filter", "which log lines are written, as info,featureops=debug,openraft=warn" => log_filter = any;
+    "flagd_ports", "true opens 8013 (evaluation), 8014 (management), 8015 (sync), 8016 (OFREP); or four addresses"
+        => fronts.ports = settings::ports;
+    "flagd_environments", "what flagd and OFREP clients see, as base,production: of equal keys the later one's flag"
+        => fronts.environments = settings::environments;
+    "flagd_authorities", "the same by the name a client calls, as eu.flags.example=production+eu"
+        => fronts.authorities = settings::authorities;
+    "flagd_stream_deadline", "how long an event or sync stream may last, as 10m; 0: as long as the client wants"
+        => fronts.stream_deadline = settings::duration;
+    "flagd_strict_errors", "true answers UNKNOWN for GENERAL, as flagd does; its clients then try again for seconds"
+        => fronts.strict_errors = settings::truth;
+    "flagd_disable_sync_metadata", "true answers UNIMPLEMENTED to the deprecated GetMetadata"
+        => fronts.disable_sync_metadata = settings::truth;
+    "context_values", "added to every flagd and OFREP context over the caller's own, as region=eu,tier=2"
+        => fronts.context_values = settings::context_values;
+    "context_from_headers", "headers added to the context over both, as X-Region=region"
+        => fronts.context_headers = settings::context_headers;
+    "limits.connections", "connections served at once" => limits.connections = whole(1..=1_000_000);
+    "limits.streams_per_connection", "requests in flight on one HTTP/2 connection"
+        => limits.streams_per_connection = whole(1..=65_536);
+    "limits.header_bytes", "bytes of one request's headers" => limits.header_bytes = whole(8_192..=1_048_576);
+    "limits.request_bytes", "bytes of one request message" => limits.request_bytes = whole(65_536..=6_291_456);
+    "limits.request_bytes_in_flight", "bytes of all request messages in flight together"
+        => limits.request_bytes_in_flight = whole(16_777_216..=1_099_511_627_776);
+    "limits.request_timeout_seconds", "longest time a unary request may take" => limits.request_timeout = seconds(1..=600);
+    "limits.exposure_cache", "units per arm remembered as already exposed" => limits.exposure_cache = whole(1..=134_217_728);
+    "limits.exposure_queue", "implied exposures that may wait for the log" => limits.exposure_queue = whole(512..=16_777_216);
+};
+
+fn whole<T: FromStr + PartialOrd + fmt::Display>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> {
+    move |text| match text.trim().parse() {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ => Err(format!(
+            "'{}' is not a whole number from {} to {}",
+            text.chars().take(40).collect::<String>(),
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+fn seconds(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> {
+    let read = whole(range);
+    move |text| read(text).map(Duration::from_secs)
+}
+
+fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty; name a folder".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("'{text}' is not an address and port, as 127.0.0.1:{PORT}"))
+}
+
+fn collector(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.starts_with("https://") {
+        return Err(format!(
+            "'{text}' asks for TLS, which this release does not speak to a collector; send to one on this machine, as \
+             http://127.0.0.1:4317, and let that one send on"
+        ));
+    }
+    if !text.starts_with("http://") {
+        return Err(format!("'{text}' does not begin with http://"));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("'{text}' is neither text nor json")),
+    }
+}
+
+/// Any text: what it means is looked at where it is used.
+fn any(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
 
 impl NodeConfig {
     /// Defaults, then the TOML text of a file, then `FEATUREOPS_*` variables, then flags (name in the file's form, value).
@@ -480,25 +388,6 @@ fn unknown(
     }
 }
 
-/// Levenshtein distance, over the first 64 bytes.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<u8> = right.bytes().take(64).collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().take(64).enumerate() {
-        let mut diagonal = i;
-        let mut before = i + 1;
-        let mut next = vec![before];
-        for (&b, window) in right.iter().zip(row.windows(2)) {
-            let above = window.last().copied().unwrap_or_default();
-            before = (diagonal + usize::from(a != b)).min(above + 1).min(before + 1);
-            diagonal = above;
-            next.push(before);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -549,12 +438,5 @@ mod tests {
         assert_eq!(load(""), Ok(None));
         assert!(load("https://collector:4317").unwrap_err().contains("TLS"));
         assert!(load("collector:4317").unwrap_err().contains("http://"));
-    }
-
-    #[test]
-    fn distance_is_levenshteins() {
-        for (left, right, expected) in [("", "abc", 3), ("kitten", "sitting", 3), ("listen", "listen", 0)] {
-            assert_eq!(distance(left, right), expected);
-        }
     }
 }

@@ -26,6 +26,7 @@ pub mod host;
 pub mod http;
 pub mod membership;
 pub mod meter;
+pub mod nearest;
 pub mod node;
 pub mod observation;
 pub mod outgoing;

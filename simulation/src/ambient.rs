@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use featureops_simulation::Ambient;
+use featureops_simulation::dice::{STEP, mix};
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 static CHANCE: AtomicU64 = AtomicU64::new(0);
@@ -48,11 +49,7 @@ pub fn machine_micros() -> u64 {
 
 // One atomic step per draw: the world has one thread, and a draw from another would show as a digest that does not repeat.
 fn draw() -> u64 {
-    let mut mixed =
-        CHANCE.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    mix(CHANCE.fetch_add(STEP, Ordering::SeqCst).wrapping_add(STEP))
 }
 
 unsafe fn fill(buffer: *mut libc::c_void, length: usize) {

@@ -18,7 +18,10 @@ use std::time::Duration;
 
 use featureops_cluster::storage::{
     Change, Disk, Inspection, LaneFuture, Log, LogEntry, LogExtent, LogPosition, Mark, Marks, Named,
-    OpenError, Reading, Storage, SyncFuture, Values, values::check_sizes, verify,
+    OpenError, Reading, Storage, SyncFuture, Values, Verdict,
+    held::{Entries, EntryOperation, Pairs},
+    values::check_sizes,
+    values_alone, verify,
 };
 use parking_lot::Mutex;
 
@@ -49,38 +52,11 @@ trait Content: Clone + Default {
     fn tear(operation: Self::Operation, dice: &mut Dice) -> Option<Self::Operation>;
 }
 
-#[derive(Clone, Default)]
-struct Entries {
-    entries: BTreeMap<u64, LogEntry>,
-    purged: Option<LogPosition>,
-    committed: Option<LogPosition>,
-}
-
-#[derive(Clone)]
-enum EntryOperation {
-    Append(Vec<LogEntry>),
-    TruncateAfter(Option<LogPosition>),
-    Purge(LogPosition),
-    Commit(LogPosition),
-}
-
 impl Content for Entries {
     type Operation = EntryOperation;
 
     fn apply(&mut self, operation: EntryOperation) {
-        match operation {
-            EntryOperation::Append(entries) => {
-                self.entries.extend(entries.into_iter().map(|entry| (entry.position.index, entry)));
-            }
-            EntryOperation::TruncateAfter(last) => {
-                drop(self.entries.split_off(&last.map_or(0, |last| last.index.saturating_add(1))));
-            }
-            EntryOperation::Purge(upto) => {
-                self.entries = self.entries.split_off(&upto.index.saturating_add(1));
-                self.purged = self.purged.max(Some(upto));
-            }
-            EntryOperation::Commit(committed) => self.committed = Some(committed),
-        }
+        Entries::apply(self, operation);
     }
 
     fn tear(operation: EntryOperation, dice: &mut Dice) -> Option<EntryOperation> {
@@ -91,28 +67,11 @@ impl Content for Entries {
     }
 }
 
-impl Entries {
-    fn extent(&self) -> LogExtent {
-        let last = self.entries.values().next_back().map(|entry| entry.position);
-        LogExtent { purged: self.purged, last: last.max(self.purged), committed: self.committed }
-    }
-}
-
-type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
-
 impl Content for Pairs {
     type Operation = Vec<Change>;
 
     fn apply(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            match change {
-                Change::Put(name, value) => drop(self.insert(name, value)),
-                Change::Delete(name) => drop(self.remove(&name)),
-                Change::DeleteRange(names) => {
-                    self.retain(|name, _| name < &names.start || name >= &names.end)
-                }
-            }
-        }
+        self.apply_changes(changes);
     }
 
     fn tear(_: Vec<Change>, _: &mut Dice) -> Option<Vec<Change>> {
@@ -331,16 +290,7 @@ impl Handle {
 impl Log for Handle {
     fn append(&self, entries: Vec<LogEntry>) -> io::Result<()> {
         self.write(|platter| {
-            let mut last = platter.entries.live.extent().last;
-            for entry in &entries {
-                if let Some(last) = last
-                    && entry.position.index != last.index.saturating_add(1)
-                {
-                    let text = format!("entry {} does not follow {last}", entry.position);
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-                }
-                last = Some(entry.position);
-            }
+            platter.entries.live.check_follows(&entries)?;
             platter.archive.extend(entries.iter().map(|entry| (entry.position.index, entry.clone())));
             platter.entries.write(EntryOperation::Append(entries));
             Ok(())
@@ -370,21 +320,7 @@ impl Log for Handle {
     }
 
     fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
-        if indexes.start >= indexes.end {
-            return Ok(Vec::new());
-        }
-        self.look(|platter| {
-            let mut bytes = 0_usize;
-            let mut found = Vec::new();
-            for entry in platter.entries.live.entries.range(indexes).map(|(_, entry)| entry) {
-                bytes = bytes.saturating_add(entry.payload.len());
-                if bytes > bytes_max && !found.is_empty() {
-                    break;
-                }
-                found.push(entry.clone());
-            }
-            found
-        })
+        self.look(|platter| platter.entries.live.read(indexes, bytes_max))
     }
 
     fn extent(&self) -> LogExtent {
@@ -406,27 +342,15 @@ impl Values for Handle {
     }
 
     fn get(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.look(|platter| platter.values.live.get(name).cloned())
+        self.look(|platter| platter.values.live.get(name))
     }
 
     fn range(&self, names: Range<Vec<u8>>, limit: usize) -> io::Result<Vec<Named>> {
-        if names.start >= names.end {
-            return Ok(Vec::new());
-        }
-        self.look(|platter| {
-            let found = platter.values.live.range(names).take(limit);
-            found.map(|(name, value)| (name.clone(), value.clone())).collect()
-        })
+        self.look(|platter| platter.values.live.range(names, limit))
     }
 
     fn last(&self, names: Range<Vec<u8>>) -> io::Result<Option<Named>> {
-        if names.start >= names.end {
-            return Ok(None);
-        }
-        self.look(|platter| {
-            let last = platter.values.live.range(names).next_back();
-            last.map(|(name, value)| (name.clone(), value.clone()))
-        })
+        self.look(|platter| platter.values.live.last(names))
     }
 
     fn sync(&self) -> SyncFuture<'_> {
@@ -458,7 +382,9 @@ impl Storage for SimulatedDisk {
             let found = Inspection { extent: platter.entries.live.extent(), fault: None };
             let reading =
                 platter.marks.live.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
-            verify(reading.as_ref(), &found)?;
+            if verify(reading.as_ref(), &found)? == Verdict::Empty && !platter.values.live.is_empty() {
+                return Err(values_alone());
+            }
             match reading {
                 Some(reading) if reading.mark.node != node => {
                     return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
@@ -544,5 +470,18 @@ mod tests {
             found |= matches!(disk.open(1, 9), Err(OpenError::DiskLoss { .. }));
         }
         assert!(found);
+    }
+
+    #[test]
+    fn values_without_a_log_and_marks_are_a_loss() {
+        let disk = SimulatedDisk::new(1, 1);
+        let opened = disk.open(1, 9).unwrap();
+        opened.values.write(vec![Change::Put(b"a".to_vec(), b"1".to_vec())]).unwrap();
+        {
+            let mut platter = disk.0.lock();
+            platter.entries = File::default();
+            platter.marks = File::default();
+        }
+        assert!(matches!(disk.open(1, 9), Err(OpenError::DiskLoss { .. })));
     }
 }

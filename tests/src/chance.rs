@@ -1,23 +1,21 @@
-//! SplitMix64 (Steele, Lea, Flood 2014): the same numbers for the same seed on any machine.
+//! Chance of the tests: the same numbers for the same seed on any machine.
+
+use featureops_decision::chance;
 
 /// A seeded source of numbers.
 #[derive(Debug, Clone)]
-pub struct Chance(u64);
+pub struct Chance(chance::Chance);
 
 impl Chance {
     /// The numbers of `seed`.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(chance::Chance::from_seed(seed))
     }
 
     /// The next 64 bits.
     pub const fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// A number below `bound`; 0 when the bound is. The remainder's bias is of no interest here.

@@ -90,7 +90,7 @@ pub struct Load {
 pub async fn prepare(client: &Client) -> Result<(), tonic::Status> {
     let mut variants = BTreeMap::new();
     for (number, arm) in ARMS.iter().enumerate() {
-        variants.insert((*arm).to_owned(), string_value(&number.to_string()));
+        variants.insert((*arm).to_owned(), number.to_string().into());
     }
     let flag = Flag {
         name: format!("{ENVIRONMENT}/flags/{EXPERIMENT}"),
@@ -136,12 +136,6 @@ pub async fn prepare(client: &Client) -> Result<(), tonic::Status> {
     Ok(())
 }
 
-/// A text as a flag's value.
-#[must_use]
-pub fn string_value(text: &str) -> prost_types::Value {
-    prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.to_owned())) }
-}
-
 impl Load {
     /// Starts `producers` producers and the writer of flags against a prepared node.
     #[must_use]
@@ -174,12 +168,6 @@ impl Load {
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
         }
-        self.known()
-    }
-
-    /// Ends at once: what is under way stays unknown.
-    pub async fn abandon(mut self) -> Known {
-        self.tasks.shutdown().await;
         self.known()
     }
 }
@@ -315,7 +303,7 @@ impl Worker {
             let flag = Flag {
                 name: format!("{ENVIRONMENT}/flags/{key}"),
                 r#type: ValueType::String.into(),
-                variants: BTreeMap::from([("on".to_owned(), string_value(&number.to_string()))]),
+                variants: BTreeMap::from([("on".to_owned(), number.to_string().into())]),
                 default_variant: Some("on".into()),
                 description: description.clone(),
                 ..Flag::default()

@@ -56,6 +56,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What a command may take where nobody listens: the 2 s it is told to try, and what a busy machine needs to run it.
+const NOBODY_MAX: Duration = Duration::from_secs(10);
+/// What a drain may take under load: the node's own bound for requests in flight, 10 s, and what it needs to end then.
+const DRAIN_MAX: Duration = Duration::from_secs(12);
+
 const SET: &[&str] =
     &["flag", "set", "banner", "--type", "boolean", "--variant", "on=true", "--variant", "off=false"];
 
@@ -119,7 +124,7 @@ fn flags_and_exit_codes() {
             .output()
             .unwrap();
         assert_eq!(ended.status.code(), Some(6), "{}", text(&ended.stderr));
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < NOBODY_MAX, "{:?}", begin.elapsed());
     });
 }
 
@@ -268,7 +273,7 @@ fn sigterm_drains() {
         let begin = Instant::now();
         let status = node.drain().await.unwrap_or_else(|ended| panic!("drain: {ended}"));
         assert_eq!(status.code(), Some(0));
-        assert!(begin.elapsed() < Duration::from_secs(12), "the drain took {:?}", begin.elapsed());
+        assert!(begin.elapsed() < DRAIN_MAX, "the drain took {:?}", begin.elapsed());
         let node = site.start().await.unwrap_or_else(|ended| panic!("start after a drain: {ended}"));
         let known = load.end().await;
         let faults = check::settled(&client, &known).await;

@@ -204,7 +204,7 @@ fn a_generated_file() {
 
 #[test]
 fn cookie_cats() {
-    let folder = std::env::var_os("FEATUREOPS_DATA")
+    let folder = std::env::var_os("TEST_DATA_SETS")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
     let file = folder.join("experiments/cookie_cats.csv");
     let Ok(text) = std::fs::read_to_string(&file) else {

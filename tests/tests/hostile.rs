@@ -18,7 +18,7 @@ use featureops_proto::v1::{
     CreateExperimentRequest, Experiment, Exposure, Flag, Metric, Outcome, ReportExposuresRequest,
     ReportOutcomesRequest, SetFlagRequest, SetMetricRequest, Verdict,
 };
-use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Known, Load, prepare, string_value};
+use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Known, Load, prepare};
 use featureops_tests::site::{Node, Site};
 use featureops_tests::{check, client::Client, http, raw, runtime};
 use prost::Message as _;
@@ -80,14 +80,10 @@ fn flag(key: &str) -> Flag {
     Flag {
         name: format!("{ENVIRONMENT}/flags/{key}"),
         r#type: featureops_proto::v1::ValueType::String.into(),
-        variants: [("on".to_owned(), string_value("1"))].into(),
+        variants: [("on".to_owned(), "1".into())].into(),
         default_variant: Some("on".into()),
         ..Flag::default()
     }
-}
-
-fn number_value(number: f64) -> prost_types::Value {
-    prost_types::Value { kind: Some(prost_types::value::Kind::NumberValue(number)) }
 }
 
 async fn set(client: &Client, flag: Flag) -> Result<Flag, Status> {
@@ -208,13 +204,9 @@ fn unknown_enums_and_numbers_that_are_none() {
         for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300] {
             let mut flag = flag("number");
             flag.r#type = featureops_proto::v1::ValueType::Number.into();
-            flag.variants = [("on".to_owned(), number_value(number))].into();
-            let answer = set(&client, flag).await;
-            // 1e300 is a finite number and not a whole one beyond 2^53 - 1 that somebody could have meant.
-            if number.is_finite() && answer.is_ok() {
-                continue;
-            }
-            clear(answer, invalid, &format!("a flag with the value {number}"));
+            flag.variants = [("on".to_owned(), number.into())].into();
+            // 1e300 is finite and would not read back equal.
+            clear(set(&client, flag).await, invalid, &format!("a flag with the value {number}"));
         }
         victim.unharmed("numbers in flags").await;
 
@@ -329,7 +321,7 @@ fn long_keys() {
         // A definition as a whole has at most a MiB.
         let description = "d".repeat(2 << 20);
         clear(set(&client, Flag { description, ..flag("d") }).await, invalid, "2 MiB of description");
-        let variants = [(long.clone(), string_value("1"))].into();
+        let variants = [(long.clone(), "1".into())].into();
         clear(
             set(&client, Flag { variants, default_variant: None, ..flag("v") }).await,
             invalid,
@@ -347,7 +339,7 @@ fn long_keys() {
             attributes,
             ..Exposure::default()
         };
-        let attributes = [(long.clone(), number_value(1.0))].into();
+        let attributes = [(long.clone(), 1.0.into())].into();
         let exposures = vec![
             exposure(&long, "control", Default::default()),
             exposure("u", &long, Default::default()),

@@ -133,13 +133,11 @@ impl Line {
         self.propose(None, entry::Command::Tick(log::Tick { now_ms, after_restart: false }));
     }
 
-    /// Uniform in [0, 1), by splitmix64 (Steele, Lea, Flood 2014).
+    /// Uniform in [0, 1). The state is kept here, because the names of units have it in them.
     fn roll(&mut self) -> f64 {
+        let roll = Chance::from_seed(self.dice).unit();
         self.dice = self.dice.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.dice;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        roll
     }
 
     fn arms_by_bucket(&self) -> Vec<u8> {

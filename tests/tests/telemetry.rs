@@ -19,7 +19,7 @@ use featureops_proto::v1::{
     EvaluateRequest, Exposure, Metric, ReportExposuresRequest, SetMetricRequest, metric,
 };
 use featureops_tests::client::Client;
-use featureops_tests::load::{ARMS, ENVIRONMENT, EXPERIMENT, prepare, string_value};
+use featureops_tests::load::{ARMS, ENVIRONMENT, EXPERIMENT, prepare};
 use featureops_tests::runtime;
 use featureops_tests::site::{Node, Site};
 use tokio::task::JoinSet;
@@ -61,7 +61,7 @@ fn within<T>(message: T, traceparent: Option<&str>) -> Request<T> {
 }
 
 async fn evaluate(client: &Client, unit: &str, traceparent: Option<&str>) {
-    let context = prost_types::Struct { fields: [("targetingKey".to_owned(), string_value(unit))].into() };
+    let context = prost_types::Struct { fields: [("targetingKey".to_owned(), unit.into())].into() };
     let request = EvaluateRequest {
         environment: ENVIRONMENT.to_owned(),
         flag: EXPERIMENT.to_owned(),

@@ -35,17 +35,6 @@ pub fn two_sided_radius(ratio: f64, alpha: f64) -> f64 {
     libm::sqrt((1.0 + 1.0 / ratio) * (libm::log1p(ratio) - 2.0 * libm::log(alpha)))
 }
 
-/// Radius of the one-sided sequence in closed form, in standard errors (arXiv 2103.06476, appendix B.1): a little wider
-/// than where [`one_sided_evidence`] reaches 1 / alpha.
-#[must_use]
-pub fn one_sided_radius(ratio: f64, alpha: f64) -> f64 {
-    if ratio.is_nan() || ratio <= 0.0 {
-        return f64::INFINITY;
-    }
-    let root = libm::sqrt(1.0 + ratio);
-    libm::sqrt(2.0 * (1.0 + 1.0 / ratio) * libm::log1p(root / (2.0 * alpha)))
-}
-
 /// ln e of the one-sided normal mixture at z standard errors in the direction tested.
 #[must_use]
 pub fn one_sided_evidence(ratio: f64, z: f64) -> f64 {
@@ -57,25 +46,6 @@ pub fn one_sided_evidence(ratio: f64, z: f64) -> f64 {
     core::f64::consts::LN_2 - 0.5 * libm::log1p(ratio)
         + 0.5 * z * z * share
         + ln_normal_cdf(z * libm::sqrt(share))
-}
-
-/// The one-sided boundary, in standard errors: where the evidence reaches 1 / alpha. By bisection, error below 1e-12.
-#[must_use]
-pub fn one_sided_boundary(ratio: f64, alpha: f64) -> f64 {
-    if ratio.is_nan() || ratio <= 0.0 {
-        return f64::INFINITY;
-    }
-    let goal = -libm::log(alpha);
-    let (mut low, mut high) = (-10.0, one_sided_radius(ratio, alpha) + 1.0);
-    for _ in 0..80 {
-        let middle = 0.5 * (low + high);
-        if one_sided_evidence(ratio, middle) < goal {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    0.5 * (low + high)
 }
 
 /// A two-sided anytime-valid interval.

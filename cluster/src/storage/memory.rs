@@ -1,9 +1,10 @@
 //! A disk in memory that behaves like one: reads see every write, a crash forgets what was not synced.
 //!
-//! Simulation and tests open it instead of a folder. A sync takes as long as the disk was told; a crash drops the
-//! operations since the last completed sync and cuts off every handle opened before it. No threads: lanes are tasks.
+//! The room's tests open it instead of a folder; the simulation brings a disk of its own. A sync takes as long as the disk
+//! was told; a crash drops the operations since the last completed sync and cuts off every handle opened before it. No
+//! threads: lanes are tasks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::held::{Entries, EntryOperation, Pairs};
 use super::lane::LaneFuture;
 use super::log::{Log, LogEntry, LogExtent, LogPosition, SyncFuture};
 use super::marks::{Mark, Marks, Reading};
@@ -19,19 +21,14 @@ use super::{Disk, Inspection, OpenError, Storage, Verdict, values_alone, verify}
 
 #[derive(Clone, Default)]
 struct Contents {
-    entries: BTreeMap<u64, LogEntry>,
-    purged: Option<LogPosition>,
-    committed: Option<LogPosition>,
-    values: BTreeMap<Vec<u8>, Vec<u8>>,
+    entries: Entries,
+    values: Pairs,
     mark: Option<Mark>,
 }
 
 #[derive(Clone)]
 enum Operation {
-    Append(Vec<LogEntry>),
-    TruncateAfter(Option<LogPosition>),
-    Purge(LogPosition),
-    Commit(LogPosition),
+    Entries(EntryOperation),
     Values(Vec<Change>),
     Mark(Mark),
 }
@@ -47,43 +44,18 @@ enum Part {
 impl Operation {
     fn part(&self) -> Part {
         match self {
+            Self::Entries(_) => Part::Log,
             Self::Values(_) => Part::Values,
             Self::Mark(_) => Part::Mark,
-            Self::Append(_) | Self::TruncateAfter(_) | Self::Purge(_) | Self::Commit(_) => Part::Log,
         }
     }
 }
 
 impl Contents {
-    fn extent(&self) -> LogExtent {
-        let last = self.entries.values().next_back().map(|entry| entry.position);
-        LogExtent { purged: self.purged, last: last.max(self.purged), committed: self.committed }
-    }
-
     fn apply(&mut self, operation: Operation) {
         match operation {
-            Operation::Append(entries) => {
-                self.entries.extend(entries.into_iter().map(|entry| (entry.position.index, entry)));
-            }
-            Operation::TruncateAfter(last) => {
-                drop(self.entries.split_off(&last.map_or(0, |last| last.index.saturating_add(1))));
-            }
-            Operation::Purge(upto) => {
-                self.entries = self.entries.split_off(&upto.index.saturating_add(1));
-                self.purged = self.purged.max(Some(upto));
-            }
-            Operation::Commit(committed) => self.committed = Some(committed),
-            Operation::Values(changes) => {
-                for change in changes {
-                    match change {
-                        Change::Put(name, value) => drop(self.values.insert(name, value)),
-                        Change::Delete(name) => drop(self.values.remove(&name)),
-                        Change::DeleteRange(names) => {
-                            self.values.retain(|name, _| name < &names.start || name >= &names.end);
-                        }
-                    }
-                }
-            }
+            Operation::Entries(operation) => self.entries.apply(operation),
+            Operation::Values(changes) => self.values.apply_changes(changes),
             Operation::Mark(mark) => self.mark = Some(mark),
         }
     }
@@ -146,7 +118,7 @@ impl MemoryDisk {
     pub fn lose_tail(&self, entries: usize) {
         let mut platter = self.platter.lock();
         for _ in 0..entries {
-            platter.durable.entries.pop_last();
+            platter.durable.entries.lose_last();
         }
         platter.pending.clear();
         platter.live = platter.durable.clone();
@@ -221,55 +193,28 @@ impl Handle {
 
 impl Log for Handle {
     fn append(&self, entries: Vec<LogEntry>) -> io::Result<()> {
-        let mut last = self.read(Contents::extent)?.last;
-        for entry in &entries {
-            if let Some(last) = last
-                && entry.position.index != last.index.saturating_add(1)
-            {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("entry {} does not follow {last}", entry.position),
-                ));
-            }
-            last = Some(entry.position);
-        }
-        self.write(Operation::Append(entries))
+        Handle::read(self, |contents| contents.entries.check_follows(&entries))??;
+        self.write(Operation::Entries(EntryOperation::Append(entries)))
     }
 
     fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
-        self.write(Operation::TruncateAfter(last))
+        self.write(Operation::Entries(EntryOperation::TruncateAfter(last)))
     }
 
     fn purge(&self, upto: LogPosition) -> io::Result<()> {
-        self.write(Operation::Purge(upto))
+        self.write(Operation::Entries(EntryOperation::Purge(upto)))
     }
 
     fn note_committed(&self, committed: LogPosition) -> io::Result<()> {
-        self.write(Operation::Commit(committed))
+        self.write(Operation::Entries(EntryOperation::Commit(committed)))
     }
 
     fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
-        if indexes.start >= indexes.end {
-            return Ok(Vec::new());
-        }
-        Handle::read(self, |contents| {
-            let mut bytes = 0usize;
-            contents
-                .entries
-                .range(indexes)
-                .map(|(_, entry)| entry.clone())
-                .enumerate()
-                .take_while(|(number, entry)| {
-                    bytes = bytes.saturating_add(entry.payload.len());
-                    *number == 0 || bytes <= bytes_max
-                })
-                .map(|(_, entry)| entry)
-                .collect()
-        })
+        Handle::read(self, |contents| contents.entries.read(indexes, bytes_max))
     }
 
     fn extent(&self) -> LogExtent {
-        self.disk.platter.lock().live.extent()
+        self.disk.platter.lock().live.entries.extent()
     }
 
     fn sync(&self) -> SyncFuture<'_> {
@@ -284,20 +229,15 @@ impl Values for Handle {
     }
 
     fn get(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        Handle::read(self, |contents| contents.values.get(name).cloned())
+        Handle::read(self, |contents| contents.values.get(name))
     }
 
     fn range(&self, names: Range<Vec<u8>>, limit: usize) -> io::Result<Vec<Named>> {
-        Handle::read(self, |contents| {
-            let found = contents.values.range(names).take(limit);
-            found.map(|(name, value)| (name.clone(), value.clone())).collect()
-        })
+        Handle::read(self, |contents| contents.values.range(names, limit))
     }
 
     fn last(&self, names: Range<Vec<u8>>) -> io::Result<Option<Named>> {
-        Handle::read(self, |contents| {
-            contents.values.range(names).next_back().map(|(name, value)| (name.clone(), value.clone()))
-        })
+        Handle::read(self, |contents| contents.values.last(names))
     }
 
     fn sync(&self) -> SyncFuture<'_> {
@@ -323,7 +263,7 @@ impl Storage for MemoryDisk {
     fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError> {
         {
             let mut platter = self.platter.lock();
-            let found = Inspection { extent: platter.live.extent(), fault: None };
+            let found = Inspection { extent: platter.live.entries.extent(), fault: None };
             let reading =
                 platter.live.mark.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
             let verdict = verify(reading.as_ref(), &found)?;

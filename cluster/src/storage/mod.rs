@@ -7,12 +7,14 @@
 //! ```
 //!
 //! Two ports ([`Log`], [`Values`]) and the mark file ([`Marks`]) stand between the node and the disk. Production opens a
-//! [`folder::Folder`]; simulation and tests open a [`memory::MemoryDisk`] that forgets what was not synced.
+//! [`folder::Folder`]; the room's tests open a [`memory::MemoryDisk`] that forgets what was not synced. The simulation brings
+//! a disk of its own; what either holds is [`held`].
 //!
 //! Opening never repairs what was acknowledged: a missing, damaged or shortened log is [`OpenError::DiskLoss`].
 
 pub mod chunks;
 pub mod folder;
+pub mod held;
 pub mod lane;
 pub mod log;
 pub mod marks;
@@ -181,6 +183,8 @@ pub(crate) fn verify_new(verdict: Verdict, values: &dyn Values) -> Result<(), Op
     Err(values_alone())
 }
 
-pub(crate) fn values_alone() -> OpenError {
+/// The refusal of a disk that has values, and neither a log nor marks.
+#[must_use]
+pub fn values_alone() -> OpenError {
     OpenError::loss("log", "start", "`log` and `marks` are missing beside values that are not")
 }

@@ -4,7 +4,7 @@
 //! sent. Inside the window a batch counts once; outside it the answer is a refusal, never a second count. What was said of
 //! each event is kept up to a bound over all producers: beyond it the oldest lists leave, and a repeat is told that it is one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use featureops_proto::ErrorCode;
@@ -74,7 +74,7 @@ pub struct Producers {
     /// Where the next sweep for idle ones begins.
     swept: Option<Arc<str>>,
     /// Those that keep verdicts, by the position of their oldest.
-    oldest: BTreeMap<(u64, Arc<str>), ()>,
+    oldest: BTreeSet<(u64, Arc<str>)>,
     /// What all verdicts take.
     verdict_bytes: u64,
 }
@@ -207,7 +207,7 @@ impl Producers {
                 self.oldest.remove(&(position, Arc::clone(&id)));
             }
             if let Some(position) = now.0 {
-                self.oldest.insert((position, id), ());
+                self.oldest.insert((position, id));
             }
         }
     }
@@ -215,9 +215,7 @@ impl Producers {
     /// Lets verdicts go, the oldest first, until what is kept is within the bound. That they were given stays known.
     fn bound(&mut self, bytes_max: u64) {
         while self.verdict_bytes > bytes_max {
-            let Some((position, id)) = self.oldest.first_key_value().map(|(key, ())| key.clone()) else {
-                break;
-            };
+            let Some((position, id)) = self.oldest.first().cloned() else { break };
             self.change(&id, |known| {
                 let of_then = |reply: &BatchReply| reply.position == position && !reply.verdicts.is_empty();
                 for (_, _, reply) in known.replies.iter_mut().filter(|(_, _, reply)| of_then(reply)) {

@@ -335,7 +335,7 @@ impl State {
             self.occupy(record);
             self.open_routes(record);
             for (slot, until_ms) in record.slots.iter().zip(&record.counts_until_ms) {
-                self.ended.insert((*until_ms, slot.metric, record.number), ());
+                self.ended.insert((*until_ms, slot.metric, record.number));
             }
         }
         self.close_windows(self.clock.now_ms());

@@ -1,7 +1,7 @@
 //! The state: everything the log has said so far. Records are shared by `Arc`, so that a clone for a snapshot is cheap
 //! and later changes copy only what they touch.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use featureops_proto::log::{
@@ -99,7 +99,7 @@ pub struct State {
     /// Running experiments by metric number.
     pub(crate) routes: BTreeMap<u32, Vec<Route>>,
     /// When routes of ended experiments close: (log time, metric, experiment).
-    pub(crate) ended: BTreeMap<(i64, u32, u32), ()>,
+    pub(crate) ended: BTreeSet<(i64, u32, u32)>,
     /// Rows over all ledgers.
     pub(crate) rows: u64,
     pub(crate) producers: Producers,

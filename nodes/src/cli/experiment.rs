@@ -11,7 +11,7 @@ use super::autonomy::Level;
 use super::failure::Failure;
 use super::layer::{self, PlacementArgs, parse_share};
 use super::page::{Cell, Page, Tone};
-use super::render::{self, key_of, share_text, word_of};
+use super::render::{self, basis_points_of_percent, key_of, share_text, word_of};
 use super::session::{MAX_LISTED, Session, WriteArgs, verb};
 use super::span::{moment_text, parse_span, span_text};
 use super::{experiment_ramp, experiment_status};
@@ -528,17 +528,21 @@ fn weights(arms: &[&str], shares: &[String]) -> Result<Vec<u32>, Failure> {
         };
         let (arm, share) = text.rsplit_once('=').ok_or_else(wrong)?;
         let weight = match share.strip_suffix('%') {
-            Some(percent) => percent.trim().parse::<f64>().ok().map(|percent| (percent * 100.0).round()),
+            Some(percent) => percent.trim().parse::<f64>().ok().map(basis_points_of_percent),
             None => share.parse::<u32>().ok().map(f64::from),
         };
         let weight = weight.filter(|weight| (0.0..=10_000.0).contains(weight)).ok_or_else(wrong)?;
+        if weight.fract() != 0.0 {
+            let message = format!("'{text}': a share is a whole number of basis points, as 3333 or 33.33%");
+            return Err(Failure::usage(message));
+        }
         if !arms.contains(&arm) {
             return Err(Failure::usage(format!(
                 "'{arm}' is not an arm; {}",
-                super::nearest::suggestion(arm, arms)
+                crate::nearest::suggestion(arm, arms)
             )));
         }
-        // In range: checked just above.
+        // In range and whole: checked just above.
         if given.insert(arm, weight as u32).is_some() {
             return Err(Failure::usage(format!("{arm} is given twice")));
         }
@@ -566,6 +570,7 @@ mod tests {
     #[test]
     fn shares_are_put_in_the_order_of_the_arms() {
         assert_eq!(shares(&["on=25%", "off=7500"]).unwrap(), [7_500, 2_500]);
+        assert_eq!(shares(&["on=12.34%", "off=87.66%"]).unwrap(), [8_766, 1_234]);
         for (texts, part) in [
             (vec!["on=25%"], "off is missing"),
             (vec!["on=1", "off=2"], "sum to 3"),
@@ -573,6 +578,7 @@ mod tests {
             (vec!["on=x", "off=2"], "ARM=SHARE"),
             (vec!["on=1", "on=2"], "twice"),
             (vec!["on=-1%", "off=2"], "ARM=SHARE"),
+            (vec!["on=33.333%", "off=66.667%"], "33.33%"),
         ] {
             let failure = shares(&texts).unwrap_err();
             assert!(failure.render().contains(part), "{texts:?}: {}", failure.render());

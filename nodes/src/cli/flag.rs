@@ -408,11 +408,13 @@ pub fn show_steps(page: &mut Page, steps: &[v1::ExplainStep]) {
 }
 
 async fn history(session: &Session, key: &str, limit: usize) -> Result<(), Failure> {
+    let limit = limit.min(MAX_LISTED);
     let mut all = v1::ListFlagVersionsResponse::default();
     loop {
+        let wanted = limit.saturating_sub(all.versions.len()).clamp(1, 100);
         let request = v1::ListFlagVersionsRequest {
             name: session.name(Flags, key)?,
-            page_size: 100,
+            page_size: i32::try_from(wanted).unwrap_or(100),
             page_token: std::mem::take(&mut all.next_page_token),
         };
         let mut page = session
@@ -423,7 +425,7 @@ async fn history(session: &Session, key: &str, limit: usize) -> Result<(), Failu
             .await?;
         all.versions.append(&mut page.versions);
         all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.versions.len() >= limit.min(MAX_LISTED) {
+        if all.next_page_token.is_empty() || all.versions.len() >= limit {
             break;
         }
     }

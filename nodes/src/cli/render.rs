@@ -11,7 +11,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use prost_types::value::Kind;
 
 use super::failure::Failure;
-use super::nearest::nearest;
+use super::reading::{open, text_within};
+use crate::nearest::nearest;
 
 /// A public message and its full name, by which its descriptor is found.
 pub trait Named: Message + Default {
@@ -154,23 +155,8 @@ pub fn read_message<M: Named>(path: &std::path::Path) -> Result<M, Failure> {
 /// # Errors
 /// Names the file.
 pub fn read_text(path: &std::path::Path) -> Result<String, Failure> {
-    use std::io::Read as _;
-    let shown = path.display();
-    let fault = |message: String| Failure::usage(format!("{shown}: {message}"));
-    let mut text = String::new();
-    let source: Box<dyn std::io::Read> = if path.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(path).map_err(|error| fault(error.to_string()))?)
-    };
-    source
-        .take(MAX_FILE_BYTES.saturating_add(1))
-        .read_to_string(&mut text)
-        .map_err(|error| fault(error.to_string()))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(fault(format!("is larger than {MAX_FILE_BYTES} bytes; split it")));
-    }
-    Ok(text)
+    let read = open(path).and_then(|source| text_within(source, MAX_FILE_BYTES, "; split it"));
+    read.map_err(|message| Failure::usage(format!("{}: {message}", path.display())))
 }
 
 /// Parses canonical JSON or YAML.
@@ -297,6 +283,13 @@ pub fn share_text(basis_points: u32) -> String {
         part if part % 10 == 0 => format!("{whole}.{} %", part / 10),
         part => format!("{whole}.{part:02} %"),
     }
+}
+
+/// A percentage as basis points: 12.34 × 100 is 1233.9999…, and what is within a millionth of an integer was meant as one.
+#[must_use]
+pub fn basis_points_of_percent(percent: f64) -> f64 {
+    let scaled = percent * 100.0;
+    if (scaled - scaled.round()).abs() < 1e-6 { scaled.round() } else { scaled }
 }
 
 /// A relative change as a signed percentage: 0.0123 → `+1.23 %`.

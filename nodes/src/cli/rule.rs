@@ -25,6 +25,8 @@ use featureops_proto::v1;
 use featureops_proto::v1::condition::Operator;
 use prost_types::value::Kind;
 
+use super::render::basis_points_of_percent;
+
 /// Longest rule text, conditions of a rule, and values or variants in a list.
 pub const MAX_RULE_BYTES: usize = 16 * 1024;
 const MAX_CONDITIONS: usize = 64;
@@ -455,11 +457,7 @@ impl Parser<'_> {
         let placed = self.take();
         let basis_points = match placed.token {
             Token::Number(number) => number,
-            // 12.34 × 100 is 1233.9999…: what is within a millionth of an integer was meant as one.
-            Token::Percent(percent) => {
-                let scaled = percent * 100.0;
-                if (scaled - scaled.round()).abs() < 1e-6 { scaled.round() } else { scaled }
-            }
+            Token::Percent(percent) => basis_points_of_percent(percent),
             _ => {
                 return Err(
                     self.error_at(placed.at, "expected a weight: basis points, or a percentage as 25%")

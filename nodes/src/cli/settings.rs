@@ -3,16 +3,16 @@
 //! The configuration file (TOML) is overruled by `FEATUREOPS_*` environment variables, those by flags. An unknown key in the
 //! file is an error that names it: a misspelt `sevrer` silently ignored would send a command to the wrong cluster.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
-use super::nearest::suggestion;
+use super::reading::text_within;
 use super::span::parse_span;
 use crate::config::{ENVIRONMENT_PREFIX, is_variable};
+use crate::nearest::suggestion;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -177,18 +177,12 @@ fn read_file(path: &Path) -> Result<toml::Table, Failure> {
     parse_file(&text).map_err(fault)
 }
 
-/// A file's text, if it is within the bound. What is read is counted, not what the file system says: a device has no length.
+/// A file's text, if it is within the bound.
 ///
 /// # Errors
 /// It cannot be read, is larger, or is no UTF-8.
 pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(format!("is larger than {bytes_max} bytes"));
-    }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
+    text_within(std::fs::File::open(path).map_err(|error| error.to_string())?, bytes_max, "")
 }
 
 fn parse_file(text: &str) -> Result<toml::Table, String> {

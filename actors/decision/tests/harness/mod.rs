@@ -14,7 +14,7 @@ use featureops_proto::v1;
 
 /// A golden file as JSON; `None`, said aloud, when the data is not here.
 pub fn golden(name: &str) -> Option<serde_json::Value> {
-    let root = std::env::var_os("FEATUREOPS_DATA").map_or_else(
+    let root = std::env::var_os("TEST_DATA_SETS").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
         PathBuf::from,
     );

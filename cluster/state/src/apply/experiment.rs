@@ -463,7 +463,7 @@ impl State {
             let window_ms = i64::from(definition.map_or(0, window_minutes)) * 60_000;
             let until_ms = if until_end { now } else { now.saturating_add(window_ms) };
             counts_until_ms.push(until_ms);
-            self.ended.insert((until_ms, metric, number), ());
+            self.ended.insert((until_ms, metric, number));
         }
         if let Some(record) = self.experiment_mut(number) {
             record.counts_until_ms = counts_until_ms;

@@ -59,15 +59,10 @@ impl State {
 
     /// Ended experiments stop counting a metric's outcomes one window after their end.
     pub(crate) fn close_windows(&mut self, now_ms: i64) {
-        let ended = &self.ended;
-        if ended.first_key_value().is_none_or(|((until_ms, _, _), ())| *until_ms > now_ms) {
-            return;
-        }
-        while let Some(((until_ms, metric, number), ())) = self.ended.pop_first() {
-            if until_ms > now_ms {
-                self.ended.insert((until_ms, metric, number), ());
-                break;
-            }
+        while let Some(&(until_ms, metric, number)) = self.ended.first()
+            && until_ms <= now_ms
+        {
+            self.ended.pop_first();
             self.close_route(metric, number);
         }
     }

@@ -19,7 +19,6 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use super::report::{Bar, Figure, median};
-use super::world::text_value;
 use crate::cli::failure::Failure;
 
 const UNITS: u64 = 1_000_000;
@@ -161,7 +160,7 @@ impl Fold {
     /// A running experiment of two arms and one mean; its number.
     fn experiment(&mut self) -> Result<u32, Failure> {
         let arms = ["control", "treatment"];
-        let variants: BTreeMap<_, _> = arms.iter().map(|arm| ((*arm).to_owned(), text_value(arm))).collect();
+        let variants: BTreeMap<_, _> = arms.iter().map(|arm| ((*arm).to_owned(), (*arm).into())).collect();
         self.command(entry::Command::SetFlag(log::SetFlag {
             flag: Some(v1::Flag {
                 name: "environments/bench/flags/ledger".to_owned(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use featureops_proto::v1::{
     Condition, EvaluateAllRequest, Flag, Rule, SetFlagRequest, ValueType, condition::Operator, rule::Serve,
 };
+use prost_types::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use super::Plan;
 use super::report::{Bar, Figure};
-use super::world::{ENVIRONMENT, connect, context_of, failed, folder, one_of, text_value};
+use super::world::{ENVIRONMENT, connect, context_of, failed, folder, one_of};
 use crate::cli::failure::Failure;
 use crate::rpc::evaluation_service_client::EvaluationServiceClient;
 use crate::rpc::flag_service_client::FlagServiceClient;
@@ -187,12 +188,12 @@ fn flag(number: usize) -> Flag {
             Condition {
                 attribute: "country".to_owned(),
                 operator: Operator::In.into(),
-                values: ["DE", "FR", "NL"].map(text_value).to_vec(),
+                values: ["DE", "FR", "NL"].map(Value::from).to_vec(),
             },
             Condition {
                 attribute: "plan".to_owned(),
                 operator: Operator::Equals.into(),
-                values: vec![text_value("enterprise")],
+                values: vec!["enterprise".into()],
             },
         ],
         serve: Some(Serve::Variant("new".to_owned())),
@@ -200,7 +201,7 @@ fn flag(number: usize) -> Flag {
     Flag {
         name: format!("{ENVIRONMENT}/flags/service-{}-feature-{number}", number % 100),
         r#type: ValueType::String.into(),
-        variants: ["old", "new", "newest"].map(|variant| (variant.to_owned(), text_value(variant))).into(),
+        variants: ["old", "new", "newest"].map(|variant| (variant.to_owned(), variant.into())).into(),
         default_variant: Some("old".to_owned()),
         safe_variant: Some("old".to_owned()),
         rules: vec![rule],

@@ -93,14 +93,9 @@ pub fn failed(status: tonic::Status) -> Failure {
     Failure::from_status(&status)
 }
 
-/// A value of type string.
-pub fn text_value(text: &str) -> prost_types::Value {
-    prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.to_owned())) }
-}
-
 /// A unit's context.
 pub fn context_of(unit: &str) -> prost_types::Struct {
-    prost_types::Struct { fields: [("targetingKey".to_owned(), text_value(unit))].into() }
+    prost_types::Struct { fields: [("targetingKey".to_owned(), unit.into())].into() }
 }
 
 /// The metrics that experiments here use.
@@ -128,7 +123,7 @@ pub async fn start_experiment(
     let flag = v1::Flag {
         name: format!("{ENVIRONMENT}/flags/{key}"),
         r#type: v1::ValueType::String.into(),
-        variants: ARMS.iter().map(|arm| ((*arm).to_owned(), text_value(arm))).collect(),
+        variants: ARMS.iter().map(|arm| ((*arm).to_owned(), (*arm).into())).collect(),
         default_variant: ARMS.first().map(|arm| (*arm).to_owned()),
         safe_variant: ARMS.first().map(|arm| (*arm).to_owned()),
         ..v1::Flag::default()

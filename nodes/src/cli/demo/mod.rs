@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::Args;
 use featureops_cluster::Environment;
+use featureops_proto::v1::decision::Action;
 use featureops_proto::v1::{self, AutonomyLevel, ExperimentStatus};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -164,7 +165,7 @@ impl Story {
         let button = BUTTONS.get(BEST).map_or("", |b| b.variant);
         self.screen
             .say(&format!("\nThe experiment gives {} of the traffic to '{button}' now.", share_text(held)));
-        if let Some(decision) = self.newest("").await? {
+        if let Some(decision) = self.newest(None).await? {
             for sentence in &decision.narrative {
                 self.screen.say(&format!("  {}", sentence.text));
             }
@@ -193,7 +194,7 @@ impl Story {
             self.screen.say(&format!(
                 "\nTripped {after} visitors later: everybody gets 'control' until a person resumes."
             ));
-            if let Some(decision) = self.newest("trip").await? {
+            if let Some(decision) = self.newest(Some(Action::Trip)).await? {
                 self.screen.say(&format!("  {}: {}", decision.name, decision.reason));
                 for sentence in &decision.narrative {
                     self.screen.say(&format!("  {}", sentence.text));
@@ -261,16 +262,15 @@ impl Story {
         Ok(status)
     }
 
-    /// The newest decision; of a kind, when `action` is not empty.
-    async fn newest(&self, action: &str) -> Result<Option<v1::Decision>, Failure> {
+    /// The newest decision that was applied; of a kind, when one is named.
+    async fn newest(&self, action: Option<Action>) -> Result<Option<v1::Decision>, Failure> {
         let request =
             v1::ListDecisionsRequest { parent: ENVIRONMENT.to_owned(), page_size: 50, ..Default::default() };
         let mut decisions = DecisionServiceClient::new(self.channel.clone());
         let list =
             decisions.list_decisions(request).await.map_err(|s| Failure::from_status(&s))?.into_inner();
         Ok(list.decisions.into_iter().find(|d| {
-            d.status() == v1::decision::Status::Applied
-                && (action.is_empty() || d.action() == v1::decision::Action::Trip)
+            d.status() == v1::decision::Status::Applied && action.is_none_or(|action| d.action() == action)
         }))
     }
 }
@@ -286,13 +286,10 @@ fn is_tripped(status: &ExperimentStatus) -> bool {
 /// The flag, its metrics and the experiment, started at A4.
 async fn furnish(channel: &Channel) -> Result<(), Failure> {
     let failed = |status: tonic::Status| Failure::from_status(&status);
-    let value = |text: &str| prost_types::Value {
-        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
-    };
     let flag = v1::Flag {
         name: FLAG.to_owned(),
         r#type: v1::ValueType::String as i32,
-        variants: BUTTONS.iter().map(|b| (b.variant.to_owned(), value(b.variant))).collect(),
+        variants: BUTTONS.iter().map(|b| (b.variant.to_owned(), b.variant.into())).collect(),
         default_variant: Some("control".to_owned()),
         safe_variant: Some("control".to_owned()),
         description: "the buy button of a shop".to_owned(),

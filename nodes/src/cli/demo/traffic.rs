@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use featureops_proto::v1;
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
+use prost_types::Struct;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -166,11 +165,10 @@ impl Traffic {
 }
 
 fn question(visitor: &str) -> v1::EvaluateRequest {
-    let key = Value { kind: Some(Kind::StringValue(visitor.to_owned())) };
     v1::EvaluateRequest {
         environment: "environments/demo".to_owned(),
         flag: "buy-button".to_owned(),
-        context: Some(Struct { fields: [("targetingKey".to_owned(), key)].into() }),
+        context: Some(Struct { fields: [("targetingKey".to_owned(), visitor.into())].into() }),
         ..v1::EvaluateRequest::default()
     }
 }

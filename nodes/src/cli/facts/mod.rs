@@ -209,9 +209,7 @@ async fn send(session: &Session, args: &SourceArgs, lines: &[u64], facts: Facts)
     let batches = batches(&session.parent(), &producer, facts);
     let mut summary = Summary::default();
     sender::send(session, batches, lines, &mut summary).await?;
-    let page_summary = summary.clone();
-    session.say(|page| page_summary.describe(page))?;
-    summary.print_machine(session)?;
+    session.show_value(&summary.json(), |page| summary.describe(page))?;
     if summary.refused() > 0 {
         return Err(Failure::new(
             Exit::Refused,

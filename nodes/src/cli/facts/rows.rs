@@ -1,7 +1,6 @@
 //! Rows of a CSV or JSONL file, each with its line number, so that every fault names its place.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -9,9 +8,10 @@ use prost_types::Timestamp;
 use serde_json::Value as Json;
 
 use crate::cli::failure::Failure;
-use crate::cli::nearest::suggestion;
+use crate::cli::reading::{open, read_within};
 use crate::cli::render::value_of_json;
 use crate::cli::span::parse_moment;
+use crate::nearest::suggestion;
 
 /// Bounds of a file that is held in memory; larger ones are split.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -48,18 +48,8 @@ impl Table {
     /// When it cannot be read at all; single malformed rows are kept as faults.
     pub fn read(path: &Path, format: Option<Format>, delimiter: char) -> Result<Self, Failure> {
         let fault = |message: String| Failure::usage(format!("{}: {message}", shown(path)));
-        let mut bytes = Vec::new();
-        let source: Box<dyn std::io::Read> = if path.as_os_str() == "-" {
-            Box::new(std::io::stdin())
-        } else {
-            Box::new(std::fs::File::open(path).map_err(|error| fault(error.to_string()))?)
-        };
-        source.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| fault(error.to_string()))?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(fault(format!(
-                "is larger than {MAX_FILE_BYTES} bytes; split it, and send the parts"
-            )));
-        }
+        let read = |source| read_within(source, MAX_FILE_BYTES, "; split it, and send the parts");
+        let bytes = open(path).and_then(read).map_err(fault)?;
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
         let format = format.unwrap_or(match (ending, first) {

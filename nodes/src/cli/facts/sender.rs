@@ -11,9 +11,8 @@ use super::batch::Batch;
 use crate::cli::client::{Client, Intent};
 use crate::cli::failure::Failure;
 use crate::cli::page::{Cell, Page, Tone};
-use crate::cli::render::{count_text, yaml_text};
-use crate::cli::session::{Session, print, progress};
-use crate::cli::settings::Output;
+use crate::cli::render::count_text;
+use crate::cli::session::{Session, progress};
 use crate::rpc::fact_service_client::FactServiceClient;
 
 /// Batches in flight: far below the window of 4,096 the server remembers, enough to fill a round trip.
@@ -104,13 +103,11 @@ impl Summary {
         if answer.duplicate {
             self.repeated_batches += 1;
         }
-        let mut counted = u64::from(answer.counted);
         // Answered so long ago that only the fact is remembered.
-        if answer.duplicate && counted == 0 && answer.verdicts.is_empty() {
+        if answer.duplicate && answer.counted == 0 && answer.verdicts.is_empty() {
             self.add(v1::Verdict::Duplicate, batch as u64);
-            counted = 0;
         }
-        self.add(v1::Verdict::Counted, counted);
+        self.add(v1::Verdict::Counted, u64::from(answer.counted));
         for event in &answer.verdicts {
             let verdict = event.verdict();
             self.add(verdict, 1);
@@ -156,20 +153,15 @@ impl Summary {
         }
     }
 
-    /// The summary as JSON or YAML. Not an API message: several answers were added up.
-    pub fn print_machine(&self, session: &Session) -> Result<(), Failure> {
-        let json = serde_json::json!({
+    /// As JSON. Not an API message: several answers were added up.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
             "events": self.events,
             "batches": self.batches,
             "verdicts": self.verdicts,
             "repeatedBatches": self.repeated_batches,
             "refused": self.refused(),
-        });
-        match session.settings.output {
-            Output::Table => Ok(()),
-            Output::Json => print(&format!("{json:#}\n")),
-            Output::Yaml => print(&yaml_text(&json)?),
-        }
+        })
     }
 }
 

@@ -98,7 +98,7 @@ impl Look<'_> {
         self.placement();
         let mut served = self.served_by_rules();
         let targeting = self.targeting(referred);
-        if let Some(Results { variants, computed }) = &targeting {
+        if let Some(Results { variants, computed, .. }) = &targeting {
             if *computed {
                 // It may name any variant.
                 return;
@@ -201,7 +201,7 @@ impl Look<'_> {
             Ok(rule) => rule,
             Err(error) => {
                 self.found("targeting", "targeting", format!("is not JSON: {error}"));
-                return Some(Results { variants: BTreeSet::new(), computed: true });
+                return Some(Results { computed: true, ..Results::default() });
             }
         };
         let mut own = BTreeSet::new();
@@ -285,6 +285,9 @@ struct Results {
     variants: BTreeSet<String>,
     /// Something that cannot be told without a context.
     computed: bool,
+    /// Shared rules that were followed, and those of them that are being followed.
+    seen: BTreeSet<String>,
+    open: BTreeSet<String>,
 }
 
 impl Results {
@@ -339,8 +342,17 @@ impl Results {
                 }
             }
             ("$ref", Json::String(name)) => match shared.get(name.as_str()) {
-                Some(rule) => self.collect(rule, shared, depth + 1),
                 None => self.computed = true,
+                // In a circle.
+                Some(_) if self.open.contains(name) => self.computed = true,
+                // Once is enough: a second time it results in the same. Else a few rules that name others twice are walked
+                // through more often than there is time for.
+                Some(rule) if self.seen.insert(name.clone()) => {
+                    self.open.insert(name.clone());
+                    self.collect(rule, shared, depth + 1);
+                    self.open.remove(name);
+                }
+                Some(_) => {}
             },
             _ => self.computed = true,
         }
@@ -472,6 +484,27 @@ mod tests {
         let flags = [flag(&[], r#"{"if": [true, {"$ref": "a"}]}"#, &["off", "on"])];
         let found = findings(&flags, &environment);
         assert_eq!(found.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["evaluators.c"]);
+        // Twice itself, and rules that each name the next one twice: followed once each.
+        let twice = |name: &str| format!(r#"{{"and":[{{"$ref":"{name}"}},{{"$ref":"{name}"}}]}}"#);
+        let mut rules: BTreeMap<String, String> = [("a".to_owned(), twice("a"))].into();
+        rules.extend((0..60).map(|n| (format!("r{n}"), twice(&format!("r{}", n + 1)))));
+        rules.insert("r60".to_owned(), r#""on""#.to_owned());
+        let environment = v1::Environment { evaluators: rules, ..v1::Environment::default() };
+        let flags = [
+            flag(&[], r#"{"$ref": "a"}"#, &["off", "on"]),
+            flag(&[], r#"{"$ref": "r30"}"#, &["off", "on", "on2"]),
+            flag(&[], r#"{"or": [{"$ref": "r40"}, {"$ref": "a"}]}"#, &["off", "on", "on2"]),
+        ];
+        let found = findings(&flags, &environment);
+        let unused = (0..30).map(|n| format!("evaluators.r{n}"));
+        let mut expected: Vec<String> = unused.collect();
+        expected.sort();
+        expected.insert(0, "variants.on2".to_owned());
+        assert_eq!(
+            found.iter().map(|f| f.path.clone()).collect::<Vec<_>>(),
+            expected,
+            "a circle may result in any"
+        );
         let dangling = [flag(&[], r#"{"$ref": "nobody"}"#, &["off", "on"])];
         assert_eq!(findings(&dangling, &v1::Environment::default())[0].code, "reference");
     }

@@ -20,8 +20,8 @@ use prost_types::{Struct, Value};
 use serde_json::Value as Json;
 
 use crate::cli::failure::Failure;
-use crate::cli::nearest::suggestion;
 use crate::cli::render::{self, value_of_json};
+use crate::nearest::suggestion;
 
 /// Cases of one table.
 const CASES_MAX: usize = 100_000;

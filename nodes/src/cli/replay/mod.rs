@@ -26,9 +26,7 @@ use super::facts::rows::Table;
 use super::facts::sender::{self, Summary};
 use super::failure::{Exit, Failure};
 use super::page::Tone;
-use super::render::yaml_text;
-use super::session::{Session, print, progress};
-use super::settings::Output;
+use super::session::{Session, progress};
 use analysis::Comparison;
 use plan::Plan;
 use source::Source;
@@ -155,17 +153,13 @@ pub async fn run(session: &Session, args: ReplayArgs) -> Result<(), Failure> {
     let expected = analysis::analyse(&source);
     let status = settled(session, &args.experiment, source.units.len() as u64).await?;
     let comparison = Comparison::new(&source, &expected, &status);
-    match session.settings.output {
-        Output::Table => session.say(|page| {
-            summary.describe(page);
-            comparison.describe(page);
-            for fault in source.faults.iter().take(super::facts::MAX_SHOWN) {
-                page.line(Tone::Warn, format!("skipped {fault}"));
-            }
-        })?,
-        Output::Json => print(&format!("{:#}\n", comparison.json()))?,
-        Output::Yaml => print(&yaml_text(&comparison.json())?)?,
-    }
+    session.show_value(&comparison.json(), |page| {
+        summary.describe(page);
+        comparison.describe(page);
+        for fault in source.faults.iter().take(super::facts::MAX_SHOWN) {
+            page.line(Tone::Warn, format!("skipped {fault}"));
+        }
+    })?;
     if comparison.agrees() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! What is sent, in which order: as the file has it, or shuffled and partly repeated to prove that neither matters.
 
+use featureops_decision::chance::Chance;
 use featureops_proto::v1;
 
 use super::source::{Kind, Source};
@@ -14,11 +15,11 @@ pub struct Plan {
 impl Plan {
     #[must_use]
     pub fn new(source: &Source, experiment: &str, shuffle: Option<u64>, repeat: f64) -> Self {
-        let mut chance = Chance(shuffle.unwrap_or(0x5eed));
+        let mut chance = Chance::from_seed(shuffle.unwrap_or(0x5eed));
         let mut plan = Self { exposures: Vec::new(), outcomes: Vec::new() };
         let mut again = Self { exposures: Vec::new(), outcomes: Vec::new() };
         for unit in &source.units {
-            let repeated = repeat > 0.0 && chance.share() < repeat;
+            let repeated = repeat > 0.0 && chance.unit() < repeat;
             let exposure = v1::Exposure {
                 experiment: experiment.rsplit('/').next().unwrap_or(experiment).to_owned(),
                 unit: unit.key.clone(),
@@ -51,37 +52,19 @@ impl Plan {
         plan.exposures.append(&mut again.exposures);
         plan.outcomes.append(&mut again.outcomes);
         if shuffle.is_some() {
-            chance.shuffle(&mut plan.exposures);
-            chance.shuffle(&mut plan.outcomes);
+            shuffle_by(&mut chance, &mut plan.exposures);
+            shuffle_by(&mut chance, &mut plan.outcomes);
         }
         plan
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same order for the same seed, on any machine.
-struct Chance(u64);
-
-impl Chance {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In [0, 1).
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Fisher and Yates.
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            // The bias of a remainder is below 2^-40 at any length held in memory.
-            let pick = (self.next() % (last as u64 + 1)) as usize;
-            items.swap(last, pick);
-        }
+/// Fisher and Yates.
+fn shuffle_by<T>(chance: &mut Chance, items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        // The bias of a remainder is below 2^-40 at any length held in memory.
+        let pick = (chance.bits() % (last as u64 + 1)) as usize;
+        items.swap(last, pick);
     }
 }
 

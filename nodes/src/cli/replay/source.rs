@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use super::ReplayArgs;
 use crate::cli::facts::rows::{self, Row, Table};
 use crate::cli::failure::Failure;
-use crate::cli::nearest::suggestion;
+use crate::nearest::suggestion;
 
 /// Arms of an experiment, as the server bounds them.
 const MAX_ARMS: usize = 32;

@@ -3,10 +3,9 @@
 /// The known word within a third of its length in edits, if any; ties go to the first.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word: Vec<char> = word.chars().take(64).collect();
     known
         .into_iter()
-        .map(|candidate| (distance(&word, &candidate.chars().collect::<Vec<_>>()), candidate))
+        .map(|candidate| (distance(word, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -21,8 +20,10 @@ pub fn suggestion(word: &str, known: &[&str]) -> String {
     }
 }
 
-/// Edits between two words, a swap of neighbours counting as one (optimal string alignment).
-fn distance(a: &[char], b: &[char]) -> usize {
+/// Edits between two words, a swap of neighbours counting as one (optimal string alignment), over their first 64 characters.
+#[must_use]
+pub fn distance(a: &str, b: &str) -> usize {
+    let [a, b] = [a, b].map(|word| word.chars().take(64).collect::<Vec<char>>());
     let mut before_last: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
@@ -45,6 +46,15 @@ fn distance(a: &[char], b: &[char]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn distance_counts_edits() {
+        for (left, right, expected) in
+            [("", "abc", 3), ("kitten", "sitting", 3), ("listen", "listen", 0), ("lisetn", "listen", 1)]
+        {
+            assert_eq!(distance(left, right), expected, "{left} to {right}");
+        }
+    }
 
     #[test]
     fn the_nearest_is_found_and_nonsense_is_not_guessed() {
