@@ -87,6 +87,8 @@ pub struct Plan {
     pub autonomy: u64,
     /// What goes wrong, and when.
     pub faults: Vec<ScheduledFault>,
+    /// Whether every machine loses power once more when all is healed.
+    pub restarts: bool,
     /// The planted defect, if any.
     pub plant: Option<Plant>,
 }
@@ -115,6 +117,7 @@ impl Plan {
             repeats_percent: dice.between(0, 40),
             autonomy: dice.between(2, 4),
             faults: Vec::new(),
+            restarts: plant.is_some() || Dice::new(seed, "heal").percent(50),
             plant,
         };
         let mut dice = Dice::new(seed, "faults");
@@ -159,6 +162,7 @@ impl fmt::Display for Plan {
             "  snapshot every {} entries, repeats {} %",
             self.snapshot_every_entries, self.repeats_percent
         )?;
+        writeln!(f, "  restarted when healed: {}", self.restarts)?;
         writeln!(f, "  autonomy A{}, plant {}", self.autonomy, self.plant.map_or("none", Plant::name))?;
         for scheduled in &self.faults {
             writeln!(f, "  at {} ms machine {}: {:?}", scheduled.at_ms, scheduled.machine, scheduled.fault)?;
