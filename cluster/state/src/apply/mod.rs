@@ -148,6 +148,13 @@ impl State {
             let message = format!("at most {MAX_REQUEST_ID_BYTES} bytes");
             return Ok(refused(Refusal::new(ErrorCode::InvalidArgument, "request_id", length, message)));
         }
+        // The door sends it again under the same request id, compiled against what is there by now. So this is no answer
+        // to keep, and nobody's act.
+        if let Some(against) = &command.compiled_against
+            && let Err(refusal) = self.check_compiled(against)
+        {
+            return Ok(refused(refusal));
+        }
         let result = self.dispatch(&ctx, &command.kind, effects);
         let (reply, detail, code) = match result {
             Ok(outcome) => {
