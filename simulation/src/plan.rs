@@ -26,6 +26,20 @@ pub enum Plant {
     SilentUnderAilment,
     /// An agent's approval is recorded as done.
     AgentApproved,
+    /// An allocation is recorded with weights that do not sum to the whole.
+    WrongWeights,
+    /// An allocation is recorded with more traffic for the new arm than its cap.
+    OverCap,
+    /// An evaluation is recorded without a variant.
+    NoVariant,
+    /// A record of the audit is missing.
+    AuditGap,
+    /// Two decisions are recorded as having made one version of a flag, as two owners at once would.
+    TwoOwners,
+    /// A reallocation is recorded as made on a version that a person had overtaken.
+    StaleDecision,
+    /// An experiment's ledger is recorded with more rows than there are units.
+    BoundBroken,
 }
 
 impl Plant {
@@ -39,6 +53,13 @@ impl Plant {
         (Self::LostCommand, "lost-command"),
         (Self::SilentUnderAilment, "silent-under-ailment"),
         (Self::AgentApproved, "agent-approved"),
+        (Self::WrongWeights, "wrong-weights"),
+        (Self::OverCap, "over-cap"),
+        (Self::NoVariant, "no-variant"),
+        (Self::AuditGap, "audit-gap"),
+        (Self::TwoOwners, "two-owners"),
+        (Self::StaleDecision, "stale-decision"),
+        (Self::BoundBroken, "bound-broken"),
     ];
 
     /// The plant of a name.

@@ -95,3 +95,18 @@ fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
 fn an_agent_that_approves_is_caught() {
     caught("agent-approved", &["G1"]);
 }
+
+#[test]
+fn each_checker_that_reads_the_record_can_fail() {
+    for (plant, by) in [
+        ("wrong-weights", "A1"),
+        ("over-cap", "A3"),
+        ("no-variant", "H5"),
+        ("audit-gap", "L1"),
+        ("two-owners", "O1"),
+        ("stale-decision", "O2"),
+        ("bound-broken", "Q1"),
+    ] {
+        caught(plant, &[by]);
+    }
+}

@@ -35,6 +35,7 @@ named!(
     ExplainResponse,
     Flag,
     ImportFlagsResponse,
+    PromoteFlagsResponse,
     ListAuditResponse,
     ListDecisionsResponse,
     ListEnvironmentsResponse,

@@ -11,7 +11,7 @@ use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
     ImportFlagsResponse, ImportWarning, ListEnvironmentsRequest, ListEnvironmentsResponse,
-    SetEnvironmentRequest,
+    PromoteFlagsRequest, PromoteFlagsResponse, SetEnvironmentRequest,
 };
 use featureops_proto::{Collection, ErrorCode, Name, environment_of};
 use featureops_state::State;
@@ -26,7 +26,7 @@ use crate::refusal;
 use crate::replica::Replica;
 use crate::rpc::environment_service_server::EnvironmentService;
 use crate::services::compiled::Looks;
-use crate::services::required;
+use crate::services::{promotion, required};
 
 /// Flags read from State in one go.
 const READ_MAX: usize = 512;
@@ -132,6 +132,20 @@ impl EnvironmentService for Environments {
             )),
         }
     }
+
+    async fn promote_flags(
+        &self,
+        request: Request<PromoteFlagsRequest>,
+    ) -> Result<Response<PromoteFlagsResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let mut looks = Looks::default();
+        loop {
+            let done = promotion::promote(&self.0, &metadata, &request).await;
+            if !looks.again(&done) {
+                return done.map(Response::new);
+            }
+        }
+    }
 }
 
 /// What an import did, told to whoever asked for it.
@@ -204,6 +218,7 @@ impl Environments {
             flags: read.flags,
             prune: request.prune,
             etag: String::new(),
+            promoted_from: String::new(),
         });
         let write = Write {
             metadata,

@@ -18,6 +18,7 @@ pub mod facts;
 pub mod flag;
 pub mod health;
 pub mod metric;
+mod promotion;
 
 use std::task::{Context, Poll};
 

@@ -284,6 +284,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::SetEnvironment(c) => {
             ("environment.set", c.environment.as_ref().map(|e| e.name.clone()).unwrap_or_default())
         }
+        C::ImportFlags(c) if !c.promoted_from.is_empty() => ("flag.promote", c.parent.clone()),
         C::ImportFlags(c) => ("flag.import", c.parent.clone()),
         C::SetFlag(c) => ("flag.set", c.flag.as_ref().map(|f| f.name.clone()).unwrap_or_default()),
         C::ArchiveFlag(c) => ("flag.archive", c.name.clone()),

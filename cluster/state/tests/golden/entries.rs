@@ -281,6 +281,16 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 }],
                 prune: true,
                 etag: text("n1"),
+                promoted_from: String::new(),
+            }),
+        ),
+        (
+            "promote_flags",
+            C::ImportFlags(log::ImportFlags {
+                parent: text("environments/production"),
+                flags: vec![v1::Flag { name: name(), ..v1::Flag::default() }],
+                promoted_from: text("environments/staging"),
+                ..log::ImportFlags::default()
             }),
         ),
         (
