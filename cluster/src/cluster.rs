@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::network::AbsentPeers;
 use crate::raft::types::Runtime;
 use crate::raft::{Stores, open_stores};
-use crate::storage::OpenError;
+use crate::storage::{Fault, OpenError};
 use crate::ticker::{ClockWatch, LogTime, tick};
 
 /// Longest wait for the lanes' end at shutdown, in milliseconds.
@@ -39,6 +40,16 @@ pub enum StartError {
     Options {
         /// Which, and why.
         why: String,
+    },
+    /// The disk takes no writes, and what it holds cannot be served meanwhile.
+    #[error(
+        "{why}; nor can what it holds be read without a write ({glimpse}): make room on the disk and start again"
+    )]
+    NoRoom {
+        /// The disk's error.
+        why: String,
+        /// Why nothing is served.
+        glimpse: String,
     },
     /// Raft did not start.
     #[error("raft did not start: {why}; run `featureops doctor`")]
@@ -76,6 +87,20 @@ pub struct Health {
     pub disk_error: Option<String>,
     /// Raft has ended, and why.
     pub stopped: Option<String>,
+    /// What a node that cannot write waits for.
+    pub waits: Option<Waits>,
+}
+
+/// What a node waits for whose disk failed ([`crate::member`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It opens the disk again every few seconds.
+    Tries {
+        /// How often it did.
+        attempts: u64,
+    },
+    /// What it found when it did does not pass by itself.
+    Person,
 }
 
 struct Running {
@@ -123,11 +148,22 @@ impl<F: Fold> Cluster<F> {
         let seed = environment.entropy.next_u64();
         let started =
             Runtime::scope(seed, Raft::new(options.node, Arc::new(config), AbsentPeers, log, machine));
-        let raft = started.await.map_err(|error| StartError::Raft { why: error.to_string() })?;
+        let raft = started.await.map_err(|error| {
+            // Raft only repeats what the disk said.
+            let failed = disk_error(&faults);
+            failed.map_or_else(|| StartError::Raft { why: error.to_string() }, StartError::from)
+        })?;
 
         let proposer = Proposer::new(raft, shared, options, faults, environment.entropy.next_u64());
-        initialize(&proposer).await?;
-        stand_alone(&proposer).await?;
+        let begun = async {
+            initialize(&proposer).await?;
+            stand_alone(&proposer).await
+        };
+        if let Err(error) = begun.await {
+            let running = Running { tasks: Vec::new(), lanes, hold };
+            running.end(&proposer).await;
+            return Err(disk_error(proposer.faults()).map_or(error, StartError::from));
+        }
         let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_off_ms_max);
         let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
         let (ticked, time) = watch::channel(LogTime::Behind);
@@ -226,6 +262,7 @@ impl<F: Fold> Cluster<F> {
             clock_off_ms: self.clock.off_ms(),
             disk_error: self.proposer.disk_error(),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+            waits: None,
         }
     }
 
@@ -234,13 +271,34 @@ impl<F: Fold> Cluster<F> {
     pub async fn shutdown(&self) {
         self.proposer.close();
         let Some(running) = self.running.lock().take() else { return };
-        let Running { tasks, lanes, hold } = running;
+        running.end(&self.proposer).await;
+    }
+
+    /// The first error of the disk.
+    pub(crate) fn disk_failure(&self) -> Option<OpenError> {
+        disk_error(self.proposer.faults())
+    }
+
+    /// Whether the disk failed in a way that may pass, under a fold that goes on.
+    pub(crate) fn fails_passingly(&self) -> bool {
+        self.proposer.fails_passingly() && self.proposer.shared().halted().is_none()
+    }
+
+    /// Does `act` with the state and its position between two entries: none is applied meanwhile.
+    pub(crate) fn announce(&self, act: impl FnOnce(&F, u64)) {
+        self.proposer.shared().announce(act);
+    }
+}
+
+impl Running {
+    async fn end<F: Fold>(self, proposer: &Proposer<F>) {
+        let Self { tasks, lanes, hold } = self;
         for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(error = %error, "a task of the node did not end by itself");
             }
         }
-        if let Err(error) = self.proposer.scoped(self.proposer.raft().shutdown()).await {
+        if let Err(error) = proposer.scoped(proposer.raft().shutdown()).await {
             tracing::error!(error = %error, "raft did not end by itself");
         }
         for mut lane in lanes {
@@ -251,6 +309,13 @@ impl<F: Fold> Cluster<F> {
         }
         drop(hold);
     }
+}
+
+/// The first error of the lanes, as one of opening: whoever opens anew asks whether it passes.
+fn disk_error(faults: &[Fault]) -> Option<OpenError> {
+    let fault = faults.iter().find(|fault| fault.get().is_some())?;
+    let kind = if fault.passes() { io::ErrorKind::StorageFull } else { io::ErrorKind::InvalidData };
+    Some(OpenError::io("the data folder for writing", io::Error::new(kind, fault.get()?)))
 }
 
 async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {

@@ -22,6 +22,7 @@ pub mod cluster;
 pub mod environment;
 pub mod facts;
 pub mod fold;
+pub mod member;
 pub mod options;
 pub mod proposer;
 pub mod raft;
@@ -29,8 +30,9 @@ mod state;
 pub mod storage;
 mod ticker;
 
-pub use cluster::{Cluster, Health, StartError};
+pub use cluster::{Cluster, Health, StartError, Waits};
 pub use environment::Environment;
 pub use fold::{EffectSink, Fold, Halted, NoSink, Violation};
+pub use member::Member;
 pub use options::Options;
 pub use proposer::ProposeError;

@@ -74,9 +74,15 @@ pub enum ProposeError {
     #[error("this node is shutting down; ask another one")]
     ShuttingDown,
     /// The node stopped writing after an error of its disk. Nothing was written.
-    #[error("this node stopped writing: {why}; see its disk, then restart it")]
+    #[error("this node stopped writing: {why}; see its disk")]
     Stopped {
         /// The error.
+        why: String,
+    },
+    /// The disk takes no writes; the node opens it again by itself. Nothing was written.
+    #[error("this node takes no writes until its disk does: {why}; try again, or make room on the disk")]
+    Waiting {
+        /// The disk's error.
         why: String,
     },
     /// The entry breaks a bound. Nothing was written.
@@ -157,8 +163,18 @@ impl<F: Fold> Proposer<F> {
         &self.0.options
     }
 
+    pub(crate) fn faults(&self) -> &[Fault] {
+        &self.0.faults
+    }
+
     pub(crate) fn disk_error(&self) -> Option<String> {
         self.0.faults.iter().find_map(Fault::get)
+    }
+
+    /// Whether the disk failed, in a way that may pass.
+    pub(crate) fn fails_passingly(&self) -> bool {
+        let mut failed = self.0.faults.iter().filter(|fault| fault.get().is_some()).peekable();
+        failed.peek().is_some() && failed.all(Fault::passes)
     }
 
     pub(crate) fn close(&self) {

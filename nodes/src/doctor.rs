@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use featureops_cluster::Health;
+use featureops_cluster::{Health, Waits};
 use featureops_proto::v1::{NodeHealth, node_health::Check};
 use featureops_proto::{ErrorCode, timestamp_if_set};
 
@@ -132,7 +132,8 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
             // A fold that stopped meets the same entry after a restart; a log that stopped for its disk's sake does not.
             match health.halted {
                 None => {
-                    "evaluation goes on from the last good state; see 'disk' and the process log, then restart the node"
+                    "evaluation goes on from the last good state; see 'disk' and the process log; if 'disk' is well, restart \
+                     the node"
                 }
                 Some(_) => {
                     "evaluation goes on from the last good state; keep the data folder, upgrade to a release that names \
@@ -143,9 +144,23 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
         Finding::new(
             "disk",
             true,
-            health.disk_error.clone(),
+            health.disk_error.clone().map(|why| match health.waits {
+                Some(Waits::Tries { attempts }) => {
+                    format!("{why} (opened again without success: {attempts} times)")
+                }
+                _ => why,
+            }),
             format!("log up to {}", health.last_log.unwrap_or_default()),
-            "nothing is acknowledged since; see the disk's own messages and free space, then restart the node",
+            match health.waits {
+                Some(Waits::Person) => {
+                    "nothing is acknowledged since, and evaluation goes on; this does not pass by itself: do what it says, \
+                     then restart the node"
+                }
+                _ => {
+                    "nothing is acknowledged since, and evaluation goes on; make room on the disk: the node tries it every \
+                     few seconds and takes writes again by itself"
+                }
+            },
         ),
         Finding::new(
             "leader",

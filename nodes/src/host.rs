@@ -6,7 +6,7 @@ use std::time::Duration;
 use featureops_cluster::environment::{BoxFuture, Clock, Compute, Entropy};
 use featureops_evaluation::UnitKey;
 use featureops_proto::ErrorCode;
-use featureops_proto::log::{self, BatchReply, Done, Entry, entry, reply};
+use featureops_proto::log::{self, BatchReply, CompiledAgainst, Done, Entry, entry, reply};
 use featureops_state::State;
 use prost::Message as _;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -94,10 +94,24 @@ impl Host {
         write: Write<'_>,
         read: impl FnOnce(&State, &Done) -> Option<T>,
     ) -> Result<T, Status> {
+        self.write_compiled(write, None, read).await
+    }
+
+    /// As [`Host::write`], of a command that was compiled against what the fold then checks.
+    ///
+    /// # Errors
+    /// As there; [`refusal::is_moved`] when that has changed since: compile it again.
+    pub async fn write_compiled<T>(
+        &self,
+        write: Write<'_>,
+        compiled_against: Option<CompiledAgainst>,
+        read: impl FnOnce(&State, &Done) -> Option<T>,
+    ) -> Result<T, Status> {
         let entry = Entry {
             principal: Some(caller::principal(write.metadata)?),
             request_id: services::request_id(write.request_id)?,
             owner: None,
+            compiled_against,
             command: Some(write.command),
         };
         if write.validate_only {

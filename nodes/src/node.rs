@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use featureops_cluster::environment::Listener;
-use featureops_cluster::{Cluster, EffectSink, Environment, Options};
+use featureops_cluster::{EffectSink, Environment, Member, Options};
 use featureops_evaluation::UnitKey;
 use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
 use featureops_state::{Effect, State};
@@ -40,8 +40,6 @@ use crate::serve::serve;
 use crate::unit_key::{KEY_BYTES, KeyFile, UnitKeyStore};
 use crate::vital::Vital;
 
-/// How long a start waits for a leader. Without one the node serves what it has and says its age.
-const LEADER_PATIENCE_MS: u64 = 10_000;
 /// How long the first start waits for log time.
 const FIRST_TICK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a drain waits for implied exposures.
@@ -155,17 +153,11 @@ impl Node {
             ..Options::new(NODE, address.to_string())
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
-        let cluster = Cluster::start(environment.clone(), options, State::new(), heard)
+        let member = Member::start(environment.clone(), options, State::new(), heard)
             .await
             .map_err(StartError::new)?;
-        let replica = Replica::new(cluster.clone());
-        let started = async {
-            match cluster.ready(LEADER_PATIENCE_MS).await {
-                Ok(_) => drop(replica.catch_up().await),
-                Err(error) => tracing::warn!(error = %error, "no leader yet; serving the last good state"),
-            }
-            give_identity(&environment, &replica, keys.as_ref()).await
-        };
+        let replica = Replica::new(member);
+        let started = give_identity(&environment, &replica, keys.as_ref());
         if let Err(error) = started.await {
             replica.shutdown().await;
             return Err(error);
@@ -339,7 +331,18 @@ async fn give_identity(
     replica: &Replica,
     keys: &dyn UnitKeyStore,
 ) -> Result<(), StartError> {
-    if replica.read(State::is_initialized) || !replica.health().leads {
+    if replica.read(State::is_initialized) {
+        return Ok(());
+    }
+    let health = replica.health();
+    if health.waits.is_some() {
+        // Nothing was ever served from here, so there is nothing to serve.
+        return Err(StartError::new(format!(
+            "the first start found no room: {}; make room on the disk and start again",
+            health.disk_error.unwrap_or_default()
+        )));
+    }
+    if !health.leads {
         return Ok(());
     }
     let kept = keys.read().map_err(|error| StartError::new(format!("unit key: {error}")))?;

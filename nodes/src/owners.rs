@@ -179,6 +179,7 @@ impl Proposer for LogProposer {
                 principal: Some(caller::system("owner")),
                 request_id: String::new(),
                 owner: Some(proposal.stamp),
+                compiled_against: None,
                 command: Some(entry::Command::SubmitDecision(log::SubmitDecision {
                     decision: Some(proposal.decision),
                 })),

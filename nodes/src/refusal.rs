@@ -206,6 +206,16 @@ pub fn refused(refusal: &Refusal) -> Status {
     with_reason(status_code(code), code.as_str(), message, &[("field", &field), ("value", &value)])
 }
 
+/// Whether the fold refused a command because what it was compiled against has changed.
+#[must_use]
+pub fn is_moved(status: &Status) -> bool {
+    let info = status.get_details_error_info();
+    info.is_some_and(|info| {
+        info.reason == ErrorCode::Fenced.as_str()
+            && info.metadata.get("field").is_some_and(|field| field.starts_with("compiled_against."))
+    })
+}
+
 /// A status whose `ErrorInfo` has this reason.
 fn with_reason(code: Code, reason: &str, message: String, metadata: &[(&str, &str)]) -> Status {
     let metadata: std::collections::HashMap<String, String> = metadata

@@ -1,6 +1,6 @@
 //! The replica: this node's copy of the state and its way into the log. The only file that speaks with `cluster`.
 
-use featureops_cluster::{Cluster, Health, ProposeError};
+use featureops_cluster::{Health, Member, ProposeError};
 use featureops_proto::log::{Batch, BatchReply, Reply};
 use featureops_state::State;
 use tracing::Instrument as _;
@@ -10,13 +10,13 @@ use crate::refusal::Failure;
 
 /// A handle to the replica; clones are the same replica.
 #[derive(Clone)]
-pub struct Replica(Cluster<State>);
+pub struct Replica(Member<State>);
 
 impl Replica {
-    /// The replica of a started cluster node.
+    /// The replica of a started member of the cluster.
     #[must_use]
-    pub fn new(cluster: Cluster<State>) -> Self {
-        Self(cluster)
+    pub fn new(member: Member<State>) -> Self {
+        Self(member)
     }
 
     /// Proposes an encoded entry; answers once it is durable and applied here.
@@ -90,6 +90,9 @@ fn failure(error: ProposeError) -> Failure {
             Failure::TooLarge(format!("the command has {bytes} bytes, over the bound of {bytes_max}"))
         }
         ProposeError::Halted(halted) => Failure::Halted(halted.to_string()),
+        ProposeError::Waiting { why } => Failure::Halted(format!(
+            "this node takes no writes until its disk does ({why}): it tries again every few seconds"
+        )),
         ProposeError::ShuttingDown => Failure::Halted("this node is shutting down".to_owned()),
         ProposeError::Stopped { why } => Failure::Halted(format!("this node stopped writing: {why}")),
     }

@@ -78,6 +78,7 @@ pub async fn alarm(
         source: alarm.source,
         reason: alarm.reason,
         request_id: alarm.request_id,
+        validate_only: false,
     };
     headers.entry(caller::HEADER).or_insert(HeaderValue::from_static(caller::WEBHOOK));
     match raise_alarm(&host, &MetadataMap::from_headers(headers), request).await {

@@ -12,9 +12,9 @@ mod world;
 
 use featureops::rpc::environment_service_client::EnvironmentServiceClient;
 use featureops_proto::v1::{
-    Environment, EvaluateRequest, EvaluationError, ExportFlagsRequest, Flag, FractionalVersion,
-    GetEnvironmentRequest, GetFlagRequest, ImportFlagsRequest, ListEnvironmentsRequest, RevertFlagRequest,
-    SetEnvironmentRequest, SetFlagRequest,
+    ArchiveFlagRequest, Environment, EvaluateRequest, EvaluationError, ExportFlagsRequest, Flag,
+    FractionalVersion, GetEnvironmentRequest, GetFlagRequest, ImportFlagsRequest, ListEnvironmentsRequest,
+    RevertFlagRequest, SetEnvironmentRequest, SetFlagRequest,
 };
 use prost_types::{Struct, Value, value::Kind};
 use tonic::transport::Channel;
@@ -235,4 +235,46 @@ async fn two_doors_a_person_is_refused_what_an_import_is_warned_about() {
     assert!(field(&refused).starts_with("flag.targeting"), "{refused:?}");
     let imported = RevertFlagRequest { to_version: 1, ..back };
     assert!(world.flags().revert_flag(imported).await.unwrap().into_inner().imported);
+}
+
+#[tokio::test]
+async fn a_flag_and_what_it_shares_written_at_one_moment_leave_no_flag_that_does_not_compile() {
+    let world = World::start().await;
+    let shared = Environment {
+        evaluators: [("staff".to_owned(), r#"{"==":[1,1]}"#.to_owned())].into(),
+        ..environment()
+    };
+    let resting = |round: usize| {
+        let flag = Flag {
+            name: format!("{NAME}/flags/f{round}"),
+            targeting: r#"{"if":[{"$ref":"staff"},"on"]}"#.to_owned(),
+            rules: Vec::new(),
+            ..checkout()
+        };
+        set(flag)
+    };
+    let (mut flags_won, mut environments_won) = (0, 0);
+    for round in 0..40 {
+        environments(&world).set_environment(write(shared.clone())).await.unwrap();
+        let (mut flags, mut other) = (world.flags(), environments(&world));
+        let (flag, emptied) =
+            tokio::join!(flags.set_flag(resting(round)), other.set_environment(write(environment())));
+        // Either is refused for what the other did, and says what it is; neither is told to try again.
+        match (&flag, &emptied) {
+            (Ok(_), Err(status)) => {
+                assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                flags_won += 1;
+                let name = format!("{NAME}/flags/f{round}");
+                let archive = ArchiveFlagRequest { name, ..ArchiveFlagRequest::default() };
+                world.flags().archive_flag(archive).await.unwrap();
+            }
+            (Err(status), Ok(_)) => {
+                assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                environments_won += 1;
+            }
+            other => panic!("round {round}: {other:?}"),
+        }
+    }
+    assert_eq!(flags_won + environments_won, 40);
+    println!("the flag came first {flags_won} times, the environment {environments_won} times");
 }

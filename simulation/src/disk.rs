@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use featureops_cluster::storage::{
-    Change, Disk, Inspection, LaneFuture, Log, LogEntry, LogExtent, LogPosition, Mark, Marks, Named,
+    Change, Disk, Glimpse, Inspection, LaneFuture, Log, LogEntry, LogExtent, LogPosition, Mark, Marks, Named,
     OpenError, Reading, Storage, SyncFuture, Values, Verdict,
     held::{Entries, EntryOperation, Pairs},
+    replay_from,
     values::check_sizes,
     values_alone, verify,
 };
@@ -31,6 +32,9 @@ use crate::dice::Dice;
 const SYNC_MICROS_MIN: u64 = 1_000;
 /// Longest sync of a healthy disk.
 const SYNC_MICROS_MAX: u64 = 25_000;
+
+/// What a failing device says.
+const EIO: i32 = 5;
 
 /// What is wrong with the disk at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -272,7 +276,7 @@ impl Handle {
             return Err(dead());
         }
         if platter.ailment.sync_fails || platter.ailment.full {
-            return Err(io::Error::other("the simulated disk cannot sync"));
+            return Err(io::Error::from_raw_os_error(EIO));
         }
         platter.syncs = platter.syncs.saturating_add(1);
         if platter.ailment.sync_lies {
@@ -402,6 +406,23 @@ impl Storage for SimulatedDisk {
         };
         let handle = Arc::new(Handle { disk: self.clone(), life });
         Ok(Disk { log: handle.clone(), values: handle.clone(), marks: handle, hold: Box::new(()) })
+    }
+
+    fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
+        let Disk { log, values, marks, hold } = self.open(node, 0)?;
+        let durable = marks.current().durable;
+        Ok(Glimpse { values, durable, replay: replay_from(log, durable), hold })
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        let ailment = self.0.lock().ailment;
+        if ailment.full {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk"));
+        }
+        if ailment.sync_fails {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
     }
 
     fn spawn(&self, _name: &'static str, lane: LaneFuture) -> io::Result<()> {

@@ -35,12 +35,12 @@ pub enum Fault {
         /// For how long.
         for_ms: u64,
     },
-    /// Writes fail for want of space; then the machine is restarted with space.
+    /// Writes fail for want of space; then there is space again, and either the machine is restarted or the node helps itself.
     FullDisk {
         /// For how long.
         for_ms: u64,
     },
-    /// Syncs fail; then the machine is restarted with a good disk.
+    /// Syncs fail; then the disk is good again, with a restart or without one.
     FailingSync {
         /// For how long.
         for_ms: u64,
@@ -154,22 +154,26 @@ pub fn steps(schedule: &[ScheduledFault]) -> Vec<(u64, u64, Step)> {
             }
             Fault::FullDisk { for_ms } => {
                 add(0, Step::Ail(Ailment { full: true, ..Ailment::default() }));
-                // A write that failed may be half there: a node does not go on after it, it starts again.
-                add(for_ms, Step::Crash);
-                add(for_ms, Step::Ail(Ailment::default()));
-                add(for_ms.saturating_add(100), Step::Start);
+                recover(for_ms, &mut add);
             }
             Fault::FailingSync { for_ms } => {
                 add(0, Step::Ail(Ailment { sync_fails: true, ..Ailment::default() }));
-                add(for_ms, Step::Crash);
-                add(for_ms, Step::Ail(Ailment::default()));
-                add(for_ms.saturating_add(100), Step::Start);
+                recover(for_ms, &mut add);
             }
             Fault::Clock { ahead_ms } => add(0, Step::Clock(ahead_ms)),
         }
     }
     steps.sort_by_key(|(at, _, _)| *at);
     steps
+}
+
+/// The disk is good again; for every second measure the machine loses power first, else the node is left to itself.
+fn recover(for_ms: u64, add: &mut impl FnMut(u64, Step)) {
+    if for_ms.is_multiple_of(2) {
+        add(for_ms, Step::Crash);
+        add(for_ms.saturating_add(100), Step::Start);
+    }
+    add(for_ms, Step::Ail(Ailment::default()));
 }
 
 /// Names of the hosts that are not nodes, which a cut separates a machine from.
@@ -201,12 +205,20 @@ pub fn perform(sim: &mut turmoil::Sim<'_>, machine: &Machine, others: &Others, s
     trace.note("fault", &text);
 }
 
-/// Everything whole again, and every node restarted: also one whose disk had failed, which by then only a person can help. A
-/// disk that was planted to lie goes on lying.
-pub fn heal(sim: &mut turmoil::Sim<'_>, machine: &Machine, others: &Others, lies: bool, trace: &Trace) {
+/// Everything whole again. With `restart` every machine loses power once more; else a node whose disk had failed must find
+/// its way by itself. A disk that was planted to lie goes on lying.
+pub fn heal(
+    sim: &mut turmoil::Sim<'_>,
+    machine: &Machine,
+    others: &Others,
+    (restart, lies): (bool, bool),
+    trace: &Trace,
+) {
     perform(sim, machine, others, Step::Mend, trace);
     perform(sim, machine, others, Step::Clock(0), trace);
-    perform(sim, machine, others, Step::Crash, trace);
+    if restart {
+        perform(sim, machine, others, Step::Crash, trace);
+    }
     perform(sim, machine, others, Step::Ail(Ailment { sync_lies: lies, ..Ailment::default() }), trace);
     perform(sim, machine, others, Step::Start, trace);
 }

@@ -32,6 +32,20 @@ pub enum Plant {
     SkippedStep,
     /// A schedule is recorded as done before its time.
     EarlySchedule,
+    /// An allocation is recorded with weights that do not sum to the whole.
+    WrongWeights,
+    /// An allocation is recorded with more traffic for the new arm than its cap.
+    OverCap,
+    /// An evaluation is recorded without a variant.
+    NoVariant,
+    /// A record of the audit is missing.
+    AuditGap,
+    /// Two decisions are recorded as having made one version of a flag, as two owners at once would.
+    TwoOwners,
+    /// A reallocation is recorded as made on a version that a person had overtaken.
+    StaleDecision,
+    /// An experiment's ledger is recorded with more rows than there are units.
+    BoundBroken,
 }
 
 impl Plant {
@@ -48,6 +62,13 @@ impl Plant {
         (Self::LostUnit, "lost-unit"),
         (Self::SkippedStep, "skipped-step"),
         (Self::EarlySchedule, "early-schedule"),
+        (Self::WrongWeights, "wrong-weights"),
+        (Self::OverCap, "over-cap"),
+        (Self::NoVariant, "no-variant"),
+        (Self::AuditGap, "audit-gap"),
+        (Self::TwoOwners, "two-owners"),
+        (Self::StaleDecision, "stale-decision"),
+        (Self::BoundBroken, "bound-broken"),
     ];
 
     /// The plant of a name.
@@ -96,6 +117,8 @@ pub struct Plan {
     pub autonomy: u64,
     /// What goes wrong, and when.
     pub faults: Vec<ScheduledFault>,
+    /// Whether every machine loses power once more when all is healed.
+    pub restarts: bool,
     /// The planted defect, if any.
     pub plant: Option<Plant>,
 }
@@ -124,6 +147,7 @@ impl Plan {
             repeats_percent: dice.between(0, 40),
             autonomy: dice.between(2, 4),
             faults: Vec::new(),
+            restarts: plant.is_some() || Dice::new(seed, "heal").percent(50),
             plant,
         };
         let mut dice = Dice::new(seed, "faults");
@@ -168,6 +192,7 @@ impl fmt::Display for Plan {
             "  snapshot every {} entries, repeats {} %",
             self.snapshot_every_entries, self.repeats_percent
         )?;
+        writeln!(f, "  restarted when healed: {}", self.restarts)?;
         writeln!(f, "  autonomy A{}, plant {}", self.autonomy, self.plant.map_or("none", Plant::name))?;
         for scheduled in &self.faults {
             writeln!(f, "  at {} ms machine {}: {:?}", scheduled.at_ms, scheduled.machine, scheduled.fault)?;

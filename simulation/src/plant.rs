@@ -3,7 +3,8 @@
 //! Two plants are real ones (a disk whose syncs lie, a producer that reports twice); they work inside the world. The others change
 //! the record of a world that was fine. A plant that finds no place to go says so: it must never pass for a caught one.
 
-use featureops_proto::v1;
+use featureops_proto::v1::decision::{Action, Status};
+use featureops_proto::v1::{self, Decision};
 
 use crate::checks::tripped_at;
 use crate::history::Seen;
@@ -73,10 +74,61 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             time.seconds = time.seconds.saturating_sub(10);
             true
         }
+        Some(Plant::WrongWeights) => weights(seen, [5_000, 5_001]),
+        Some(Plant::OverCap) => weights(seen, [3_999, 6_001]),
+        Some(Plant::NoVariant) => {
+            let Some(evaluated) = seen.evaluations.last_mut() else { return false };
+            (evaluated.answer.variant, evaluated.answer.error) = (None, 0);
+            true
+        }
+        Some(Plant::AuditGap) => {
+            let mut chains = seen.settled.iter_mut().map(|(_, settled)| &mut settled.records);
+            let Some(records) = chains.find(|records| records.len() > 2) else { return false };
+            records.remove(records.len() / 2);
+            true
+        }
+        Some(Plant::TwoOwners) => {
+            let Some(decision) = reallocation(seen).cloned() else { return false };
+            let Some((_, settled)) = seen.settled.first_mut() else { return false };
+            settled.decisions.push(decision);
+            true
+        }
+        Some(Plant::StaleDecision) => {
+            let Some(decision) = reallocation(seen) else { return false };
+            decision.flag_version_before = decision.flag_version_before.saturating_sub(1);
+            decision.resolved_by = None;
+            true
+        }
+        Some(Plant::BoundBroken) => {
+            let mut statuses = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.experiments);
+            let Some(status) = statuses.next() else { return false };
+            status.rows = plan.units.saturating_add(1);
+            true
+        }
         Some(Plant::WrongDigest) => {
             let Some(checkpoint) = seen.checkpoints.last_mut() else { return false };
             checkpoint.digest ^= 1;
             true
         }
     }
+}
+
+/// Gives the first allocation that was read these weights, its runs as they are.
+fn weights(seen: &mut Seen, weights: [u32; 2]) -> bool {
+    let flags = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.flags);
+    let Some(allocation) = flags.filter_map(|(flag, _)| flag.allocation.as_mut()).next() else {
+        return false;
+    };
+    allocation.weights_basis_points = weights.to_vec();
+    true
+}
+
+/// A reallocation that took effect, on the first machine.
+fn reallocation(seen: &mut Seen) -> Option<&mut Decision> {
+    let (_, settled) = seen.settled.first_mut()?;
+    settled.decisions.iter_mut().find(|decision| {
+        decision.action() == Action::Reallocate
+            && decision.status() == Status::Applied
+            && decision.flag_version_after > 0
+    })
 }

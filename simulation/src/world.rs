@@ -173,7 +173,8 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
         } else if !healed {
             healed = true;
             for machine in world.machines.iter() {
-                heal(&mut sim, machine, &others, plan.plant == Some(Plant::DroppedSync), trace);
+                let lies = plan.plant == Some(Plant::DroppedSync);
+                heal(&mut sim, machine, &others, (plan.restarts, lies), trace);
             }
             world.stage.enter(Stage::Healed);
         }
@@ -221,35 +222,43 @@ async fn counted(active: Arc<AtomicU64>, client: impl Future<Output = turmoil::R
     ended
 }
 
-/// One life of a node: the product's own start, then whatever happens.
+/// How long a machine waits before it starts a node again whose start ended.
+const START_AGAIN: Duration = Duration::from_millis(500);
+
+/// A node from its machine's power to its loss. A start that ends while the disk ails is begun again, as a service manager
+/// does it; any other that ends leaves the machine idle.
 async fn node(number: u64, machine: Machine, world: World) -> turmoil::Result {
-    let environment = machine.environment();
-    let life = machine.life();
-    let config = NodeConfig {
-        listen: std::net::SocketAddr::from(([0, 0, 0, 0], PORT)),
-        snapshot_every_entries: world.plan.snapshot_every_entries,
-        loopback_only: false,
-        observe_process: false,
-        ..NodeConfig::default()
-    };
-    world.trace.note("node", &format!("{} starts life {life}", machine.name));
-    match Node::start_with(environment, config, Arc::new(machine.clone())).await {
-        Ok(node) => loop {
-            let (position, digest) = node.digest();
-            world.trace.note("digest", &format!("{} {position} {digest:016x}", machine.name));
-            let checkpoint = Checkpoint { machine: number, life, position, digest };
-            world.history.write(|seen| seen.checkpoints.push(checkpoint));
-            tokio::time::sleep(CHECKPOINT_EVERY).await;
-        },
-        Err(error) => {
-            world.trace.note("node", &format!("{} did not start: {error}", machine.name));
-            let ailment = machine.disk.ailment();
-            let honest = !ailment.full && !ailment.sync_fails;
-            if honest || error.to_string().contains("disk loss") {
-                world.history.write(|seen| seen.refused_starts.push(error.to_string()));
+    loop {
+        let environment = machine.environment();
+        let life = machine.life();
+        let config = NodeConfig {
+            listen: std::net::SocketAddr::from(([0, 0, 0, 0], PORT)),
+            snapshot_every_entries: world.plan.snapshot_every_entries,
+            loopback_only: false,
+            observe_process: false,
+            ..NodeConfig::default()
+        };
+        world.trace.note("node", &format!("{} starts life {life}", machine.name));
+        match Node::start_with(environment, config, Arc::new(machine.clone())).await {
+            Ok(node) => loop {
+                let (position, digest) = node.digest();
+                world.trace.note("digest", &format!("{} {position} {digest:016x}", machine.name));
+                let checkpoint = Checkpoint { machine: number, life, position, digest };
+                world.history.write(|seen| seen.checkpoints.push(checkpoint));
+                tokio::time::sleep(CHECKPOINT_EVERY).await;
+            },
+            Err(error) => {
+                world.trace.note("node", &format!("{} did not start: {error}", machine.name));
+                let ailment = machine.disk.ailment();
+                let ails = ailment.full
+                    || ailment.sync_fails
+                    || error.to_string().contains("first start found no room");
+                if !ails || error.to_string().contains("disk loss") {
+                    world.history.write(|seen| seen.refused_starts.push(error.to_string()));
+                    return std::future::pending().await;
+                }
             }
         }
+        tokio::time::sleep(START_AGAIN).await;
     }
-    // A process that did not start leaves its machine idle until somebody starts it again.
-    std::future::pending().await
 }

@@ -110,3 +110,18 @@ fn an_agent_that_approves_is_caught() {
 fn a_unit_that_is_gone_from_its_list_is_caught() {
     caught("lost-unit", &["H8"]);
 }
+
+#[test]
+fn each_checker_that_reads_the_record_can_fail() {
+    for (plant, by) in [
+        ("wrong-weights", "A1"),
+        ("over-cap", "A3"),
+        ("no-variant", "H5"),
+        ("audit-gap", "L1"),
+        ("two-owners", "O1"),
+        ("stale-decision", "O2"),
+        ("bound-broken", "Q1"),
+    ] {
+        caught(plant, &[by]);
+    }
+}

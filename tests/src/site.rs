@@ -137,6 +137,21 @@ impl Site {
     /// # Panics
     /// The binary cannot be run.
     pub async fn start(&self) -> Result<Node, Ended> {
+        self.begin("/readyz").await
+    }
+
+    /// Starts the node and waits until it answers, ready or not.
+    ///
+    /// # Errors
+    /// It ended, or it hangs.
+    ///
+    /// # Panics
+    /// The binary cannot be run.
+    pub async fn start_unready(&self) -> Result<Node, Ended> {
+        self.begin("/livez").await
+    }
+
+    async fn begin(&self, until: &str) -> Result<Node, Ended> {
         let log = self.beside("node.log");
         let output = File::create(&log).unwrap();
         let mut command = self.command();
@@ -153,7 +168,7 @@ impl Site {
             if let Some(status) = node.child.try_wait().unwrap() {
                 return Err(Ended { status: Some(status), output: node.output() });
             }
-            if let Ok(answer) = http::get(self.port, "/readyz").await
+            if let Ok(answer) = http::get(self.port, until).await
                 && answer.status == 200
             {
                 return Ok(node);

@@ -105,31 +105,66 @@ fn a_full_disk() {
         assert!(node.runs(), "the process ended: {}", node.output());
         assert!(write_flag(&client).await.is_err(), "a write was acknowledged on a failed disk");
 
-        // There is room again. A disk that failed once is trusted again only by a new start.
+        // There is room again: the same process takes writes, and what it had acknowledged is all there.
         mirror.fill_disk(false);
-        evaluates(&client).await;
-        node.kill();
-        let node = site.start().await.unwrap_or_else(|ended| panic!("start with room again: {ended}"));
+        writes_again(&client).await;
+        assert!(node.runs(), "the process ended: {}", node.output());
         whole(&client, &known, "a full disk").await;
-        write_flag(&client).await.unwrap();
+        becomes_ready(&site).await;
+        // Again, and this time power fails while it is full.
+        mirror.fill_disk(true);
+        while write_flag(&client).await.is_ok() {}
+        node.kill();
+
+        // A start without room serves what it has, says so, and takes writes as soon as there is room.
+        let mut node =
+            site.start_unready().await.unwrap_or_else(|ended| panic!("a start without room: {ended}"));
+        evaluates(&client).await;
+        let refused = write_flag(&client).await.unwrap_err();
+        let said = http::get(site.port, "/readyz?verbose").await.unwrap();
+        assert!(said.status == 503 && said.body.contains("disk"), "{}", said.body);
+        // Nothing is lost, so nobody is to be sent to the backups.
+        assert!(!said.body.contains("disk loss") && !said.body.contains("restore"), "{}", said.body);
+        println!("a start without room: {refused}\n{}", said.body);
+        mirror.fill_disk(false);
+        writes_again(&client).await;
+        assert!(node.runs(), "the process ended: {}", node.output());
+        whole(&client, &known, "a start on a full disk").await;
+        becomes_ready(&site).await;
+        node.kill();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start after that: {ended}"));
+        whole(&client, &known, "a start after that").await;
         drop(node);
 
-        // A start without room ends with a word, and harms nothing.
+        // A first start without room has nothing to serve, and ends with a word.
+        let mut empty = Site::new();
+        let mirror = Mirror::around(&mut empty);
+        std::fs::create_dir_all(&empty.data).unwrap();
         mirror.fill_disk(true);
-        match site.start().await {
-            Ok(node) => node.kill(),
-            Err(ended) => {
-                assert!(ended.status.is_some() && ended.output.contains("error"), "{ended}");
-                // Nothing is lost, so nobody is to be sent to the backups.
-                assert!(!ended.output.contains("disk loss"), "{ended}");
-                println!("a start without room: {ended}");
-            }
-        }
-        mirror.fill_disk(false);
-        let node = site.start().await.unwrap_or_else(|ended| panic!("start after that: {ended}"));
-        whole(&client, &known, "a start on a full disk").await;
-        drop(node);
+        let ended = empty.start_unready().await.map(Node::kill).unwrap_err();
+        assert!(ended.status.is_some() && ended.output.contains("make room"), "{ended}");
     });
+}
+
+/// Waits for a write to be taken, as long as a node may take to open its disk again.
+async fn writes_again(client: &Client) {
+    let begin = Instant::now();
+    while let Err(status) = write_flag(client).await {
+        assert!(begin.elapsed() < Duration::from_secs(20), "still no write: {status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn becomes_ready(site: &Site) {
+    let begin = Instant::now();
+    loop {
+        let ready = http::get(site.port, "/readyz?verbose").await.unwrap();
+        if ready.status == 200 {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "not ready with room: {}", ready.body);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[test]

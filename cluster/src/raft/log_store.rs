@@ -30,6 +30,11 @@ impl LogStore {
         Self { log, marks, lane }
     }
 
+    /// A write that fails here ends raft: health then names the disk, whichever thread met it first.
+    fn noted(&self, written: io::Result<()>) -> io::Result<()> {
+        written.inspect_err(|error| self.lane.fault().set(error))
+    }
+
     fn indexes(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
@@ -83,7 +88,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        committed.map_or(Ok(()), |committed| self.log.note_committed(position(&committed)))
+        let Some(committed) = committed else { return Ok(()) };
+        self.noted(self.log.note_committed(position(&committed)))
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -100,7 +106,7 @@ impl RaftLogStorage<Types> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        self.log.append(entries)?;
+        self.noted(self.log.append(entries))?;
         self.lane.appended(last, Box::new(move |result| callback.io_completed(result))).await
     }
 
@@ -110,6 +116,6 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         // Needs no sync of its own: a purge that a crash forgets is only repeated.
-        self.log.purge(position(&upto))
+        self.noted(self.log.purge(position(&upto)))
     }
 }

@@ -42,6 +42,13 @@ impl<F: Fold> Shared<F> {
         look(&self.state.read())
     }
 
+    /// Does `act` with the state and its position between two entries.
+    pub(crate) fn announce(&self, act: impl FnOnce(&F, u64)) {
+        let state = self.state.write();
+        let position = *self.applied.borrow();
+        act(&state, position);
+    }
+
     /// The state as it is now; later entries do not change it.
     pub fn frozen(&self) -> Arc<F> {
         Arc::clone(&self.state.read())

@@ -70,10 +70,7 @@ impl Snapshots {
     }
 
     fn manifest(&self) -> io::Result<Option<Manifest>> {
-        let Some(bytes) = self.values.get(MANIFEST)? else { return Ok(None) };
-        Manifest::decode(bytes.as_slice())
-            .map(Some)
-            .map_err(|error| invalid(format!("snapshot manifest: {error}")))
+        manifest(self.values.as_ref())
     }
 
     /// Stores a snapshot durably and removes the one before. One that does not reach further than the stored one is left
@@ -126,28 +123,43 @@ impl Snapshots {
     /// The current snapshot, checked against its length and checksum.
     ///
     /// # Errors
-    /// The values', or `InvalidData` when the snapshot is damaged or incomplete.
+    /// As [`load`].
     pub fn load(&self) -> io::Result<Option<Snapshot>> {
-        let Some(manifest) = self.manifest()? else { return Ok(None) };
-        if manifest.length > SNAPSHOT_BYTES_MAX {
-            return Err(invalid(format!("snapshot length {} is over the bound", manifest.length)));
-        }
-        let mut state = BytesMut::new();
-        let mut number = 0;
-        while (state.len() as u64) < manifest.length {
-            let name = chunk_name(manifest.generation, number);
-            let chunk = self.values.get(&name)?.filter(|chunk| !chunk.is_empty());
-            let chunk = chunk.ok_or_else(|| invalid(format!("snapshot chunk {number} is missing")))?;
-            state.extend_from_slice(&chunk);
-            number = number.saturating_add(1);
-        }
-        if state.len() as u64 != manifest.length || crc32fast::hash(&state) != manifest.crc32 {
-            return Err(invalid("the snapshot does not match its length and checksum"));
-        }
-        let meta = SnapshotMeta {
-            last_log_id: manifest.position.map(|position| position.read()),
-            last_membership: manifest.membership.unwrap_or_default().read()?,
-        };
-        Ok(Some(Snapshot { meta, snapshot: state.freeze() }))
+        load(self.values.as_ref())
     }
+}
+
+fn manifest(values: &dyn Values) -> io::Result<Option<Manifest>> {
+    let Some(bytes) = values.get(MANIFEST)? else { return Ok(None) };
+    Manifest::decode(bytes.as_slice())
+        .map(Some)
+        .map_err(|error| invalid(format!("snapshot manifest: {error}")))
+}
+
+/// The current snapshot among `values`, checked against its length and checksum.
+///
+/// # Errors
+/// The values', or `InvalidData` when the snapshot is damaged or incomplete.
+pub fn load(values: &dyn Values) -> io::Result<Option<Snapshot>> {
+    let Some(manifest) = manifest(values)? else { return Ok(None) };
+    if manifest.length > SNAPSHOT_BYTES_MAX {
+        return Err(invalid(format!("snapshot length {} is over the bound", manifest.length)));
+    }
+    let mut state = BytesMut::new();
+    let mut number = 0;
+    while (state.len() as u64) < manifest.length {
+        let name = chunk_name(manifest.generation, number);
+        let chunk = values.get(&name)?.filter(|chunk| !chunk.is_empty());
+        let chunk = chunk.ok_or_else(|| invalid(format!("snapshot chunk {number} is missing")))?;
+        state.extend_from_slice(&chunk);
+        number = number.saturating_add(1);
+    }
+    if state.len() as u64 != manifest.length || crc32fast::hash(&state) != manifest.crc32 {
+        return Err(invalid("the snapshot does not match its length and checksum"));
+    }
+    let meta = SnapshotMeta {
+        last_log_id: manifest.position.map(|position| position.read()),
+        last_membership: manifest.membership.unwrap_or_default().read()?,
+    };
+    Ok(Some(Snapshot { meta, snapshot: state.freeze() }))
 }

@@ -4,6 +4,7 @@
 //! tail too, throwing away what lies behind it. So this adapter reads all files first, changing nothing
 //! ([`inspect`]); only a log that is whole up to the durable mark is then opened.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
@@ -197,6 +198,73 @@ fn follow(extent: &mut LogExtent, record: &raft_log::RaftLogRecord<Types>) -> Re
         }
     }
     Ok(())
+}
+
+/// Gives every entry behind index `after`, up to `upto`, to `each`, in order; changes nothing.
+///
+/// # Errors
+/// The files', or that of `each`.
+pub fn replay(
+    folder: &Path,
+    after: u64,
+    upto: LogPosition,
+    each: &mut dyn FnMut(LogEntry) -> io::Result<()>,
+) -> io::Result<()> {
+    guarded(|| {
+        // An index that was cut off and written again counts as it was written last. One pass finds where that is, for
+        // the payloads of a whole log need not fit into memory.
+        let mut last_written: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut number = 0_u64;
+        read_records(folder, &mut |record| {
+            number = number.saturating_add(1);
+            match record {
+                WALRecord::Action(RaftLogAction::Append(position, _)) => {
+                    last_written.insert(position.0.index, number);
+                }
+                WALRecord::Action(RaftLogAction::TruncateAfter(last)) => {
+                    let first_removed = last.map_or(0, |last| last.0.index.saturating_add(1));
+                    drop(last_written.split_off(&first_removed));
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let mut next = after.saturating_add(1);
+        number = 0;
+        read_records(folder, &mut |record| {
+            number = number.saturating_add(1);
+            let WALRecord::Action(RaftLogAction::Append(position, payload)) = record else { return Ok(()) };
+            let index = position.0.index;
+            if index < next || index > upto.index || last_written.get(&index) != Some(&number) {
+                return Ok(());
+            }
+            if index != next {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a hole at {next}")));
+            }
+            next = next.saturating_add(1);
+            each(LogEntry { position: position.0, payload: payload.0 })
+        })?;
+        if next <= upto.index {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it ends before {next}")));
+        }
+        Ok(())
+    })
+}
+
+/// Every record up to the first that cannot be read.
+fn read_records(
+    folder: &Path,
+    each: &mut dyn FnMut(raft_log::RaftLogRecord<Types>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut whole = true;
+    Dump::<Types>::new(config(folder))?.write_with(|_, _, read| match read {
+        Ok((_, record)) if whole => each(record),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            whole = false;
+            Ok(())
+        }
+    })
 }
 
 /// The raft log in chunk files.

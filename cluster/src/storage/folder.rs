@@ -12,31 +12,38 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::chunks::{ChunkLog, inspect};
+use super::chunks::{ChunkLog, inspect, replay};
 use super::lane::LaneFuture;
 use super::log::{Log, LogPosition};
 use super::marks::{Mark, MarkFile, Marks, Reading, read};
+use super::settle::{Copy, settle};
 use super::sled::SledValues;
-use super::{Disk, OpenError, Storage, Verdict, verify, verify_new};
+use super::{Disk, Glimpse, OpenError, Storage, Verdict, passes, verify, verify_new};
 
 /// Longest mark file that is read; a longer one is not ours.
 const MARK_FILE_BYTES_MAX: u64 = 1 << 16;
+
+/// Bytes that a disk must take to be worth an open: more than an open writes before it has anything to show for it.
+const PROBE_BYTES: usize = 1 << 20;
 
 /// A data folder.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// It was opened before in this process: the disk failed since, and what its cache shows may not be on it.
+    doubtful: Arc<AtomicBool>,
 }
 
 impl Folder {
     /// The folder at `path`; it is made when it is opened.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), doubtful: Arc::default() }
     }
 
     fn lock(&self) -> Result<File, OpenError> {
@@ -93,6 +100,7 @@ fn fault(place: &Path, position: &str, error: io::Error) -> OpenError {
         StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied => {
             OpenError::io(place.display(), error)
         }
+        _ if passes(&error) => OpenError::io(place.display(), error),
         _ => OpenError::loss(place.display(), position, error),
     }
 }
@@ -148,6 +156,12 @@ impl Storage for Folder {
             return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
         }
         make_folder(&log_path)?;
+        let doubtful = self.doubtful.swap(true, Ordering::Relaxed);
+        if doubtful {
+            for folder in [&log_path, &values_path] {
+                settle(folder).map_err(|error| fault(folder, "settle", error))?;
+            }
+        }
         let found = inspect(&log_path).map_err(|error| fault(&log_path, "open", error))?;
         let verdict = verify(reading.as_ref(), &found)?;
         if let (Verdict::Whole, Some((file, record, why))) = (verdict, &found.fault) {
@@ -172,13 +186,60 @@ impl Storage for Folder {
                 let damaged = reading.damaged_slot;
                 MarkFile::open(&marks_path, reading).and_then(|marks| {
                     // Heals the lost slot, so that the next fault again is the only one.
-                    if damaged { marks.rewrite().map(|()| marks) } else { Ok(marks) }
+                    if damaged || doubtful { marks.rewrite().map(|()| marks) } else { Ok(marks) }
                 })
             }
         }
         .map_err(|error| OpenError::io(marks_path.display(), error))?;
         let marks: Arc<dyn Marks> = Arc::new(marks);
         Ok(Disk { log: Arc::new(log), values: Arc::new(values), marks, hold: Box::new(lock) })
+    }
+
+    fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
+        let log_path = self.path.join("log");
+        let lock = self.lock()?;
+        let reading = self.read_marks(&self.path.join("marks"))?;
+        if let Some(reading) = &reading
+            && reading.mark.node != node
+        {
+            return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
+        }
+        if reading.is_none() && !log_path.is_dir() {
+            let nothing = io::Error::new(io::ErrorKind::NotFound, "nothing was stored here yet");
+            return Err(OpenError::io(self.path.display(), nothing));
+        }
+        let found = inspect(&log_path).map_err(|error| fault(&log_path, "open", error))?;
+        verify(reading.as_ref(), &found)?;
+        // sled writes when it opens: so a copy is opened, on another disk.
+        let values_path = self.path.join("values");
+        let copy =
+            Copy::of(&values_path).map_err(|error| OpenError::io("a copy of `values` in memory", error))?;
+        let values = SledValues::open(copy.path()).map_err(|error| fault(&values_path, "open", error))?;
+        let durable = reading.and_then(|reading| reading.mark.durable);
+        Ok(Glimpse {
+            values: Arc::new(values),
+            durable,
+            replay: Box::new(move |after, each| {
+                durable.map_or(Ok(()), |durable| replay(&log_path, after, durable, each))
+            }),
+            hold: Box::new((copy, lock)),
+        })
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        let path = self.path.join("probe");
+        let write = || {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all_at(&vec![0x5a; PROBE_BYTES], 0)?;
+            file.sync_all()
+        };
+        let written = match write() {
+            // A new node's folder is made when it is opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            written => written,
+        };
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
     }
 
     fn spawn(&self, name: &'static str, lane: LaneFuture) -> io::Result<()> {

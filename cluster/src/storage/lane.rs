@@ -49,7 +49,15 @@ impl Fault {
         self.0.lock().as_ref().map(|(_, text)| text.clone())
     }
 
-    fn set(&self, error: &io::Error) {
+    /// Whether it may pass with the disk's trouble. What was written wrongly, or cannot be read, stays so.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        use io::ErrorKind::{InvalidData, InvalidInput};
+        self.0.lock().as_ref().is_some_and(|(kind, _)| !matches!(kind, InvalidData | InvalidInput))
+    }
+
+    /// Notes an error: the first one stops everything.
+    pub(crate) fn set(&self, error: &io::Error) {
         self.0.lock().get_or_insert_with(|| (error.kind(), error.to_string()));
     }
 

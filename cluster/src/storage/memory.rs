@@ -17,7 +17,7 @@ use super::lane::LaneFuture;
 use super::log::{Log, LogEntry, LogExtent, LogPosition, SyncFuture};
 use super::marks::{Mark, Marks, Reading};
 use super::values::{Change, Named, Values, check_sizes};
-use super::{Disk, Inspection, OpenError, Storage, Verdict, values_alone, verify};
+use super::{Disk, Glimpse, Inspection, OpenError, Storage, Verdict, replay_from, values_alone, verify};
 
 #[derive(Clone, Default)]
 struct Contents {
@@ -284,6 +284,19 @@ impl Storage for MemoryDisk {
         }
         let handle = Arc::new(self.handle());
         Ok(Disk { log: handle.clone(), values: handle.clone(), marks: handle, hold: Box::new(()) })
+    }
+
+    fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
+        let Disk { log, values, marks, hold } = self.open(node, 0)?;
+        let durable = marks.current().durable;
+        Ok(Glimpse { values, durable, replay: replay_from(log, durable), hold })
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        if self.platter.lock().full {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk"));
+        }
+        Ok(())
     }
 
     fn spawn(&self, _name: &'static str, lane: LaneFuture) -> io::Result<()> {

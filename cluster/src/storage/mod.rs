@@ -19,6 +19,7 @@ pub mod lane;
 pub mod log;
 pub mod marks;
 pub mod memory;
+mod settle;
 pub mod sled;
 pub mod values;
 
@@ -84,7 +85,25 @@ impl OpenError {
     pub(crate) fn io(place: impl ToString, error: io::Error) -> Self {
         Self::Io { place: place.to_string(), error }
     }
+
+    /// Whether it may pass without anybody touching the data: room that is made, a device that answers again.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if passes(error))
+    }
 }
+
+/// Whether an error of the disk may pass: it says nothing against what the disk holds.
+#[must_use]
+pub fn passes(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // EIO has no kind of its own.
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+        || error.raw_os_error() == Some(EIO)
+}
+
+/// `EIO`, on every system this is built for.
+const EIO: i32 = 5;
 
 /// An opened disk.
 pub struct Disk {
@@ -98,6 +117,21 @@ pub struct Disk {
     pub hold: Box<dyn Any + Send + Sync>,
 }
 
+/// Gives what was acknowledged and lies behind an index, oldest first, to whoever wants to fold it.
+pub type Replay = Box<dyn FnOnce(u64, &mut dyn FnMut(LogEntry) -> io::Result<()>) -> io::Result<()> + Send>;
+
+/// What a disk holds, read without a write: for a node that cannot write now.
+pub struct Glimpse {
+    /// The values.
+    pub values: Arc<dyn Values>,
+    /// The last acknowledged entry.
+    pub durable: Option<LogPosition>,
+    /// The entries up to there.
+    pub replay: Replay,
+    /// Held for as long as it is read.
+    pub hold: Box<dyn Any + Send + Sync>,
+}
+
 /// Where a node keeps its data, and on what its lanes run.
 pub trait Storage: Send + Sync + 'static {
     /// Opens the disk of `node`. An empty one is made, under `incarnation`, a number drawn by chance.
@@ -106,11 +140,44 @@ pub trait Storage: Send + Sync + 'static {
     /// See [`OpenError`].
     fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError>;
 
+    /// Reads what the disk of `node` holds, and writes nothing to it.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError>;
+
+    /// Whether the disk takes a write now; leaves nothing behind. Asked before an open, which on a full disk would leave
+    /// half-made files.
+    ///
+    /// # Errors
+    /// The disk's, or the operating system's.
+    fn probe(&self) -> io::Result<()>;
+
     /// Runs a lane to its end: production on a thread of its own, simulation as a task.
     ///
     /// # Errors
     /// No thread could be started.
     fn spawn(&self, name: &'static str, lane: LaneFuture) -> io::Result<()>;
+}
+
+/// The replay of a log that can be read as it is.
+#[must_use]
+pub fn replay_from(log: Arc<dyn Log>, durable: Option<LogPosition>) -> Replay {
+    /// Payload bytes of one read.
+    const BYTES_MAX: usize = 4 << 20;
+    Box::new(move |after, each| {
+        let Some(last) = durable else { return Ok(()) };
+        let mut next = after.saturating_add(1);
+        while next <= last.index {
+            let entries = log.read(next..last.index.saturating_add(1), BYTES_MAX)?;
+            let Some(end) = entries.last().map(|entry| entry.position.index) else {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a hole at {next}")));
+            };
+            entries.into_iter().try_for_each(&mut *each)?;
+            next = end.saturating_add(1);
+        }
+        Ok(())
+    })
 }
 
 /// What opening may do with the files as they were found.

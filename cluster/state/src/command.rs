@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use featureops_proto::log::{Entry, OwnerStamp, entry};
+use featureops_proto::log::{CompiledAgainst, Entry, OwnerStamp, entry};
 use featureops_proto::v1::Principal;
 use prost::Message as _;
 
@@ -20,6 +20,8 @@ pub struct Command {
     pub request_id: String,
     /// Present on an owner's commands.
     pub owner: Option<OwnerStamp>,
+    /// Present where the door compiled flags.
+    pub compiled_against: Option<CompiledAgainst>,
     /// What to do.
     pub kind: entry::Command,
 }
@@ -64,6 +66,7 @@ impl Command {
             principal: entry.principal.unwrap_or_default(),
             request_id: entry.request_id,
             owner: entry.owner,
+            compiled_against: entry.compiled_against,
             kind,
         })
     }

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use featureops_proto::log::EnvironmentRecord;
-use featureops_proto::timestamp_if_set;
+use featureops_proto::log::{CompiledAgainst, EnvironmentRecord, Refusal};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Environment, FractionalVersion};
+use featureops_proto::{ErrorCode, environment_of, timestamp_if_set};
 
 use crate::State;
 use crate::state::Key;
@@ -77,6 +77,30 @@ impl State {
         all
     }
 
+    /// Grows with every change of a definition in the environment, and with nothing else.
+    #[must_use]
+    pub fn definitions(&self, environment: &str) -> u64 {
+        let flags = self.flags.range((environment.to_owned(), String::new())..);
+        let flags = flags.take_while(|((of, _), _)| of == environment);
+        // Each change gives its flag a greater version than any before.
+        flags.fold(0, |sum, (_, flag)| sum.wrapping_add(flag.definition_version))
+    }
+
+    /// Refuses a command that was compiled against something else than what is there now: nobody knows whether it still
+    /// compiles.
+    pub(crate) fn check_compiled(&self, against: &CompiledAgainst) -> Result<(), Refusal> {
+        let environment = environment_of(&against.environment).map_err(|error| {
+            Refusal::new(ErrorCode::InvalidArgument, "compiled_against.environment", "", error)
+        })?;
+        let version = self.environments.get(environment).map_or(0, |record| record.version);
+        if let Some(seen) = against.environment_version.filter(|seen| *seen != version) {
+            return Err(moved("environment_version", seen, version));
+        }
+        let Some(seen) = against.definitions else { return Ok(()) };
+        let definitions = self.definitions(environment);
+        if seen == definitions { Ok(()) } else { Err(moved("definitions", seen, definitions)) }
+    }
+
     /// An experiment by which traffic is bucketed in the environment now, or will be again when a person resumes it.
     pub(crate) fn bucketing_experiment(&self, environment: &str) -> Option<&str> {
         self.experiments
@@ -87,6 +111,12 @@ impl State {
             })
             .map(|record| record.experiment.as_str())
     }
+}
+
+/// A door's fence: flags, or what they share, changed between its look and the log's turn.
+fn moved(what: &str, seen: u64, present: u64) -> Refusal {
+    let message = format!("flags were compiled against {seen}, and by now it is {present}; send it again");
+    Refusal::new(ErrorCode::Fenced, &format!("compiled_against.{what}"), seen, message)
 }
 
 fn first_from<'a, R>(map: &'a BTreeMap<Key, R>, id: &str) -> Option<&'a String> {

@@ -314,3 +314,52 @@ fn a_snapshot_carries_environments_and_an_older_one_has_none() {
     assert_eq!(restored.environment("production").environment_version, 0);
     assert!(restored.flag("production", "a").is_some());
 }
+
+#[test]
+fn a_command_compiled_against_what_has_moved_is_refused_without_a_trace_and_may_come_again() {
+    let mut d = Driver::new();
+    d.done(entry::Command::ImportFlags(import(vec![flag("a")], false)));
+    let against = |version, definitions| log::CompiledAgainst {
+        environment: NAME.to_owned(),
+        environment_version: version,
+        definitions,
+    };
+    let entry = |against, command| Entry {
+        principal: Some(human("ada")),
+        request_id: "r-1".to_owned(),
+        compiled_against: Some(against),
+        command: Some(command),
+        ..Entry::default()
+    };
+    let set_flag = |of| {
+        let flag = Some(flag("b"));
+        entry(against(Some(of), None), entry::Command::SetFlag(log::SetFlag { flag, etag: String::new() }))
+    };
+    let set_environment = |of| {
+        let environment = Some(Environment { name: NAME.to_owned(), ..Environment::default() });
+        let set = log::SetEnvironment { environment, etag: String::new() };
+        Entry {
+            request_id: "r-2".to_owned(),
+            ..entry(against(None, Some(of)), entry::Command::SetEnvironment(set))
+        }
+    };
+    let seen = d.state.definitions("production");
+    assert_eq!((d.state.environment("production").environment_version, seen), (0, 1));
+
+    // The flag first, the environment second: the environment's door has not seen the flag.
+    done(d.propose(set_flag(0)));
+    let (audited, changed) = (d.state.audit(0, 100).len(), d.state.digest());
+    let refused = refusal(d.propose(set_environment(seen)));
+    assert_eq!((refused.code.as_str(), refused.field.as_str()), ("FENCED", "compiled_against.definitions"));
+    assert_eq!(d.state.audit(0, 100).len(), audited);
+    assert_ne!(d.state.digest(), changed, "the position went on");
+    done(d.propose(set_environment(d.state.definitions("production"))));
+
+    // The other way round.
+    let late = Entry { request_id: "r-3".to_owned(), ..set_flag(0) };
+    let refused = refusal(d.propose(late.clone()));
+    assert_eq!(refused.field, "compiled_against.environment_version");
+    done(d.propose(Entry { request_id: "r-3".to_owned(), ..set_flag(1) }));
+    // A repeat of what was done gets its first answer, whatever moved since.
+    assert_eq!(done(d.propose(late)).version, 2);
+}

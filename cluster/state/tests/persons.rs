@@ -194,6 +194,39 @@ fn what_a_held_flag_serves_changes_by_a_person_alone_on_every_path() {
 }
 
 #[test]
+fn a_promotion_leaves_a_held_flag_alone_also_a_persons() {
+    let mut d = Driver::new();
+    d.running();
+    let before = d.state.flag("production", "checkout").unwrap();
+    let promote = |flag: v1::Flag| {
+        entry::Command::ImportFlags(log::ImportFlags {
+            parent: "environments/production".to_owned(),
+            promoted_from: "environments/staging".to_owned(),
+            flags: vec![flag],
+            ..log::ImportFlags::default()
+        })
+    };
+    for (what, changed) in changes(&before) {
+        let refused = refusal(d.command(promote(changed)));
+        assert_eq!(
+            (refused.code.as_str(), refused.field.as_str()),
+            ("WRONG_STATE", "flags.checkout"),
+            "{what}"
+        );
+        assert!(refused.message.contains("stop that first"), "{}", refused.message);
+    }
+    // As it is, it is no change.
+    d.done(promote(before.clone()));
+    assert_eq!(d.state.flag("production", "checkout"), Some(before));
+    let record = d.state.audit(0, 1).remove(0);
+    assert_eq!(
+        (record.action.as_str(), record.resource.as_str()),
+        ("flag.promote", "environments/production")
+    );
+    assert!(record.detail.starts_with("from environments/staging: 0 changed"), "{}", record.detail);
+}
+
+#[test]
 fn a_shared_rule_of_a_held_flag_changes_by_a_person_alone() {
     let shared = |rule: &str| {
         entry::Command::SetEnvironment(log::SetEnvironment {

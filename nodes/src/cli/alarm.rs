@@ -8,7 +8,7 @@ use featureops_proto::v1;
 use super::failure::Failure;
 use super::page::Tone;
 use super::render::key_of;
-use super::session::{RequestArgs, Session};
+use super::session::{Session, WriteArgs};
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
 #[derive(Debug, Args)]
@@ -22,16 +22,17 @@ pub struct AlarmArgs {
     #[arg(long)]
     reason: String,
     #[command(flatten)]
-    request: RequestArgs,
+    write: WriteArgs,
 }
 
 pub async fn run(session: &Session, args: AlarmArgs) -> Result<(), Failure> {
-    let id = args.request.id()?;
+    let id = args.write.id()?;
     let request = v1::RaiseAlarmRequest {
         name: session.name(Flags, &args.key)?,
         source: args.source,
         reason: args.reason,
         request_id: id.clone(),
+        validate_only: args.write.dry_run,
     };
     let answer = session
         .client
@@ -41,6 +42,11 @@ pub async fn run(session: &Session, args: AlarmArgs) -> Result<(), Failure> {
         .await?;
     session.show(&answer, |page| {
         let number = key_of(&answer.decision);
+        if args.write.dry_run {
+            let what = if answer.tripped { "trip the flag" } else { "wait for a person" };
+            page.line(Tone::Good, format!("the alarm would {what}; nothing was changed"));
+            return;
+        }
         if answer.tripped {
             page.line(Tone::Bad, format!("tripped flag {} by decision {number}", args.key));
         } else {

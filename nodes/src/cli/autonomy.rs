@@ -11,7 +11,7 @@ use featureops_proto::v1;
 use super::failure::Failure;
 use super::page::{Cell, Page, Tone};
 use super::render::{key_of, share_text};
-use super::session::{RequestArgs, Session};
+use super::session::{Session, WriteArgs};
 use super::span::{moment_text, parse_moment, parse_span};
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
@@ -61,7 +61,7 @@ pub enum AutonomyCommand {
         #[command(flatten)]
         levels: LevelArgs,
         #[command(flatten)]
-        request: RequestArgs,
+        request: WriteArgs,
     },
     /// Set the environment's limits.
     Limit {
@@ -74,7 +74,7 @@ pub enum AutonomyCommand {
         #[arg(long, value_name = "BASIS_POINTS")]
         new_arm_budget: Option<u32>,
         #[command(flatten)]
-        request: RequestArgs,
+        request: WriteArgs,
     },
 }
 
@@ -124,13 +124,13 @@ pub enum FreezeCommand {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        request: RequestArgs,
+        request: WriteArgs,
     },
     /// Remove a window by its number in `freeze list`.
     Remove {
         number: usize,
         #[command(flatten)]
-        request: RequestArgs,
+        request: WriteArgs,
     },
 }
 
@@ -159,6 +159,7 @@ pub async fn run(session: &Session, command: AutonomyCommand) -> Result<(), Fail
                 name: session.name(Flags, &flag)?,
                 autonomy: Some(levels.over(now)),
                 request_id: id.clone(),
+                validate_only: request.dry_run,
             };
             let flag = session
                 .client
@@ -244,11 +245,16 @@ async fn oversight(session: &Session) -> Result<v1::Oversight, Failure> {
 async fn write(
     session: &Session,
     oversight: v1::Oversight,
-    request: &RequestArgs,
+    request: &WriteArgs,
 ) -> Result<v1::Oversight, Failure> {
     let id = request.id()?;
     let etag = oversight.etag.clone();
-    let request = v1::SetOversightRequest { oversight: Some(oversight), request_id: id.clone(), etag };
+    let request = v1::SetOversightRequest {
+        oversight: Some(oversight),
+        request_id: id.clone(),
+        etag,
+        validate_only: request.dry_run,
+    };
     session
         .client
         .write(&id, request, |channel, request| async move {

@@ -12,7 +12,7 @@ use super::autonomy::level_text;
 use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text, word_of};
-use super::session::{RequestArgs, Session, principal_text};
+use super::session::{Session, WriteArgs, principal_text};
 use super::span::moment_text;
 use crate::rpc::decision_service_client::DecisionServiceClient;
 
@@ -60,7 +60,7 @@ pub struct ResolveArgs {
     #[arg(long, default_value = "")]
     note: String,
     #[command(flatten)]
-    request: RequestArgs,
+    write: WriteArgs,
 }
 
 pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Failure> {
@@ -75,8 +75,13 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
             session.show(&decision, |page| explain(page, &decision))
         }
         DecisionCommand::Approve(args) => {
-            let (name, id) = (session.name(Decisions, &args.number)?, args.request.id()?);
-            let request = v1::ApproveDecisionRequest { name, note: args.note, request_id: id.clone() };
+            let (name, id) = (session.name(Decisions, &args.number)?, args.write.id()?);
+            let request = v1::ApproveDecisionRequest {
+                name,
+                note: args.note,
+                request_id: id.clone(),
+                validate_only: args.write.dry_run,
+            };
             let decision = session
                 .client
                 .write(&id, request, |channel, request| async move {
@@ -86,8 +91,13 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
             resolved(session, &decision)
         }
         DecisionCommand::Reject(args) => {
-            let (name, id) = (session.name(Decisions, &args.number)?, args.request.id()?);
-            let request = v1::RejectDecisionRequest { name, note: args.note, request_id: id.clone() };
+            let (name, id) = (session.name(Decisions, &args.number)?, args.write.id()?);
+            let request = v1::RejectDecisionRequest {
+                name,
+                note: args.note,
+                request_id: id.clone(),
+                validate_only: args.write.dry_run,
+            };
             let decision = session
                 .client
                 .write(&id, request, |channel, request| async move {
@@ -100,8 +110,13 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
             // Whether it costs the flag its level is no part of the decision: the flag itself says so, before and after.
             let flag = flag_of(&fetch(session, &args.number).await?);
             let before = growth(session, &flag).await;
-            let (name, id) = (session.name(Decisions, &args.number)?, args.request.id()?);
-            let request = v1::RevertDecisionRequest { name, note: args.note, request_id: id.clone() };
+            let (name, id) = (session.name(Decisions, &args.number)?, args.write.id()?);
+            let request = v1::RevertDecisionRequest {
+                name,
+                note: args.note,
+                request_id: id.clone(),
+                validate_only: args.write.dry_run,
+            };
             let decision = session
                 .client
                 .write(&id, request, |channel, request| async move {
@@ -109,6 +124,9 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
                 })
                 .await?;
             resolved(session, &decision)?;
+            if args.write.dry_run {
+                return Ok(());
+            }
             match demotion(key_of(&flag), before, growth(session, &flag).await) {
                 Some(words) => session.say(|page| page.line(Tone::Warn, words)),
                 None => Ok(()),

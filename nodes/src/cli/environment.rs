@@ -1,4 +1,6 @@
-//! `environment get|list|set`.
+//! `environment get|list|set|promote`.
+
+mod promote;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ pub enum EnvironmentCommand {
     List,
     /// Change what the flags of an environment share; what is not named stays as it is.
     Set(Box<SetArgs>),
+    /// Write flags of one environment into another, as one change.
+    Promote(promote::PromoteArgs),
 }
 
 /// Which bytes `fractional` and the allocation hash.
@@ -97,6 +101,7 @@ pub async fn run(session: &Session, command: EnvironmentCommand) -> Result<(), F
         }
         EnvironmentCommand::List => list(session).await,
         EnvironmentCommand::Set(args) => set(session, *args).await,
+        EnvironmentCommand::Promote(args) => promote::promote(session, args).await,
     }
 }
 

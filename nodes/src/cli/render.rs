@@ -43,6 +43,7 @@ named!(
     Holdout,
     ImportFlagsResponse,
     Layer,
+    PromoteFlagsResponse,
     ListAuditResponse,
     ListDecisionsResponse,
     ListEnvironmentsResponse,

@@ -37,6 +37,13 @@ pub struct WriteArgs {
     pub dry_run: bool,
 }
 
+impl WriteArgs {
+    /// The id given, or a new one.
+    pub fn id(&self) -> Result<String, Failure> {
+        self.request.id()
+    }
+}
+
 impl RequestArgs {
     /// The id given, or a new one.
     pub fn id(&self) -> Result<String, Failure> {

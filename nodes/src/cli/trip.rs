@@ -7,7 +7,7 @@ use featureops_proto::v1;
 use super::failure::Failure;
 use super::page::Tone;
 use super::render::key_of;
-use super::session::{RequestArgs, Session};
+use super::session::{Session, WriteArgs, verb};
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
 #[derive(Debug, Args)]
@@ -18,15 +18,16 @@ pub struct TripArgs {
     #[arg(long)]
     reason: String,
     #[command(flatten)]
-    request: RequestArgs,
+    write: WriteArgs,
 }
 
 pub async fn trip(session: &Session, args: TripArgs) -> Result<(), Failure> {
-    let id = args.request.id()?;
+    let id = args.write.id()?;
     let request = v1::TripFlagRequest {
         name: session.name(Flags, &args.key)?,
         reason: args.reason,
         request_id: id.clone(),
+        validate_only: args.write.dry_run,
     };
     let flag = session
         .client
@@ -36,17 +37,19 @@ pub async fn trip(session: &Session, args: TripArgs) -> Result<(), Failure> {
         .await?;
     session.show(&flag, |page| {
         let safe = flag.safe_variant.as_deref().unwrap_or("the caller's code default");
-        page.line(Tone::Bad, format!("tripped flag {}: everybody gets {safe}", key_of(&flag.name)));
+        let verb = verb(args.write.dry_run, "tripped", "would trip");
+        page.line(Tone::Bad, format!("{verb} flag {}: everybody gets {safe}", key_of(&flag.name)));
         page.line(Tone::Plain, format!("resume with: featureops resume {} --reason ...", key_of(&flag.name)));
     })
 }
 
 pub async fn resume(session: &Session, args: TripArgs) -> Result<(), Failure> {
-    let id = args.request.id()?;
+    let id = args.write.id()?;
     let request = v1::ResumeFlagRequest {
         name: session.name(Flags, &args.key)?,
         reason: args.reason,
         request_id: id.clone(),
+        validate_only: args.write.dry_run,
     };
     let flag = session
         .client
@@ -55,6 +58,7 @@ pub async fn resume(session: &Session, args: TripArgs) -> Result<(), Failure> {
         })
         .await?;
     session.show(&flag, |page| {
-        page.line(Tone::Good, format!("resumed flag {}, version {}", key_of(&flag.name), flag.flag_version));
+        let verb = verb(args.write.dry_run, "resumed", "would resume");
+        page.line(Tone::Good, format!("{verb} flag {}, version {}", key_of(&flag.name), flag.flag_version));
     })
 }

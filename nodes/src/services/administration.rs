@@ -70,7 +70,8 @@ pub async fn raise_alarm(
         alarm: true,
         source: text(&request.source, "source")?,
     });
-    let write = Write { metadata, request_id: &request.request_id, validate_only: false, command };
+    let write =
+        Write { metadata, request_id: &request.request_id, validate_only: request.validate_only, command };
     host.write(write, |state, done| {
         let tripped = state.flag(&environment, &flag).is_some_and(|flag| flag.trip.is_some());
         Some(RaiseAlarmResponse { decision: done.decision.clone(), tripped })
@@ -89,8 +90,12 @@ impl AdministrationService for Administration {
             alarm: false,
             source: String::new(),
         });
-        let write =
-            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
         self.0.write(write, named_flag).await.map(Response::new)
     }
 
@@ -99,8 +104,12 @@ impl AdministrationService for Administration {
         name(&request.name, Collection::Flags, "name")?;
         let reason = text(&request.reason, "reason")?;
         let command = entry::Command::ResumeFlag(log::ResumeFlag { name: request.name, reason });
-        let write =
-            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
         self.0.write(write, named_flag).await.map(Response::new)
     }
 
@@ -146,8 +155,12 @@ impl AdministrationService for Administration {
             oversight: Some(oversight),
             etag: request.etag,
         });
-        let write =
-            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
         self.0.write(write, |state, _| Some(state.oversight(&environment))).await.map(Response::new)
     }
 
@@ -163,8 +176,12 @@ impl AdministrationService for Administration {
             name: request.name,
             autonomy: Some(autonomy),
         });
-        let write =
-            Write { metadata: &metadata, request_id: &request.request_id, validate_only: false, command };
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
         self.0.write(write, named_flag).await.map(Response::new)
     }
 

@@ -42,7 +42,7 @@ impl Decisions {
         &self,
         metadata: &MetadataMap,
         resolution: Resolution,
-        (decision, note, request_id): (String, String, String),
+        (decision, note, request_id, validate_only): (String, String, String, bool),
     ) -> Result<Response<Decision>, Status> {
         self.find(&decision)?;
         let command = entry::Command::ResolveDecision(log::ResolveDecision {
@@ -50,7 +50,7 @@ impl Decisions {
             resolution: resolution.into(),
             note: text(&note, "note")?,
         });
-        let write = Write { metadata, request_id: &request_id, validate_only: false, command };
+        let write = Write { metadata, request_id: &request_id, validate_only, command };
         self.0.write(write, |state, _| named_decision(state, &decision)).await.map(Response::new)
     }
 }
@@ -93,7 +93,7 @@ impl DecisionService for Decisions {
         request: Request<ApproveDecisionRequest>,
     ) -> Result<Response<Decision>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let what = (request.name, request.note, request.request_id);
+        let what = (request.name, request.note, request.request_id, request.validate_only);
         self.resolve(&metadata, Resolution::Approve, what).await
     }
 
@@ -102,7 +102,7 @@ impl DecisionService for Decisions {
         request: Request<RejectDecisionRequest>,
     ) -> Result<Response<Decision>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let what = (request.name, request.note, request.request_id);
+        let what = (request.name, request.note, request.request_id, request.validate_only);
         self.resolve(&metadata, Resolution::Reject, what).await
     }
 
@@ -111,7 +111,7 @@ impl DecisionService for Decisions {
         request: Request<RevertDecisionRequest>,
     ) -> Result<Response<Decision>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let what = (request.name, request.note, request.request_id);
+        let what = (request.name, request.note, request.request_id, request.validate_only);
         self.resolve(&metadata, Resolution::Revert, what).await
     }
 

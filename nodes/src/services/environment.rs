@@ -7,15 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use featureops_evaluation::{CompileError, flagd};
-use featureops_proto::log::{self, Done, entry};
+use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
     ImportFlagsResponse, ImportWarning, ListEnvironmentsRequest, ListEnvironmentsResponse,
-    SetEnvironmentRequest,
+    PromoteFlagsRequest, PromoteFlagsResponse, SetEnvironmentRequest,
 };
 use featureops_proto::{Collection, ErrorCode, Name, environment_of};
+use featureops_state::State;
 use prost::Message as _;
 use prost_types::value::Kind;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
@@ -23,7 +25,8 @@ use crate::page::Page;
 use crate::refusal;
 use crate::replica::Replica;
 use crate::rpc::environment_service_server::EnvironmentService;
-use crate::services::required;
+use crate::services::compiled::Looks;
+use crate::services::{promotion, required};
 
 /// Flags read from State in one go.
 const READ_MAX: usize = 512;
@@ -69,24 +72,19 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<SetEnvironmentRequest>,
     ) -> Result<Response<Environment>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let environment = required(request.environment, "environment")?;
+        let (metadata, _, mut request) = request.into_parts();
+        let environment = required(request.environment.take(), "environment")?;
         let id = environment_of(&environment.name).map_err(refusal::bad_name("environment.name"))?.to_owned();
         check_metadata(&environment, "environment.metadata")?;
         check_evaluators(&environment)?;
         let environment = definition(environment);
-        let environment = self.keeps_compiling(&id, environment, BTreeSet::new()).await?;
-        let command = entry::Command::SetEnvironment(log::SetEnvironment {
-            environment: Some(environment),
-            etag: request.etag,
-        });
-        let write = Write {
-            metadata: &metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
-        self.0.write(write, |state, _| Some(state.environment(&id))).await.map(Response::new)
+        let mut looks = Looks::default();
+        loop {
+            let done = self.set(&metadata, &id, &request, environment.clone()).await;
+            if !looks.again(&done) {
+                return done.map(Response::new);
+            }
+        }
     }
 
     async fn import_flags(
@@ -95,32 +93,13 @@ impl EnvironmentService for Environments {
     ) -> Result<Response<ImportFlagsResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let id = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?.to_owned();
-        let present = self.0.replica.read(|state| state.environment(&id));
-        let etag = present.etag.clone();
-        let (document, into) = (request.document, id.clone());
-        let read = self.0.beside(move || flagd::import(&document, &into, &present)).await?;
-        let mut read = read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
-        self.warn_of_what_goes(&id, &mut read);
-        let replaced = read.flags.iter().map(|flag| flag.name.clone()).collect();
-        let environment = self.keeps_compiling(&id, definition(read.environment), replaced).await?;
-        let command = entry::Command::ImportFlags(log::ImportFlags {
-            parent: request.parent,
-            environment: Some(environment),
-            flags: read.flags,
-            prune: request.prune,
-            etag,
-        });
-        let write = Write {
-            metadata: &metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
-        let warnings = read.warnings;
-        self.0
-            .write(write, |state, done| Some(imported(done, warnings, state.environment(&id))))
-            .await
-            .map(Response::new)
+        let mut looks = Looks::default();
+        loop {
+            let done = self.import(&metadata, &id, &request).await;
+            if !looks.again(&done) {
+                return done.map(Response::new);
+            }
+        }
     }
 
     async fn export_flags(
@@ -162,6 +141,20 @@ impl EnvironmentService for Environments {
             )),
         }
     }
+
+    async fn promote_flags(
+        &self,
+        request: Request<PromoteFlagsRequest>,
+    ) -> Result<Response<PromoteFlagsResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let mut looks = Looks::default();
+        loop {
+            let done = promotion::promote(&self.0, &metadata, &request).await;
+            if !looks.again(&done) {
+                return done.map(Response::new);
+            }
+        }
+    }
 }
 
 /// What an import did, told to whoever asked for it.
@@ -189,6 +182,64 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
 }
 
 impl Environments {
+    async fn set(
+        &self,
+        metadata: &MetadataMap,
+        id: &str,
+        request: &SetEnvironmentRequest,
+        environment: Environment,
+    ) -> Result<Environment, Status> {
+        let (environment, against) = self.keeps_compiling(id, environment, BTreeSet::new()).await?;
+        let command = entry::Command::SetEnvironment(log::SetEnvironment {
+            environment: Some(environment),
+            etag: request.etag.clone(),
+        });
+        let write = Write {
+            metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        let read = |state: &State, _: &Done| Some(state.environment(id));
+        self.0.write_compiled(write, Some(against), read).await
+    }
+
+    async fn import(
+        &self,
+        metadata: &MetadataMap,
+        id: &str,
+        request: &ImportFlagsRequest,
+    ) -> Result<ImportFlagsResponse, Status> {
+        let present = self.0.replica.read(|state| state.environment(id));
+        let (document, into) = (request.document.clone(), id.to_owned());
+        let version = present.environment_version;
+        let read = self.0.beside(move || flagd::import(&document, &into, &present)).await?;
+        let mut read = read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
+        self.warn_of_what_goes(id, &mut read);
+        let replaced = read.flags.iter().map(|flag| flag.name.clone()).collect();
+        let (environment, definitions) =
+            self.keeps_compiling(id, definition(read.environment), replaced).await?;
+        // The document was read with the environment as it was.
+        let against = CompiledAgainst { environment_version: Some(version), ..definitions };
+        let command = entry::Command::ImportFlags(log::ImportFlags {
+            parent: request.parent.clone(),
+            environment: Some(environment),
+            flags: read.flags,
+            prune: request.prune,
+            etag: String::new(),
+            promoted_from: String::new(),
+        });
+        let write = Write {
+            metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        let warnings = read.warnings;
+        let read = |state: &State, done: &Done| Some(imported(done, warnings, state.environment(id)));
+        self.0.write_compiled(write, Some(against), read).await
+    }
+
     /// A document has no word for prerequisites and forced units. An export says them as targeting, and so does whoever
     /// wrote the document, or means to do without.
     fn warn_of_what_goes(&self, environment: &str, read: &mut flagd::Imported) {
@@ -209,15 +260,21 @@ impl Environments {
         }
     }
 
-    /// The environment again, if every native flag that rests on its shared rules and is not replaced compiles with it.
+    /// The environment again, and of which flags that was found, if every native flag that rests on its shared rules and is not replaced compiles with it.
     async fn keeps_compiling(
         &self,
         id: &str,
         environment: Environment,
         replaced: BTreeSet<String>,
-    ) -> Result<Environment, Status> {
+    ) -> Result<(Environment, CompiledAgainst), Status> {
         let (replica, id) = (self.0.replica.clone(), id.to_owned());
         let checked = self.0.beside(move || {
+            // Before the first flag is read: a change between two pages moves it.
+            let against = CompiledAgainst {
+                environment: format!("environments/{id}"),
+                environment_version: None,
+                definitions: Some(replica.read(|state| state.definitions(&id))),
+            };
             let mut stopped = None;
             for_each_flag(&replica, &id, |flag| {
                 let rests = !flag.imported && flag.targeting.contains("$ref");
@@ -232,10 +289,10 @@ impl Environments {
                     stopped = Some((flag.name.clone(), error));
                 }
             });
-            (environment, stopped)
+            ((environment, against), stopped)
         });
         match checked.await? {
-            (environment, None) => Ok(environment),
+            (checked, None) => Ok(checked),
             (_, Some((name, error))) => Err(stops(&name, &error)),
         }
     }

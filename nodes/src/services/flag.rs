@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use featureops_proto::log::{self, Done, entry};
+use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     ArchiveFlagRequest, Environment, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
     ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest, rule,
 };
 use featureops_proto::{Collection, Name, environment_of};
 use featureops_state::State;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::flag_service_server::FlagService;
+use crate::services::compiled::{Looks, compiled_against};
 use crate::services::{name, required};
 
 /// The service.
@@ -59,35 +61,13 @@ impl FlagService for Flags {
 
     async fn set_flag(&self, request: Request<SetFlagRequest>) -> Result<Response<Flag>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let mut flag = required(request.flag, "flag")?;
-        let mut etag = request.etag;
-        let name = name(&flag.name, Collection::Flags, "flag.name")?;
-        let environment = self.0.replica.read(|state| state.environment(name.environment));
-        // A mask without paths is no mask, as everywhere in this kind of API: it would write nothing and say OK.
-        if let Some(mask) = &request.update_mask
-            && !mask.paths.is_empty()
-            && mask.paths.iter().all(|path| path != "*")
-        {
-            let held = self.0.replica.read(|state| state.flag(name.environment, name.id));
-            let held = held.ok_or_else(|| refusal::not_found("flag.name", &flag.name))?;
-            // A partial write rests on what it did not name, so it stands only on the flag it was merged with.
-            if etag.is_empty() {
-                etag.clone_from(&held.etag);
+        let mut looks = Looks::default();
+        loop {
+            let done = self.set(&metadata, request.clone()).await;
+            if !looks.again(&done) {
+                return done.map(Response::new);
             }
-            flag = merge(held, flag, &mask.paths)?;
         }
-        let flag = definition(flag);
-        featureops_evaluation::check(&flag, &environment).map_err(|error| {
-            refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
-        })?;
-        let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
-        let write = Write {
-            metadata: &metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
-        self.0.write(write, named_flag).await.map(Response::new)
     }
 
     async fn archive_flag(&self, request: Request<ArchiveFlagRequest>) -> Result<Response<Flag>, Status> {
@@ -114,19 +94,13 @@ impl FlagService for Flags {
                 "is no version; list the flag's versions and take one",
             ));
         }
-        self.compiles_still(&request.name, request.to_version)?;
-        let command = entry::Command::RevertFlag(log::RevertFlag {
-            name: request.name,
-            to_version: request.to_version,
-            etag: request.etag,
-        });
-        let write = Write {
-            metadata: &metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
-        self.0.write(write, named_flag).await.map(Response::new)
+        let mut looks = Looks::default();
+        loop {
+            let done = self.revert(&metadata, request.clone()).await;
+            if !looks.again(&done) {
+                return done.map(Response::new);
+            }
+        }
     }
 
     async fn list_flag_versions(
@@ -147,9 +121,58 @@ impl FlagService for Flags {
 }
 
 impl Flags {
+    async fn set(&self, metadata: &MetadataMap, request: SetFlagRequest) -> Result<Flag, Status> {
+        let mut flag = required(request.flag, "flag")?;
+        let mut etag = request.etag;
+        let name = name(&flag.name, Collection::Flags, "flag.name")?;
+        let environment = self.0.replica.read(|state| state.environment(name.environment));
+        // A mask without paths is no mask, as everywhere in this kind of API: it would write nothing and say OK.
+        if let Some(mask) = &request.update_mask
+            && !mask.paths.is_empty()
+            && mask.paths.iter().all(|path| path != "*")
+        {
+            let held = self.0.replica.read(|state| state.flag(name.environment, name.id));
+            let held = held.ok_or_else(|| refusal::not_found("flag.name", &flag.name))?;
+            // A partial write rests on what it did not name, so it stands only on the flag it was merged with.
+            if etag.is_empty() {
+                etag.clone_from(&held.etag);
+            }
+            flag = merge(held, flag, &mask.paths)?;
+        }
+        let flag = definition(flag);
+        featureops_evaluation::check(&flag, &environment).map_err(|error| {
+            refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
+        })?;
+        let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
+        let write = Write {
+            metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        let against = compiled_against(&environment);
+        self.0.write_compiled(write, Some(against), named_flag).await
+    }
+
+    async fn revert(&self, metadata: &MetadataMap, request: RevertFlagRequest) -> Result<Flag, Status> {
+        let against = self.compiles_still(&request.name, request.to_version)?;
+        let command = entry::Command::RevertFlag(log::RevertFlag {
+            name: request.name,
+            to_version: request.to_version,
+            etag: request.etag,
+        });
+        let write = Write {
+            metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        self.0.write_compiled(write, Some(against), named_flag).await
+    }
+
     /// Refuses to bring back a native definition that no longer compiles: what it shared with others may be gone. What
     /// else stands in the way is the fold's to say.
-    fn compiles_still(&self, flag: &str, to_version: u64) -> Result<(), Status> {
+    fn compiles_still(&self, flag: &str, to_version: u64) -> Result<CompiledAgainst, Status> {
         let name = name(flag, Collection::Flags, "name")?;
         let (history, environment) = self.0.replica.read(|state| {
             (state.flag_history(name.environment, name.id), state.environment(name.environment))
@@ -158,11 +181,15 @@ impl Flags {
             let mut until = history.newest_first().skip_while(|version| version.flag_version > to_version);
             until.find_map(|version| version.definition)
         });
-        let Some(definition) = definition.filter(|definition| !definition.imported) else { return Ok(()) };
+        let against = compiled_against(&environment);
+        let Some(definition) = definition.filter(|definition| !definition.imported) else {
+            return Ok(against);
+        };
         featureops_evaluation::check(&definition, &environment).map_err(|error| {
             let way_out = format!("of version {to_version} no longer compiles: {}", error.message);
             refusal::invalid(&format!("flag.{}", error.path), &error.value, way_out)
-        })
+        })?;
+        Ok(against)
     }
 }
 

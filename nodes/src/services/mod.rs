@@ -9,6 +9,7 @@
 //! fold's to say, and its refusals come back as they are.
 
 pub mod administration;
+pub mod compiled;
 pub mod decision;
 pub mod environment;
 pub mod evaluation;
@@ -18,6 +19,7 @@ pub mod flag;
 pub mod health;
 pub mod layer;
 pub mod metric;
+mod promotion;
 pub mod schedule;
 pub mod segment;
 

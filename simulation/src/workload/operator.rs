@@ -270,6 +270,7 @@ impl Operator {
                     source: "monitor".to_owned(),
                     reason: "errors are up".to_owned(),
                     request_id: self.request_id(),
+                    ..v1::RaiseAlarmRequest::default()
                 };
                 command!(self, "alarm", flag, AdministrationServiceClient, raise_alarm, request, no_version);
             }
@@ -289,6 +290,7 @@ impl Operator {
             name: flag_name(flag),
             autonomy: Some(autonomy),
             request_id: self.request_id(),
+            ..v1::SetFlagAutonomyRequest::default()
         };
         command!(
             self,
@@ -366,6 +368,7 @@ impl Operator {
             name: flag_name(flag),
             reason: "drill".to_owned(),
             request_id: self.request_id(),
+            ..v1::TripFlagRequest::default()
         };
         command!(self, "trip", flag, AdministrationServiceClient, trip_flag, request, flag_version);
     }
@@ -375,6 +378,7 @@ impl Operator {
             name: flag_name(flag),
             reason: "drill is over".to_owned(),
             request_id: self.request_id(),
+            ..v1::ResumeFlagRequest::default()
         };
         command!(self, "resume", flag, AdministrationServiceClient, resume_flag, request, flag_version);
     }
@@ -396,7 +400,12 @@ impl Operator {
             let request_id = self.request_id();
             match decision.status() {
                 v1::decision::Status::Proposed if self.dice.percent(25) => {
-                    let request = v1::ApproveDecisionRequest { name, note, request_id };
+                    let request = v1::ApproveDecisionRequest {
+                        name,
+                        note,
+                        request_id,
+                        ..v1::ApproveDecisionRequest::default()
+                    };
                     std::mem::swap(&mut self.caller, &mut self.agent);
                     command!(
                         self,
@@ -410,7 +419,12 @@ impl Operator {
                     std::mem::swap(&mut self.caller, &mut self.agent);
                 }
                 v1::decision::Status::Proposed if self.dice.percent(70) => {
-                    let request = v1::ApproveDecisionRequest { name, note, request_id };
+                    let request = v1::ApproveDecisionRequest {
+                        name,
+                        note,
+                        request_id,
+                        ..v1::ApproveDecisionRequest::default()
+                    };
                     command!(
                         self,
                         "approve",
@@ -422,7 +436,12 @@ impl Operator {
                     );
                 }
                 v1::decision::Status::Proposed => {
-                    let request = v1::RejectDecisionRequest { name, note, request_id };
+                    let request = v1::RejectDecisionRequest {
+                        name,
+                        note,
+                        request_id,
+                        ..v1::RejectDecisionRequest::default()
+                    };
                     command!(
                         self,
                         "reject",
@@ -434,7 +453,12 @@ impl Operator {
                     );
                 }
                 v1::decision::Status::Applied if self.dice.percent(10) => {
-                    let request = v1::RevertDecisionRequest { name, note, request_id };
+                    let request = v1::RevertDecisionRequest {
+                        name,
+                        note,
+                        request_id,
+                        ..v1::RevertDecisionRequest::default()
+                    };
                     command!(
                         self,
                         "revert",

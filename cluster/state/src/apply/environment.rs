@@ -91,8 +91,12 @@ impl State {
             self.define(&key, None);
             touched.extend(self.flag_written(ctx, &key, Change::Archive, String::new(), effects).touched);
         }
+        let from = match c.promoted_from.as_str() {
+            "" => String::new(),
+            from => format!("from {from}: "),
+        };
         let detail = format!(
-            "{} changed, {} archived, {} kept, {} unchanged",
+            "{from}{} changed, {} archived, {} kept, {} unchanged",
             imported.changed_count, imported.archived_count, imported.kept_count, imported.unchanged_count
         );
         let record = self.environments.get(environment).map(AsRef::as_ref);
@@ -116,6 +120,9 @@ impl State {
                  them one after the other, without prune"
             );
             return refuse(ErrorCode::InvalidArgument, "document", format!("{bytes} bytes"), message);
+        }
+        if !c.promoted_from.is_empty() {
+            environment_id(&c.promoted_from, "promoted_from")?;
         }
         check_etag(&c.etag, &etag(self.environments.get(environment).map(AsRef::as_ref)))?;
         let mut plan = Plan {
@@ -157,6 +164,12 @@ impl State {
                 Some(record) if !record.archived && record.definition.as_ref() == Some(&definition) => {
                     plan.unchanged += 1;
                     continue;
+                }
+                Some(record) if record.experiment != 0 && !c.promoted_from.is_empty() => {
+                    let message =
+                        "an experiment holds it there; stop that first, or promote the other flags by name";
+                    let refusal = Refusal::new(ErrorCode::WrongState, "", &flag.name, message);
+                    return Err(of_flag(&key, refusal));
                 }
                 Some(record) => self
                     .check_holds_experiment(ctx, &key, record, &definition)

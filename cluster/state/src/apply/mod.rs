@@ -152,6 +152,13 @@ impl State {
             let message = format!("at most {MAX_REQUEST_ID_BYTES} bytes");
             return Ok(refused(Refusal::new(ErrorCode::InvalidArgument, "request_id", length, message)));
         }
+        // The door sends it again under the same request id, compiled against what is there by now. So this is no answer
+        // to keep, and nobody's act.
+        if let Some(against) = &command.compiled_against
+            && let Err(refusal) = self.check_compiled(against)
+        {
+            return Ok(refused(refusal));
+        }
         let result = self.dispatch(&ctx, &command.kind, effects);
         let (reply, detail, code) = match result {
             Ok(outcome) => {
@@ -292,6 +299,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::SetEnvironment(c) => {
             ("environment.set", c.environment.as_ref().map(|e| e.name.clone()).unwrap_or_default())
         }
+        C::ImportFlags(c) if !c.promoted_from.is_empty() => ("flag.promote", c.parent.clone()),
         C::ImportFlags(c) => ("flag.import", c.parent.clone()),
         C::SetFlag(c) => ("flag.set", c.flag.as_ref().map(|f| f.name.clone()).unwrap_or_default()),
         C::ArchiveFlag(c) => ("flag.archive", c.name.clone()),

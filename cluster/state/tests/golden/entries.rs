@@ -361,6 +361,16 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 }],
                 prune: true,
                 etag: text("n1"),
+                promoted_from: String::new(),
+            }),
+        ),
+        (
+            "promote_flags",
+            C::ImportFlags(log::ImportFlags {
+                parent: text("environments/production"),
+                flags: vec![v1::Flag { name: name(), ..v1::Flag::default() }],
+                promoted_from: text("environments/staging"),
+                ..log::ImportFlags::default()
             }),
         ),
         ("set_segment", C::SetSegment(log::SetSegment { segment: Some(segment()), etag: text("s1") })),
@@ -468,10 +478,23 @@ fn every_command_reads_and_writes_its_golden_bytes() {
                 }),
                 request_id: text("r-1"),
                 owner: Some(log::OwnerStamp { epoch: 2, sequence: 3, expected_flag_version: 4 }),
+                compiled_against: None,
                 command: Some(command.clone()),
             },
         );
         assert_eq!(Command::decode(&bytes).unwrap().kind, command, "{name}: meaning changed");
     }
+    let against = log::CompiledAgainst {
+        environment: text("environments/production"),
+        environment_version: Some(0),
+        definitions: Some(7),
+    };
+    let entry = Entry {
+        compiled_against: Some(against.clone()),
+        command: Some(entry::Command::SetFlag(log::SetFlag::default())),
+        ..Entry::default()
+    };
+    let bytes = golden.keeps("compiled_against", &entry);
+    assert_eq!(Command::decode(&bytes).unwrap().compiled_against, Some(against));
     golden.has_nothing_else();
 }

@@ -17,7 +17,7 @@ use super::Plan;
 use super::echo::Echo;
 use super::flight::{self, Caller, IN_FLIGHT, Run, Slices};
 use super::report::{Bar, Figure, median};
-use super::world::{ENVIRONMENT, World, connect, context_of, failed, one_of, text_value};
+use super::world::{ENVIRONMENT, World, connect, context_of, failed, one_of};
 use crate::cli::failure::Failure;
 use crate::flagd::evaluation::v2::service_client::ServiceClient;
 use crate::flagd::evaluation::v2::service_server::{Service, ServiceServer};
@@ -84,7 +84,7 @@ fn flag() -> v1::Flag {
     let condition = v1::Condition {
         attribute: "country".to_owned(),
         operator: Operator::Equals.into(),
-        values: vec![text_value("DE")],
+        values: vec!["DE".into()],
     };
     let rule = v1::Rule {
         id: "at-home".to_owned(),
@@ -94,7 +94,7 @@ fn flag() -> v1::Flag {
     v1::Flag {
         name: format!("{ENVIRONMENT}/flags/{FLAG}"),
         r#type: v1::ValueType::String.into(),
-        variants: ["off", "on"].map(|name| (name.to_owned(), text_value(name))).into(),
+        variants: ["off", "on"].map(|name| (name.to_owned(), name.into())).into(),
         default_variant: Some("off".to_owned()),
         rules: vec![rule],
         ..v1::Flag::default()
@@ -103,7 +103,7 @@ fn flag() -> v1::Flag {
 
 fn asked(turn: u64) -> Result<Request<ResolveStringRequest>, Failure> {
     let mut context = context_of(&format!("unit-{:010}", turn % UNITS));
-    context.fields.insert("country".to_owned(), text_value("DE"));
+    context.fields.insert("country".to_owned(), "DE".into());
     let mut request =
         Request::new(ResolveStringRequest { flag_key: FLAG.to_owned(), context: Some(context) });
     let source = ENVIRONMENT.trim_start_matches("environments/");

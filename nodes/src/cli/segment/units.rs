@@ -16,10 +16,10 @@ use featureops_proto::v1;
 
 use crate::cli::client::Intent;
 use crate::cli::failure::Failure;
-use crate::cli::nearest::suggestion;
 use crate::cli::page::Tone;
 use crate::cli::render::{count_text, key_of};
 use crate::cli::session::{Session, WriteArgs, progress, verb};
+use crate::nearest::suggestion;
 use crate::rpc::segment_service_client::SegmentServiceClient;
 
 /// Units and bytes of one request, far below what a node takes.
