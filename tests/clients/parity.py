@@ -10,6 +10,7 @@ UTF-16 code units). In-process clients each hash by one generation of `fractiona
 import random
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import defects
 from client import Target
@@ -101,12 +102,35 @@ def _define(server: Server) -> None:
         *("--primary-metric", "purchase", "--policy", "fixed", *where),
     )
     server.command("experiment", "start", EXPERIMENT, *where)
+    _define_placed(server, base, arms, where)
+
+
+def _define_placed(server: Server, base: tuple, arms: list, where: tuple) -> None:
+    """A ramp under way, a sticky split written twice, a segment in a segment, and an experiment with a part of a layer."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    # So slow that no unit's turn comes between two clients' answers.
+    begin, end = ((now + days * timedelta(days=1)).isoformat().replace("+00:00", "Z") for days in (-20, 40))
+    server.command("flag", "set", "ramp", *base, "--rule", f'always -> ramp green from "{begin}" to "{end}" else blue')
+    for weights in ("grey=30%, green=30%, blue=40%", "grey=20%, green=50%, blue=30%"):
+        server.command("flag", "set", "sticky", *base, "--rule", f"kept: always -> sticky {weights}")
+    server.command("segment", "set", "members", "--clause", 'email ends_with ".org"', *where)
+    server.command("segment", "set", "guests", "--clause", "in-segment(members) and plan = 1", *where)
+    rules = ("--rule", "in-segment(guests) -> green", "--rule", "not in-segment(members) -> blue")
+    server.command("flag", "set", "grouped", *base, *rules)
+    server.command("flag", "set", "placed", *base)
+    server.command("layer", "set", "page", *where)
+    server.command("holdout", "set", "nobody", "--share", "10%", *where)
+    server.command(
+        *("experiment", "create", "placed-test", "--flag", "placed", *arms, "--primary-metric", "purchase"),
+        *("--policy", "fixed", "--layer", "page", "--layer-share", "60%", "--holdout", "nobody", *where),
+    )
+    server.command("experiment", "start", "placed-test", *where)
 
 
 def _compare_all(server: Server, native: Native, clients: dict, fractional: str) -> int:
     asked = contexts()
     dice = random.Random(SEED)
-    flags = [*document()["flags"], "split", "button"]
+    flags = [*document()["flags"], "split", "button", "ramp", "sticky", "grouped", "placed"]
     faults = _compare(native, clients, flags, asked, f"{fractional}, at the start")
     for number in range(1, REALLOCATIONS + 1):
         first, second = sorted(dice.randrange(1, 10_000) for _ in range(2))
