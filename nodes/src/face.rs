@@ -94,7 +94,18 @@ fn with_segments(flag: &CompiledFlag, snapshot: &Snapshot) -> u64 {
 /// Makes what a flag rests on a part of its face, so that a change of that is a change of the flag: clients that evaluate by
 /// themselves hold it compiled in, and others hold its answer. What is not among `flags` has the face that it had before, and
 /// segments are as `before` has them.
-pub fn settle(flags: &mut [CompiledFlag], before: &Snapshot) {
+///
+/// `position` is the publication's, for those whose face is another than before.
+pub fn settle(flags: &mut [CompiledFlag], before: &Snapshot, position: u64) {
+    settle_faces(flags, before);
+    for flag in flags {
+        let held = before.get(flag.environment(), flag.key());
+        let held = held.filter(|held| held.face() == flag.face());
+        flag.set_face_position(held.map_or(position, CompiledFlag::face_position));
+    }
+}
+
+fn settle_faces(flags: &mut [CompiledFlag], before: &Snapshot) {
     for flag in flags.iter_mut() {
         flag.set_face(with_segments(flag, before));
     }

@@ -223,7 +223,7 @@ impl Publisher {
         let unit_key_id = seen.unit_key_id.unwrap_or_default();
         let segments = seen.segments.into_iter().map(|read| membership::compiled(read, unit_key_id));
         let under = before.snapshot.with_segments(segments);
-        face::settle(&mut seen.flags, &under);
+        face::settle(&mut seen.flags, &under, seen.position);
         let snapshot = under.apply(seen.flags, seen.position, seen.log_time_ms);
         let position = snapshot.position();
         let unit_key_id = seen.unit_key_id;
@@ -563,6 +563,11 @@ mod tests {
         publisher.republish();
         publisher.publish(&held);
         assert_eq!(told(&publisher, &mut known), []);
+
+        // There and back between two messages: who asked meanwhile holds what is no more.
+        step(&held, &publisher, set(Flag { disabled: true, ..flag("a") }));
+        step(&held, &publisher, set(flag("a")));
+        assert_eq!(told(&publisher, &mut known), [("a".to_owned(), "update")]);
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub fn compile(flag: &v1::Flag, environment: &v1::Environment) -> Result<Compile
         flag_version: flag.flag_version,
         update_ms: flag.update_time.as_ref().map_or(0, unix_ms),
         face: 0,
+        face_position: 0,
         value_type,
         forced,
         prerequisites,

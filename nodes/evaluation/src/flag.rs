@@ -27,6 +27,8 @@ pub struct CompiledFlag {
     pub(crate) flag_version: u64,
     pub(crate) update_ms: i64,
     pub(crate) face: u64,
+    /// Position of the publication that gave it this face.
+    pub(crate) face_position: u64,
     pub(crate) value_type: v1::ValueType,
     /// Sorted by name.
     pub(crate) variants: Box<[Variant]>,
@@ -144,6 +146,7 @@ impl CompiledFlag {
             flag_version,
             update_ms: 0,
             face: 0,
+            face_position: 0,
             value_type: v1::ValueType::Unspecified,
             variants: Box::default(),
             default: None,
@@ -192,9 +195,20 @@ impl CompiledFlag {
         self.face
     }
 
+    /// Position of the publication that gave it its face: a face that came back after another has a later one.
+    #[must_use]
+    pub const fn face_position(&self) -> u64 {
+        self.face_position
+    }
+
     /// Gives it a digest of what clients see of it: two flags of equal faces answer the same.
     pub fn set_face(&mut self, face: u64) {
         self.face = face;
+    }
+
+    /// Says since which publication it has its face.
+    pub fn set_face_position(&mut self, position: u64) {
+        self.face_position = position;
     }
 
     /// What clients are told with every answer: the environment's metadata under the flag's own. `None`: nothing.

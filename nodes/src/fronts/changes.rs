@@ -147,6 +147,8 @@ fn change(old: &Selection<'_>, new: &Selection<'_>, key: &str) -> Option<(String
     Some((key.to_owned(), change))
 }
 
+/// Whether it had one face from the older publication to the newer. One that changed and changed back was served as both, and
+/// a client may hold the other.
 fn same_face(old: &CompiledFlag, new: &CompiledFlag) -> bool {
-    old.face() != 0 && old.face() == new.face()
+    old.face() != 0 && old.face() == new.face() && old.face_position() == new.face_position()
 }
