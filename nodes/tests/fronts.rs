@@ -24,7 +24,7 @@ use prost_types::{Struct, Value};
 use serde_json::{Value as Json, json};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use world::{World, context, set};
+use world::{World, body, context, ofrep, set};
 
 /// What a front said: value and variant, reason, metadata; or the code of an error.
 #[derive(Debug, Clone, PartialEq)]
@@ -255,18 +255,6 @@ fn size(object: &Struct) -> Json {
 }
 
 const METHODS: [&str; 5] = ["Boolean", "String", "Float", "Int", "Object"];
-
-async fn ofrep(world: &World, key: &str, context: Json) -> (u16, Json) {
-    let path = format!("/ofrep/v1/evaluate/flags/{key}");
-    let (status, text) =
-        world.post(&path, "application/json", json!({ "context": context }).to_string().as_bytes()).await;
-    (status, body(&text))
-}
-
-fn body(text: &str) -> Json {
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    serde_json::from_str(body).unwrap_or(Json::Null)
-}
 
 fn header<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let lines = text.split("\r\n\r\n").next()?.lines();

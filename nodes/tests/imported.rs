@@ -19,7 +19,7 @@ use featureops::rpc::environment_service_client::EnvironmentServiceClient;
 use featureops_proto::v1::ImportFlagsRequest;
 use serde_json::{Value as Json, json};
 use tonic::Code;
-use world::{World, context};
+use world::{World, context, ofrep};
 
 fn document() -> Json {
     let boolean = |targeting: Json| {
@@ -55,14 +55,6 @@ async fn imported(strict: bool) -> World {
     };
     EnvironmentServiceClient::new(world.channel.clone()).import_flags(request).await.unwrap();
     world
-}
-
-async fn ofrep(world: &World, key: &str, context: Json) -> (u16, Json) {
-    let path = format!("/ofrep/v1/evaluate/flags{key}");
-    let asked = json!({ "context": context }).to_string();
-    let (status, text) = world.post(&path, "application/json", asked.as_bytes()).await;
-    let body = text.split_once("\r\n\r\n").unwrap().1;
-    (status, serde_json::from_str(body).unwrap())
 }
 
 #[tokio::test]
@@ -115,14 +107,14 @@ async fn the_same_over_ofrep_and_all_at_once() {
     for key in ["throws", "dangles", "strays"] {
         let (code, details) = fault(key);
         let expected = json!({"key": key, "errorCode": code, "errorDetails": details});
-        assert_eq!(ofrep(&world, &format!("/{key}"), json!({})).await, (400, expected.clone()));
+        assert_eq!(ofrep(&world, key, json!({})).await, (400, expected.clone()));
         assert!(bulk.contains(&expected), "{key}: {bulk:?}");
     }
     // Null is no value.
-    let (status, said) = ofrep(&world, "/mixed", json!({})).await;
+    let (status, said) = ofrep(&world, "mixed", json!({})).await;
     assert_eq!((status, &said["errorCode"]), (400, &json!("GENERAL")));
     for (wanted, value) in [("yes", json!(true)), ("no", json!("no")), ("many", json!([1]))] {
-        let (status, said) = ofrep(&world, "/mixed", json!({"wanted": wanted})).await;
+        let (status, said) = ofrep(&world, "mixed", json!({"wanted": wanted})).await;
         assert_eq!((status, &said["value"], &said["variant"]), (200, &value, &json!(wanted)));
         assert_eq!(said["metadata"], json!({"flagSetId": "imported", "version": 7}));
     }

@@ -8,6 +8,7 @@
     reason = "a test"
 )]
 
+mod raw;
 mod world;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use featureops_proto::v1::{
     TailAuditRequest, VerifyAuditRequest,
 };
 use prost::Message as _;
+use raw::framed;
 use tokio_stream::StreamExt as _;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -71,8 +73,7 @@ async fn reflection_lists_the_services() {
 async fn a_browser_evaluates_by_grpc_web_over_http_1() {
     let world = World::start().await;
     world.flags().set_flag(set(checkout())).await.unwrap();
-    let message = evaluate("checkout", "ada").encode_to_vec();
-    let body = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat();
+    let body = framed(&evaluate("checkout", "ada").encode_to_vec());
     let head = format!(
         "POST /featureops.v1.EvaluationService/Evaluate HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          content-type: application/grpc-web+proto\r\naccept: application/grpc-web+proto\r\ncontent-length: {}\r\n\r\n",

@@ -18,6 +18,7 @@ use featureops_proto::v1::{
     SetFlagRequest, SetMetricRequest, StartExperimentRequest, ValueType, metric,
 };
 use prost_types::{Struct, Value};
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
@@ -137,6 +138,21 @@ pub async fn http(address: SocketAddr, request: impl AsRef<[u8]>) -> (u16, Strin
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     (status, text)
+}
+
+/// An evaluation by OFREP; of all flags without a key.
+pub async fn ofrep(world: &World, key: &str, context: Json) -> (u16, Json) {
+    let slash = if key.is_empty() { "" } else { "/" };
+    let path = format!("/ofrep/v1/evaluate/flags{slash}{key}");
+    let asked = json!({ "context": context }).to_string();
+    let (status, text) = world.post(&path, "application/json", asked.as_bytes()).await;
+    (status, body(&text))
+}
+
+/// The JSON of an answer; null without any.
+pub fn body(text: &str) -> Json {
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).unwrap_or(Json::Null)
 }
 
 pub async fn start(folder: &TempDir) -> Result<Node, featureops::node::StartError> {
