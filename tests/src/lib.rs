@@ -24,6 +24,7 @@ pub mod check;
 pub mod client;
 pub mod folder;
 pub mod http;
+pub mod line;
 pub mod load;
 pub mod mirror;
 pub mod raw;

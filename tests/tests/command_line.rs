@@ -11,50 +11,12 @@
     reason = "a real process lives in real time, and a test may fail loudly"
 )]
 
-use std::process::Output;
 use std::time::{Duration, Instant};
 
+use featureops_tests::line::{Line, text};
 use featureops_tests::load::{Load, prepare};
 use featureops_tests::site::Site;
 use featureops_tests::{check, runtime};
-use serde_json::Value;
-
-struct Line<'a>(&'a Site);
-
-impl Line<'_> {
-    fn run(&self, arguments: &[&str]) -> Output {
-        let server = format!("127.0.0.1:{}", self.0.port);
-        self.0.command().args(["--server", &server]).args(arguments).output().unwrap()
-    }
-
-    /// Runs to the exit code expected, and hands over standard output.
-    fn ends(&self, code: i32, arguments: &[&str]) -> String {
-        let ended = self.run(arguments);
-        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
-        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
-        if code != 0 {
-            assert!(err.starts_with("error: "), "{arguments:?}: {err}");
-            assert!(!err.contains("Status {") && !err.contains("panicked"), "{arguments:?}: {err}");
-        }
-        out
-    }
-
-    fn says(&self, code: i32, word: &str, arguments: &[&str]) {
-        let ended = self.run(arguments);
-        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
-        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
-        assert!(out.contains(word) || err.contains(word), "{arguments:?}: no '{word}' in\n{out}\n{err}");
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let out = self.ends(0, &[arguments, &["-o", "json"]].concat());
-        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{out}"))
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// What a command may take where nobody listens: the 2 s it is told to try, and what a busy machine needs to run it.
 const NOBODY_MAX: Duration = Duration::from_secs(10);
@@ -80,7 +42,7 @@ fn flags_and_exit_codes() {
         line.ends(2, &["flag", "set", "banner", "--no-such-option"]);
         line.ends(2, &["flag", "get", "Not A Key"]);
 
-        let flag = line.json(&["flag", "get", "banner"]);
+        let flag = line.json(0, &["flag", "get", "banner"]);
         assert_eq!(flag["name"], "environments/production/flags/banner");
         assert_eq!(flag["variants"]["on"], true);
         let etag = flag["etag"].as_str().unwrap().to_owned();
@@ -92,15 +54,13 @@ fn flags_and_exit_codes() {
         assert!(!table.contains('\u{1b}'), "colour without a terminal: {table:?}");
 
         // What was read can be written again, and an etag guards it.
-        let file = site.beside("flag.yaml");
-        std::fs::write(&file, &yaml).unwrap();
-        line.ends(0, &["flag", "set", "banner", "--file", file.to_str().unwrap()]);
+        line.ends(0, &["flag", "set", "banner", "--file", &line.file("flag.yaml", &yaml)]);
         line.ends(5, &["flag", "set", "banner", "--update", "--disabled", "--etag", &etag]);
         line.ends(0, &["flag", "set", "banner", "--update", "--disabled"]);
         let history = line.ends(0, &["flag", "history", "banner"]);
         assert!(history.lines().count() >= 3, "{history}");
         line.ends(0, &["flag", "revert", "banner", "--to", "1"]);
-        assert_ne!(line.json(&["flag", "get", "banner"])["disabled"], true);
+        assert_ne!(line.json(0, &["flag", "get", "banner"])["disabled"], true);
 
         line.ends(2, &["--output", "xml", "flag", "list"]);
         line.ends(2, &["--principal", "robot", "flag", "list"]);
@@ -111,19 +71,7 @@ fn flags_and_exit_codes() {
         drop(node);
         // Nobody there: said at once, and nothing was changed.
         let begin = Instant::now();
-        let ended = site
-            .command()
-            .args([
-                "--server",
-                &format!("127.0.0.1:{}", site.port),
-                "--request-timeout",
-                "2s",
-                "flag",
-                "list",
-            ])
-            .output()
-            .unwrap();
-        assert_eq!(ended.status.code(), Some(6), "{}", text(&ended.stderr));
+        line.ends(6, &["--request-timeout", "2s", "flag", "list"]);
         assert!(begin.elapsed() < NOBODY_MAX, "{:?}", begin.elapsed());
     });
 }
@@ -158,13 +106,13 @@ fn a_repeated_request_takes_effect_once() {
         let mut wrong = Vec::new();
         for arguments in [whole.as_slice(), &create, &partial] {
             line.ends(0, arguments);
-            let version = line.json(&["flag", "get", "banner"])["flagVersion"].clone();
+            let version = line.json(0, &["flag", "get", "banner"])["flagVersion"].clone();
             let again = line.run(arguments);
             if again.status.code() != Some(0) {
                 wrong.push(format!("{arguments:?} again: {}", text(&again.stderr)));
             }
             assert_eq!(
-                line.json(&["flag", "get", "banner"])["flagVersion"],
+                line.json(0, &["flag", "get", "banner"])["flagVersion"],
                 version,
                 "{arguments:?} took effect twice"
             );
@@ -207,7 +155,7 @@ fn an_experiment_from_the_command_line() {
         line.ends(5, &create);
         line.ends(0, &["experiment", "start", "try"]);
         line.ends(4, &["experiment", "start", "try"]);
-        let status = line.json(&["experiment", "status", "try"]);
+        let status = line.json(0, &["experiment", "status", "try"]);
         assert_eq!(status["experiment"]["state"], "RUNNING", "{status:#}");
         line.ends(0, &["trip", "banner", "--reason", "smoke"]);
         let explained = line.ends(0, &["flag", "explain", "banner", "--unit", "u1", "-o", "json"]);

@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use featureops_proto::v1::{ExperimentStatus, GetExperimentStatusRequest};
 use featureops_tests::chance::Chance;
+use featureops_tests::line::Line;
 use featureops_tests::runtime;
 use featureops_tests::site::Site;
 
@@ -107,19 +108,16 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn run(&self, experiment: &str, extra: &[&str]) -> Output {
-        let mut command = self.site.command();
-        command
-            .arg("replay")
-            .args(["--server", &format!("127.0.0.1:{}", self.site.port), "-o", "json"])
-            .args(["--file", self.file.to_str().unwrap(), "--delimiter", ";", "--experiment", experiment])
-            .args(["--unit-column", "userid", "--arm-column", "version"]);
-        for arm in self.arms {
-            command.args(["--arm", &format!("{arm}={arm}")]);
-        }
-        for (metric, column, _) in self.columns {
-            command.args(["--outcome", &format!("{metric}={column}")]);
-        }
-        command.args(extra).output().unwrap()
+        let file = self.file.to_str().unwrap();
+        let mut arguments = vec!["replay", "-o", "json", "--file", file, "--delimiter", ";"];
+        arguments.extend(["--experiment", experiment, "--unit-column", "userid", "--arm-column", "version"]);
+        let arms: Vec<String> = self.arms.iter().map(|arm| format!("{arm}={arm}")).collect();
+        arguments.extend(arms.iter().flat_map(|arm| ["--arm", arm]));
+        let named = |(metric, column, _): &Column| format!("{metric}={column}");
+        let outcomes: Vec<String> = self.columns.iter().map(named).collect();
+        arguments.extend(outcomes.iter().flat_map(|outcome| ["--outcome", outcome]));
+        arguments.extend(extra);
+        Line(self.site).run(&arguments)
     }
 
     /// Replays into new experiments until one lies within one time stratum: at a change of hour contrasts are combined
@@ -157,14 +155,7 @@ impl Replay<'_> {
             assert!(again.status.success(), "again: {}", String::from_utf8_lossy(&again.stderr));
             let after = self.status(&experiment).await;
             assert_eq!((status.arms, status.exposed_units), (after.arms, after.exposed_units));
-            let stopped = self
-                .site
-                .command()
-                .args(["--server", &format!("127.0.0.1:{}", self.site.port)])
-                .args(["experiment", "stop", &experiment])
-                .output()
-                .unwrap();
-            assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+            Line(self.site).ends(0, &["experiment", "stop", &experiment]);
         }
     }
 }

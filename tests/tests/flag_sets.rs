@@ -8,51 +8,10 @@
     reason = "a test may fail loudly"
 )]
 
-use std::path::PathBuf;
-use std::process::Output;
-
+use featureops_tests::line::Line;
 use featureops_tests::runtime;
 use featureops_tests::site::Site;
 use serde_json::{Value, json};
-
-struct Line<'a>(&'a Site);
-
-impl Line<'_> {
-    fn run(&self, arguments: &[&str]) -> Output {
-        let server = format!("127.0.0.1:{}", self.0.port);
-        self.0.command().args(["--server", &server]).args(arguments).output().unwrap()
-    }
-
-    /// Runs to the exit code expected, and hands over what was printed, errors last.
-    fn ends(&self, code: i32, arguments: &[&str]) -> String {
-        let ended = self.run(arguments);
-        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
-        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
-        format!("{out}{err}")
-    }
-
-    fn says(&self, code: i32, word: &str, arguments: &[&str]) {
-        let out = self.ends(code, arguments);
-        assert!(out.contains(word), "{arguments:?}: no '{word}' in\n{out}");
-    }
-
-    fn json(&self, code: i32, arguments: &[&str]) -> Value {
-        let ended = self.run(&[arguments, &["-o", "json"]].concat());
-        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
-        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
-        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{out}"))
-    }
-
-    fn file(&self, name: &str, content: &str) -> String {
-        let path: PathBuf = self.0.beside(name);
-        std::fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 const DOCUMENT: &str = r#"{
   "$evaluators": {"staff": {"ends_with": [{"var": "email"}, "@example.com"]}},

@@ -16,27 +16,26 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Names of everything a package resolves to, dev and build dependencies left out.
-fn resolved(package: &str) -> BTreeSet<String> {
+/// Names of what a package rests on, so many levels deep; dev and build dependencies left out.
+fn tree(package: &str, depth: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-e", "normal", "--prefix", "none", "-p", package])
+        .args(["tree", "--offline", "-e", "normal", "--prefix", "none", "--depth", depth, "-p", package])
         .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// Names of everything a package resolves to.
+fn resolved(package: &str) -> BTreeSet<String> {
+    tree(package, "1000")
 }
 
 /// Names a package lists itself.
 fn direct(package: &str) -> BTreeSet<String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-e", "normal", "--prefix", "none", "--depth", "1", "-p", package])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    tree(package, "1")
 }
 
 #[test]
