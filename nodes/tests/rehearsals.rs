@@ -22,8 +22,9 @@ use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use world::{World, checkout};
 
 /// What a method that changes nothing begins with. Facts name their batches, and a rehearsed fact would be none.
-const READS: &[&str] =
-    &["Get", "List", "Tail", "Export", "Explain", "Evaluate", "Replay", "Verify", "Report", "Stream"];
+const READS: &[&str] = &[
+    "Get", "List", "Tail", "Export", "Explain", "Evaluate", "Replay", "Verify", "Report", "Stream", "Watch",
+];
 
 #[test]
 fn every_request_that_changes_something_has_an_id_and_can_be_rehearsed() {
@@ -65,7 +66,7 @@ macro_rules! rehearse {
         let before = shown(&$world).await;
         let mut request = $request;
         request.validate_only = true;
-        request.request_id = concat!("rehearsal of ", stringify!($method)).to_owned();
+        request.request_id = concat!("rehearsal-of-", stringify!($method)).to_owned();
         let would = $client.$method(request.clone()).await.unwrap().into_inner();
         assert_eq!(shown(&$world).await, before, concat!(stringify!($method), " changed something"));
         would
