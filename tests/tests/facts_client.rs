@@ -105,7 +105,7 @@ fn without_a_node_nothing_waits_and_what_is_lost_is_said() {
             match facts.send(order(unit)) {
                 Ok(()) => {}
                 Err(NotTaken::Full(event)) => {
-                    assert_eq!(event, order(unit));
+                    assert_eq!(*event, order(unit));
                     dropped += 1;
                 }
                 Err(NotTaken::Closed(_)) => panic!("closed"),

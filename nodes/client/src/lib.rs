@@ -126,9 +126,9 @@ pub type Hear = Box<dyn Fn(&Event, &Fate) + Send + Sync>;
 #[derive(Debug, Clone, PartialEq)]
 pub enum NotTaken {
     /// The queue is at its bound: the node is slower than the events, or away.
-    Full(Event),
+    Full(Box<Event>),
     /// The client was closed.
-    Closed(Event),
+    Closed(Box<Event>),
 }
 
 /// Why a client was not made.
@@ -244,9 +244,11 @@ impl Facts {
             }
             Err(mpsc::error::TrySendError::Full(Item::Event(event))) => {
                 Counters::add(&self.counters.dropped, 1);
-                Err(NotTaken::Full(event))
+                Err(NotTaken::Full(Box::new(event)))
             }
-            Err(mpsc::error::TrySendError::Closed(Item::Event(event))) => Err(NotTaken::Closed(event)),
+            Err(mpsc::error::TrySendError::Closed(Item::Event(event))) => {
+                Err(NotTaken::Closed(Box::new(event)))
+            }
             // Only events are sent here.
             Err(_) => Ok(()),
         }
@@ -263,7 +265,7 @@ impl Facts {
                 Counters::add(&self.counters.taken, 1);
                 Ok(())
             }
-            Err(_) => Err(NotTaken::Closed(event)),
+            Err(_) => Err(NotTaken::Closed(Box::new(event))),
         }
     }
 
