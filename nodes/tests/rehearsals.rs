@@ -22,8 +22,9 @@ use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use world::{World, checkout};
 
 /// What a method that changes nothing begins with. Facts name their batches, and a rehearsed fact would be none.
-const READS: &[&str] =
-    &["Get", "List", "Tail", "Export", "Explain", "Evaluate", "Replay", "Verify", "Report", "Stream"];
+const READS: &[&str] = &[
+    "Get", "List", "Tail", "Export", "Explain", "Evaluate", "Replay", "Verify", "Report", "Stream", "Watch",
+];
 
 #[test]
 fn every_request_that_changes_something_has_an_id_and_can_be_rehearsed() {
@@ -65,7 +66,7 @@ macro_rules! rehearse {
         let before = shown(&$world).await;
         let mut request = $request;
         request.validate_only = true;
-        request.request_id = concat!("rehearsal of ", stringify!($method)).to_owned();
+        request.request_id = concat!("rehearsal-of-", stringify!($method)).to_owned();
         let would = $client.$method(request.clone()).await.unwrap().into_inner();
         assert_eq!(shown(&$world).await, before, concat!(stringify!($method), " changed something"));
         would
@@ -82,8 +83,10 @@ async fn a_rehearsal_says_what_would_be_and_changes_nothing() {
 
     let trip = TripFlagRequest { name: name.clone(), reason: reason.clone(), ..TripFlagRequest::default() };
     assert!(rehearse!(world, administration, trip_flag, trip.clone()).trip.is_some());
-    let levels =
-        AutonomyLevels { growth: AutonomyLevel::A4Bounded.into(), protection: AutonomyLevel::A0Off.into() };
+    let levels = AutonomyLevels {
+        growth: AutonomyLevel::A4Bounded.into(),
+        protection: AutonomyLevel::A2Recommend.into(),
+    };
     let autonomy = SetFlagAutonomyRequest {
         name: name.clone(),
         autonomy: Some(levels),
@@ -107,7 +110,10 @@ async fn a_rehearsal_says_what_would_be_and_changes_nothing() {
 
     // A decision that waits for a person: an alarm on a flag that may not be tripped by itself.
     administration.set_flag_autonomy(autonomy).await.unwrap();
-    let waiting = administration.raise_alarm(alarm).await.unwrap().into_inner();
+    // Not by the person who approves it.
+    let mut by_monitor = tonic::Request::new(alarm);
+    by_monitor.metadata_mut().insert("featureops-principal", "agent:monitor".parse().unwrap());
+    let waiting = administration.raise_alarm(by_monitor).await.unwrap().into_inner();
     assert!(!waiting.tripped);
     let mut decisions = DecisionServiceClient::new(world.channel.clone());
     let decision = waiting.decision;

@@ -147,7 +147,7 @@ impl Plan {
             repeats_percent: dice.between(0, 40),
             autonomy: dice.between(2, 4),
             faults: Vec::new(),
-            restarts: plant.is_some() || Dice::new(seed, "heal").percent(50),
+            restarts: true,
             plant,
         };
         let mut dice = Dice::new(seed, "faults");
@@ -165,6 +165,9 @@ impl Plan {
             plan.faults.push(ScheduledFault { at_ms, machine: 1, fault: Fault::Crash { down_ms: 300 } });
         }
         plan.faults.sort_by_key(|scheduled| scheduled.at_ms);
+        // A clock that is set right is a jump to a node that goes on: only a start takes the clock as it finds it.
+        let jumped = plan.faults.iter().any(|scheduled| matches!(scheduled.fault, Fault::Clock { .. }));
+        plan.restarts = jumped || plant.is_some() || Dice::new(seed, "heal").percent(50);
         plan
     }
 

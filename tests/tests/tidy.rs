@@ -86,6 +86,10 @@ fn dependencies_run_downward() {
         "featureops-actors",
         &["statrs", "linfa", "sled", "tonic", "featureops-state", "featureops-cluster", "featureops"],
     );
+    never(
+        "featureops-client",
+        &["featureops", "featureops-state", "featureops-cluster", "featureops-evaluation"],
+    );
     never("featureops", &["featureops-simulation", "statrs", "sled", "openraft"]);
 }
 
@@ -138,6 +142,7 @@ fn every_room_says_what_is_absent() {
         "actors",
         "actors/decision",
         "nodes",
+        "nodes/client",
         "nodes/evaluation",
         "simulation",
         "tests",
