@@ -116,7 +116,7 @@ mod tests {
         }
         // Both formulas; the second begins at -30.
         for z in [-35.0, -31.0, -29.0, -7.0, -4.3, -1.96, -0.5, 0.0, 1.96, 4.3] {
-            close(ln_normal_cdf(z), normal.cdf(z).ln(), 1e-9);
+            close(ln_normal_cdf(z), libm::log(normal.cdf(z)), 1e-9);
         }
         // An error of the logarithm is one of the density, in relation to it.
         for (a, b) in [(1.0, 1.0), (1.0, 1001.0), (3.5, 2.25), (400.0, 9600.0), (12.0, 5.0)] {
