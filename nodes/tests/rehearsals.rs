@@ -23,7 +23,8 @@ use world::{World, checkout};
 
 /// What a method that changes nothing begins with. Facts name their batches, and a rehearsed fact would be none.
 const READS: &[&str] = &[
-    "Get", "List", "Tail", "Export", "Explain", "Evaluate", "Replay", "Verify", "Report", "Stream", "Watch",
+    "Get", "List", "Tail", "Export", "Explain", "Evaluate", "Replay", "Verify", "Report", "Stream", "Test",
+    "Watch",
 ];
 
 #[test]
