@@ -130,9 +130,8 @@ fn a_segment_below_a_held_flag_and_what_the_environment_shares_take_a_person() {
             values: vec![prost_types::Value {
                 kind: Some(prost_types::value::Kind::StringValue(country.to_owned())),
             }],
-            ..v1::Condition::default()
         };
-        let clauses = vec![v1::SegmentClause { conditions: vec![condition], ..v1::SegmentClause::default() }];
+        let clauses = vec![v1::SegmentClause { conditions: vec![condition] }];
         let name = "environments/production/segments/s".to_owned();
         let segment = Some(v1::Segment { name, clauses, ..v1::Segment::default() });
         entry::Command::SetSegment(log::SetSegment { segment, etag: String::new() })
@@ -147,7 +146,7 @@ fn a_segment_below_a_held_flag_and_what_the_environment_shares_take_a_person() {
         ..v1::Condition::default()
     };
     let serve = Some(v1::rule::Serve::Variant("on".to_owned()));
-    let rule = v1::Rule { id: "r".to_owned(), conditions: vec![asks], serve, ..v1::Rule::default() };
+    let rule = v1::Rule { id: "r".to_owned(), conditions: vec![asks], serve };
     d.done(set(v1::Flag { rules: vec![rule], ..flag("payments") }));
     let refused = refusal(d.command_as(agent(), segment("FR")));
     assert_eq!(refused.code, "NOT_PERMITTED", "{}", refused.message);
