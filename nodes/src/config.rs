@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::fronts::settings::{self, Settings};
-use crate::nearest::distance;
+use crate::nearest::nearest;
 
 /// Default port of everything a node serves.
 pub const PORT: u16 = 7400;
@@ -379,13 +379,17 @@ fn unknown(
     compared: &str,
     render: impl Fn(&str) -> String,
 ) -> ConfigError {
-    let nearest =
-        KEYS.iter().map(|key| key.name).min_by_key(|name| distance(compared, &name.replace('.', "_")));
-    ConfigError {
-        source,
-        key: written.chars().take(80).collect(),
-        message: format!("is not known; the nearest one is '{}'", render(nearest.unwrap_or_default())),
-    }
+    let names: Vec<(&str, String)> = KEYS.iter().map(|key| (key.name, key.name.replace('.', "_"))).collect();
+    let near = nearest(compared, names.iter().map(|(_, flat)| flat.as_str()));
+    let near = near.and_then(|near| names.iter().find(|(_, flat)| flat == near));
+    let message = match near {
+        Some((name, _)) => format!("is not known; the nearest one is '{}'", render(name)),
+        None => {
+            let known: Vec<String> = names.iter().map(|(name, _)| render(name)).collect();
+            format!("is not known; there are {}", known.join(", "))
+        }
+    };
+    ConfigError { source, key: written.chars().take(80).collect(), message }
 }
 
 #[cfg(test)]
@@ -415,6 +419,8 @@ mod tests {
     fn an_unknown_name_is_refused_with_the_nearest_known_one() {
         let error = NodeConfig::load(Some("lisen = 'x'"), none(), &[], none()).unwrap_err();
         assert_eq!(error.to_string(), "file setting 'lisen': is not known; the nearest one is 'listen'");
+        let far = NodeConfig::load(Some("nope = 'x'"), none(), &[], none()).unwrap_err();
+        assert!(far.message.starts_with("is not known; there are data, "), "{far}");
         let variable = vec![("FEATUREOPS_OTLP_ENDPONT".to_owned(), "x".to_owned())];
         let error = NodeConfig::load(None, variable.clone(), &[], none()).unwrap_err();
         assert!(error.message.contains("FEATUREOPS_OTLP_ENDPOINT"), "{error}");

@@ -16,6 +16,7 @@ use featureops_proto::log::{FlagRecord, Refusal};
 use featureops_proto::v1::Flag;
 
 use crate::State;
+use crate::apply::held::shown;
 use crate::apply::refuse;
 use crate::state::{Key, key};
 
@@ -25,6 +26,15 @@ pub const MAX_PREREQUISITES: usize = 16;
 pub const MAX_LEVELS: usize = 16;
 /// Flags that are looked up for one, as many as its evaluation looks at.
 const MAX_FOLLOWED: usize = 256;
+
+/// What a write of a definition is to those whom the flag serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// Its words, owner or tags may have changed.
+    AsBefore,
+    /// Somebody may be served something else.
+    Otherwise,
+}
 
 /// Live flags by what they name.
 #[derive(Debug, Clone, Default)]
@@ -212,8 +222,14 @@ fn refuse_levels<T>(flag: &str, levels: usize) -> Result<T, Refusal> {
 }
 
 impl State {
-    /// Writes a definition, or archives the flag with the one it has.
-    pub(crate) fn define(&mut self, key: &Key, definition: Option<Flag>) {
+    /// Writes a definition, or archives the flag with the one it has, and says what that is to its clients.
+    pub(crate) fn define(&mut self, key: &Key, definition: Option<Flag>) -> Serves {
+        let live = self.flags.get(key).filter(|record| !record.archived);
+        let before = live.and_then(|record| record.definition.as_ref());
+        let serves = match (before, &definition) {
+            (Some(before), Some(after)) if shown(before) == shown(after) => Serves::AsBefore,
+            _ => Serves::Otherwise,
+        };
         if let Some(record) = self.flags.get(key) {
             self.dependents.remove(record);
             self.segment_users.remove_flag(record);
@@ -228,6 +244,7 @@ impl State {
             self.dependents.insert(record);
             self.segment_users.insert_flag(record);
         }
+        serves
     }
 
     /// Refuses what [`Written::check`] refuses, of one flag that is written, and segments that are not there.

@@ -226,6 +226,7 @@ impl State {
                 value: held.value,
                 minute: held.minute,
                 since_ms: held.since_ms,
+                position: held.position,
                 joined: held.joined,
             });
         }
@@ -379,6 +380,7 @@ fn held_record(held: &Held) -> HeldRecord {
         value: held.value,
         minute: held.minute,
         since_ms: held.since_ms,
+        position: held.position,
         joined: held.joined,
     }
 }

@@ -244,6 +244,7 @@ fn an_edit_voids_what_waits_for_approval() {
     d.submit(stamp, decision);
     let name = newest(&d).name;
     let flag = d.state.flag("production", "checkout").unwrap();
+    let flag = v1::Flag { stale_after_seconds: 60, ..flag };
     d.done(entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag: String::new() }));
     assert_eq!(newest(&d).status(), Status::Superseded);
     assert_eq!(refusal(resolve(&mut d, &name, Resolution::Approve, human("ada"))).code, "WRONG_STATE");

@@ -149,6 +149,8 @@ fn changes(flag: &v1::Flag) -> Vec<(&'static str, v1::Flag)> {
         ("safe", with(&|f| f.safe_variant = Some("on".to_owned()))),
         ("disabled", with(&|f| f.disabled = true)),
         ("stale after", with(&|f| f.stale_after_seconds = 1)),
+        ("forced", with(&|f| drop(f.forced.insert("qa-1".to_owned(), "on".to_owned())))),
+        ("who sees it", with(&|f| f.metadata = Some(prost_types::Struct::default()))),
     ]
 }
 

@@ -8,7 +8,7 @@ use featureops_proto::v1;
 use super::failure::{Exit, Failure};
 use super::page::{Cell, Tone};
 use super::render::count_text;
-use super::session::{MAX_LISTED, Session, principal_text};
+use super::session::{MAX_LISTED, Session, parse_limit, principal_text};
 use super::span::moment_text;
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
@@ -22,7 +22,7 @@ pub enum AuditCommand {
     },
     /// List records, newest first.
     List {
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = parse_limit)]
         limit: usize,
     },
     /// Recompute the hash chain of the kept records.

@@ -182,10 +182,14 @@ impl Client {
                 failure.message = format!("{what}: the change may have taken effect");
                 if repeat_with.is_empty() { failure } else { failure.note(repeat_with) }
             }
-            Intent::Read if unanswered => {
+            Intent::Read if unanswered || broke(status) => {
                 let mut failure = Failure::from_status(status);
                 failure.exit = Exit::Unavailable;
-                if no_words(status) {
+                if broke(status) {
+                    // The transport's words; the server said nothing.
+                    failure.message = format!("the connection to {} was lost{}", self.server, cause(status));
+                    failure = failure.note("the node is gone or hangs; ask it: featureops doctor");
+                } else if no_words(status) {
                     failure.message = format!("no answer from {} within {:?}", self.server, self.timeout);
                 }
                 failure
@@ -193,6 +197,12 @@ impl Client {
             _ => Failure::from_status(status),
         }
     }
+}
+
+/// The connection broke under the request; an answer of the server has no source.
+fn broke(status: &Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Internal | Code::Unavailable)
+        && std::error::Error::source(status).is_some()
 }
 
 /// The transport's own words about a timeout say less than ours.

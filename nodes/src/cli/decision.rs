@@ -12,7 +12,7 @@ use super::autonomy::level_text;
 use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text, word_of};
-use super::session::{Session, WriteArgs, principal_text};
+use super::session::{Session, WriteArgs, parse_limit, principal_text};
 use super::span::moment_text;
 use crate::rpc::decision_service_client::DecisionServiceClient;
 
@@ -25,7 +25,7 @@ pub enum DecisionCommand {
         flag: Option<String>,
         #[arg(long, value_enum)]
         status: Option<Status>,
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = parse_limit)]
         limit: usize,
     },
     /// Show a decision: what, why, within which bounds, and the way back.

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::layer::{self, PlacementArgs, parse_share};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, basis_points_of_percent, key_of, share_text, word_of};
-use super::session::{MAX_LISTED, Session, WriteArgs, verb};
+use super::session::{MAX_LISTED, Session, WriteArgs, progress, verb};
 use super::span::{moment_text, parse_span, span_text};
 use super::{experiment_ramp, experiment_status};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
@@ -182,7 +182,16 @@ pub async fn run(session: &Session, command: ExperimentCommand) -> Result<(), Fa
                 etag: change.etag.unwrap_or_default(),
             };
             let started = start(session, request).await?;
-            show_written(session, &started, verb(dry_run, "started", "would start"))
+            show_written(session, &started, verb(dry_run, "started", "would start"))?;
+            if !dry_run {
+                // What it may do without a person depends on it, and a start without --autonomy does not say it.
+                // It is started, whatever becomes of this question.
+                let levels = experiment_status::fetch(session, &key).await.ok().and_then(|s| s.autonomy);
+                if let Some(levels) = levels {
+                    progress(&format!("while it runs: {}", super::autonomy::levels_text(&levels)));
+                }
+            }
+            Ok(())
         }
         ExperimentCommand::Pause { key, change } => {
             let id = change.write.request.id()?;

@@ -22,7 +22,7 @@ use super::failure::Failure;
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of, value_of_json, value_text, word_of};
 use super::rule::describe_rule;
-use super::session::{MAX_LISTED, Session, WriteArgs, principal_text, verb};
+use super::session::{MAX_LISTED, Session, WriteArgs, parse_limit, principal_text, verb};
 use super::span::{moment_text, span_text};
 use crate::rpc::evaluation_service_client::EvaluationServiceClient;
 use crate::rpc::flag_service_client::FlagServiceClient;
@@ -53,7 +53,7 @@ pub enum FlagCommand {
     /// List a flag's versions, newest first.
     History {
         key: String,
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = parse_limit)]
         limit: usize,
     },
     /// Write an earlier version's definition as a new version.

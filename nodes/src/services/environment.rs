@@ -3,7 +3,7 @@
 //! A native flag that was accepted keeps compiling: what would stop one (a shared rule that it refers to) is refused here,
 //! and says which flag. Imported flags are kept as flagd would keep them, with warnings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use featureops_evaluation::{CompileError, flagd};
@@ -210,17 +210,17 @@ impl Environments {
         id: &str,
         request: &ImportFlagsRequest,
     ) -> Result<ImportFlagsResponse, Status> {
-        let present = self.0.replica.read(|state| state.environment(id));
-        let (document, into) = (request.document.clone(), id.to_owned());
+        let (present, definitions) =
+            self.0.replica.read(|state| (state.environment(id), state.definitions(id)));
+        let (document, into, replica) = (request.document.clone(), id.to_owned(), self.0.replica.clone());
         let version = present.environment_version;
-        let read = self.0.beside(move || flagd::import(&document, &into, &present)).await?;
-        let mut read = read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
-        self.warn_of_what_goes(id, &mut read);
-        let replaced = read.flags.iter().map(|flag| flag.name.clone()).collect();
-        let (environment, definitions) =
-            self.keeps_compiling(id, definition(read.environment), replaced).await?;
-        // The document was read with the environment as it was.
-        let against = CompiledAgainst { environment_version: Some(version), ..definitions };
+        let read = self.0.beside(move || taken_in(&replica, &document, &into, &present)).await?;
+        let (read, replaced) =
+            read.map_err(|error| refusal::invalid(&error.path, &error.value, &error.message))?;
+        let (environment, against) = self.keeps_compiling(id, definition(read.environment), replaced).await?;
+        // The document was read with the environment and its flags as they were.
+        let against =
+            CompiledAgainst { environment_version: Some(version), definitions: Some(definitions), ..against };
         let command = entry::Command::ImportFlags(log::ImportFlags {
             parent: request.parent.clone(),
             environment: Some(environment),
@@ -238,26 +238,6 @@ impl Environments {
         let warnings = read.warnings;
         let read = |state: &State, done: &Done| Some(imported(done, warnings, state.environment(id)));
         self.0.write_compiled(write, Some(against), read).await
-    }
-
-    /// A document has no word for prerequisites and forced units. An export says them as targeting, and so does whoever
-    /// wrote the document, or means to do without.
-    fn warn_of_what_goes(&self, environment: &str, read: &mut flagd::Imported) {
-        let keys: Vec<String> = read.flags.iter().map(|flag| id_of(&flag.name)).collect();
-        for some in keys.chunks(READ_MAX) {
-            let held = self.0.replica.read(|state| {
-                let held = some.iter().filter_map(|id| Some((id.clone(), state.flag(environment, id)?)));
-                let bound =
-                    held.filter(|(_, flag)| !flag.prerequisites.is_empty() || !flag.forced.is_empty());
-                bound.map(|(id, _)| id).collect::<Vec<_>>()
-            });
-            for id in held {
-                let message =
-                    "its prerequisites and forced units go; the document's targeting stands instead of them";
-                read.warnings
-                    .push(ImportWarning { path: format!("flags.{id}"), message: message.to_owned() });
-            }
-        }
     }
 
     /// The environment again, and of which flags that was found, if every native flag that rests on its shared rules and is not replaced compiles with it.
@@ -296,6 +276,69 @@ impl Environments {
             (_, Some((name, error))) => Err(stops(&name, &error)),
         }
     }
+}
+
+/// A document read, and the names of the flags that it replaces. Flags of which it says what their own export says stand in it
+/// as they are.
+fn taken_in(
+    replica: &Replica,
+    document: &str,
+    environment: &str,
+    present: &Environment,
+) -> Result<(flagd::Imported, BTreeSet<String>), CompileError> {
+    let mut read = flagd::import(document, environment, present)?;
+    let mut held = BTreeMap::new();
+    for some in read.flags.chunks(READ_MAX) {
+        let found = replica.read(|state| {
+            let flags = some.iter().filter_map(|flag| state.flag(environment, &id_of(&flag.name)));
+            let flags: Vec<Flag> = flags.collect();
+            let mut all: Vec<Flag> = state.rested_on(environment, &flags).into_values().collect();
+            all.extend(flags);
+            all
+        });
+        held.extend(found.into_iter().map(|flag| (flag.name.clone(), flag)));
+    }
+    let flags: Vec<Flag> = held.values().cloned().collect();
+    let segments = replica.read(|state| state.segments(environment, "", SEGMENTS_MAX));
+    let again = flagd::again(&read.flags, &flags, present, &segments);
+    let mut replaced = BTreeSet::new();
+    for flag in &mut read.flags {
+        let path = format!("flags.{}", id_of(&flag.name));
+        let held = held.remove(&flag.name).filter(|held| !held.archived);
+        let (Some(held), again) = (held, again.get(&flag.name)) else {
+            replaced.insert(flag.name.clone());
+            continue;
+        };
+        if again.is_none() {
+            replaced.insert(flag.name.clone());
+            read.warnings.extend(goes(flag, &held, &read.environment, &path));
+            continue;
+        }
+        if again == Some(&flagd::Again::OtherWeights) {
+            let message = "its weights are those of a running experiment, which moves them itself: the flag stays as it is; \
+                           `experiment set-allocation` gives others";
+            read.warnings.push(ImportWarning { path, message: message.to_owned() });
+        }
+        *flag = held;
+    }
+    Ok((read, replaced))
+}
+
+/// What of a flag a document replaces without a word for it. An export says prerequisites and forced units as targeting, and so
+/// does whoever wrote the document, or means to do without.
+fn goes(given: &Flag, held: &Flag, environment: &Environment, path: &str) -> Vec<ImportWarning> {
+    let mut warnings = Vec::new();
+    if !held.prerequisites.is_empty() || !held.forced.is_empty() {
+        let message =
+            "its prerequisites and forced units go; the document's targeting stands instead of them";
+        warnings.push(ImportWarning { path: path.to_owned(), message: message.to_owned() });
+    }
+    if held.allocation.is_some() && flagd::always_decides(&given.targeting, environment) {
+        let message = "decides for everybody, so that no unit enters the running experiment any more; stop that, or let \
+                       targeting result in null for those whom it is to have";
+        warnings.push(ImportWarning { path: format!("{path}.targeting"), message: message.to_owned() });
+    }
+    warnings
 }
 
 /// Hands over the flags of an environment that are not archived.

@@ -592,6 +592,11 @@ impl State {
         let from = levels.growth().as_str_name();
         levels.growth = AutonomyLevel::A2Recommend as i32;
         record.autonomy = Some(levels);
+        // The experiment's end gives back no more than is left now.
+        let number = record.experiment;
+        if let Some(experiment) = self.experiment_mut(number) {
+            experiment.growth_before = experiment.growth_before.min(AutonomyLevel::A2Recommend as i32);
+        }
         let principal =
             Principal { kind: principal::Kind::System as i32, id: "oversight".to_owned(), verified: true };
         let ctx = Context { principal, ..ctx.clone() };

@@ -84,12 +84,15 @@ impl State {
                 let record = FlagRecord { environment, flag, create_ms: ctx.now_ms, ..FlagRecord::default() };
                 self.flags.insert(key.clone(), Arc::new(record));
             }
-            self.define(&key, Some(definition));
-            touched.extend(self.flag_written(ctx, &key, Change::Import, String::new(), effects).touched);
+            let serves = self.define(&key, Some(definition));
+            touched
+                .extend(self.flag_written(ctx, &key, Change::Import, serves, String::new(), effects).touched);
         }
         for key in plan.archived {
-            self.define(&key, None);
-            touched.extend(self.flag_written(ctx, &key, Change::Archive, String::new(), effects).touched);
+            let serves = self.define(&key, None);
+            touched.extend(
+                self.flag_written(ctx, &key, Change::Archive, serves, String::new(), effects).touched,
+            );
         }
         let from = match c.promoted_from.as_str() {
             "" => String::new(),
@@ -174,7 +177,11 @@ impl State {
                 Some(record) => self
                     .check_holds_experiment(ctx, &key, record, &definition)
                     .map_err(|refusal| of_flag(&key, refusal))?,
-                None => added += 1,
+                None => {
+                    self.check_serves_held(ctx, &key, &definition)
+                        .map_err(|refusal| of_flag(&key, refusal))?;
+                    added += 1;
+                }
             }
             self.check_segments_of_flag(environment, &definition)
                 .map_err(|refusal| of_flag(&key, refusal))?;
@@ -298,15 +305,7 @@ impl State {
             let value = generation(given).as_str_name();
             return refuse(ErrorCode::WrongState, "environment.fractional", value, message);
         }
-        if present.map_or(!given.evaluators.is_empty(), |present| present.evaluators != given.evaluators)
-            && self
-                .flags
-                .range(key(id, "")..)
-                .take_while(|(k, _)| k.0 == id)
-                .any(|(_, flag)| rests_on_shared_rules(flag))
-        {
-            ctx.require_human("changing shared rules while an experiment holds a flag that refers to one")?;
-        }
+        self.check_shared_by_held(ctx, id, given)?;
         Ok(Environment {
             source: given.source.clone(),
             metadata: given.metadata.clone(),
@@ -328,12 +327,6 @@ fn written<'a>(state: &'a State, environment: &'a str, plan: &'a Plan) -> Writte
 /// An environment as it is before anything is said of it.
 fn named(id: &str) -> Environment {
     Environment { name: format!("environments/{id}"), ..Environment::default() }
-}
-
-/// An experiment holds the flag, and its targeting refers to a rule of the environment.
-fn rests_on_shared_rules(flag: &FlagRecord) -> bool {
-    flag.experiment != 0
-        && flag.definition.as_ref().is_some_and(|definition| definition.targeting.contains("$ref"))
 }
 
 fn environment_id<'a>(name: &'a str, field: &str) -> Result<&'a str, Refusal> {
@@ -371,8 +364,13 @@ fn completed(given: &Flag, present: Option<&Flag>) -> Flag {
 
 /// The refusal of one flag, told by its place in the import.
 fn of_flag(key: &Key, refusal: Refusal) -> Refusal {
-    let field = refusal.field.strip_prefix("flag").unwrap_or(&refusal.field);
-    Refusal { field: format!("flags.{}{field}", key.1), ..refusal }
+    let field = match refusal.field.strip_prefix("flag.") {
+        Some(field) => field,
+        None if refusal.field == "flag" => "",
+        None => &refusal.field,
+    };
+    let dot = if field.is_empty() || field.starts_with('[') { "" } else { "." };
+    Refusal { field: format!("flags.{}{dot}{field}", key.1), ..refusal }
 }
 
 /// The reply that a repeated request will get: of a large import the counts, and the first of its flags.

@@ -8,10 +8,10 @@ use featureops_proto::log::{
 };
 use featureops_proto::v1::experiment::{Policy, State as Phase};
 use featureops_proto::v1::metric::LateRule;
-use featureops_proto::v1::{AutonomyLevel, Experiment, LearnerRecord};
+use featureops_proto::v1::{AutonomyLevel, AutonomyLevels, Experiment, LearnerRecord};
 use featureops_proto::{Collection, ErrorCode};
 
-use super::{Context, Outcome, flag_changed, refuse};
+use super::{Context, Outcome, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::allocation::{BUCKETS, initial_weights, move_buckets, runs_of};
 use crate::effect::Effect;
@@ -224,7 +224,10 @@ impl State {
         check_etag(&c.etag, &format!("e{}", record.version))?;
         let definition = record.definition.clone().unwrap_or_default();
         let flag = key(&record.environment, &definition.flag);
-        let level = AutonomyLevel::try_from(c.autonomy).unwrap_or(AutonomyLevel::Unspecified);
+        let Ok(level) = AutonomyLevel::try_from(c.autonomy) else {
+            let message = "A0 to A5; leave it out to start at the flag's own level";
+            return refuse(ErrorCode::InvalidArgument, "autonomy", c.autonomy, message);
+        };
         let present = self.flags.get(&flag).and_then(|f| f.autonomy).unwrap_or_else(default_levels).growth();
         let after = if level == AutonomyLevel::Unspecified { present } else { level };
         if after > AutonomyLevel::A2Recommend || after > present {
@@ -260,6 +263,10 @@ impl State {
         }
         if let Some(record) = self.experiment_mut(number) {
             record.version += 1;
+            // Given for as long as it runs: its end gives back what the flag had before the first such start.
+            if level != AutonomyLevel::Unspecified && record.growth_before == 0 {
+                record.growth_before = present as i32;
+            }
         }
         if let Some(ledger) = self.ledgers.get_mut(&number) {
             ledger.dirty = true;
@@ -282,6 +289,7 @@ impl State {
             return refuse(ErrorCode::NotFound, "experiment.flag", &definition.flag, "the flag is gone");
         };
         self.check_control(ctx, flag, definition)?;
+        self.check_rested_on(ctx, flag, "starting an experiment on a flag")?;
         if held.trip.is_some() {
             return refuse(ErrorCode::Tripped, "experiment.flag", &definition.flag, "resume the flag first");
         }
@@ -429,6 +437,11 @@ impl State {
         let phases = [Phase::Running, Phase::Paused, Phase::Tripped, Phase::Draft];
         let flag = self.in_phase(number, &c.name, &c.etag, &phases)?;
         if let Some(serve) = &c.serve {
+            if self.experiments.get(&number).is_some_and(|record| record.state() == Phase::Draft) {
+                let message =
+                    "a draft holds no flag: stop it without serve, and set the flag's default by itself";
+                return refuse(ErrorCode::WrongState, "serve", serve, message);
+            }
             let known = self.flags.get(&flag).and_then(|f| f.definition.as_ref());
             if !known.is_some_and(|d| d.variants.contains_key(serve)) {
                 return refuse(ErrorCode::InvalidArgument, "serve", serve, "not among the flag's variants");
@@ -486,8 +499,25 @@ impl State {
         }
         if holds {
             self.supersede(ctx, flag, effects);
+            self.give_back_growth(ctx, number, flag, effects);
         }
         effects.push(flag_changed(flag));
+    }
+
+    /// The level that a start gave was for the experiment, not for the next one on the flag.
+    fn give_back_growth(&mut self, ctx: &Context, number: u32, flag: &Key, effects: &mut Vec<Effect>) {
+        let Some(record) = self.experiment_mut(number) else { return };
+        let before = AutonomyLevel::try_from(std::mem::take(&mut record.growth_before)).unwrap_or_default();
+        let levels = self.flags.get(flag).and_then(|f| f.autonomy).unwrap_or_else(default_levels);
+        if before == AutonomyLevel::Unspecified || before == levels.growth() {
+            return;
+        }
+        if let Some(stored) = self.flag_mut(flag) {
+            stored.autonomy = Some(AutonomyLevels { growth: before as i32, ..levels });
+        }
+        let (from, to) = (levels.growth().as_str_name(), before.as_str_name());
+        let detail = format!("growth autonomy {from} -> {to}: the experiment that was started with it ended");
+        self.record(ctx, "flag.restore_autonomy", flag_name(flag), detail, String::new(), effects);
     }
 
     pub(super) fn set_allocation(

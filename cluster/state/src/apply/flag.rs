@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use featureops_proto::log::{ArchiveFlag, Done, FlagRecord, Refusal, RevertFlag, SetFlag};
 use featureops_proto::v1::experiment::State as Phase;
-use featureops_proto::v1::{Flag, ValueType};
+use featureops_proto::v1::{Flag, Purpose, ValueType};
 use featureops_proto::{Collection, ErrorCode};
 
 use super::{Context, Outcome, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::flags::{Change, check_etag, etag, parse};
+use crate::prerequisites::Serves;
 use crate::state::{Key, MAX_FLAGS};
 use crate::sticky;
 
@@ -52,14 +53,15 @@ impl State {
                 );
             }
             None => {
+                self.check_serves_held(ctx, &key, &definition)?;
                 self.check_named(&key, &definition)?;
                 let (environment, flag) = key.clone();
                 let record = FlagRecord { environment, flag, create_ms: ctx.now_ms, ..FlagRecord::default() };
                 self.flags.insert(key.clone(), Arc::new(record));
             }
         }
-        self.define(&key, Some(definition));
-        Ok(self.flag_written(ctx, &key, Change::Set, String::new(), effects))
+        let serves = self.define(&key, Some(definition));
+        Ok(self.flag_written(ctx, &key, Change::Set, serves, String::new(), effects))
     }
 
     pub(super) fn archive_flag(
@@ -80,8 +82,8 @@ impl State {
             }
         }
         self.check_unnamed(&key, &c.name)?;
-        self.define(&key, None);
-        Ok(self.flag_written(ctx, &key, Change::Archive, String::new(), effects))
+        let serves = self.define(&key, None);
+        Ok(self.flag_written(ctx, &key, Change::Archive, serves, String::new(), effects))
     }
 
     pub(super) fn revert_flag(
@@ -109,9 +111,9 @@ impl State {
         };
         self.check_holds_experiment(ctx, &key, record, &definition)?;
         self.check_named(&key, &definition)?;
-        self.define(&key, Some(definition));
+        let serves = self.define(&key, Some(definition));
         let detail = format!("to version {}", c.to_version);
-        Ok(self.flag_written(ctx, &key, Change::Revert, detail, effects))
+        Ok(self.flag_written(ctx, &key, Change::Revert, serves, detail, effects))
     }
 
     /// What an experiment on the flag or a trip rests on may not be taken away.
@@ -122,11 +124,16 @@ impl State {
         record: &FlagRecord,
         definition: &Flag,
     ) -> Result<(), Refusal> {
-        if record.experiment != 0
-            && record.definition.as_ref().is_none_or(|d| served(d) != served(definition))
-        {
-            ctx.require_human("changing what a flag serves while an experiment holds it")?;
+        let present = record.definition.as_ref().map_or(definition.r#type, |present| present.r#type);
+        if record.experiment != 0 && present != definition.r#type {
+            let by = self.experiments.get(&record.experiment).map_or("", |e| e.experiment.as_str());
+            let message = format!(
+                "experiment {by} holds the flag, and callers ask for its type: stop that first, or use another flag"
+            );
+            let value = ValueType::try_from(definition.r#type).map_or("?", |given| given.as_str_name());
+            return refuse(ErrorCode::WrongState, "flag.type", value, message);
         }
+        self.check_serves_held(ctx, key, definition)?;
         let safe = |flag: &Flag| {
             let safe = flag.safe_variant.clone()?;
             let value = flag.variants.get(&safe).cloned();
@@ -161,16 +168,23 @@ impl State {
         Ok(())
     }
 
+    /// Counts and tells a write of the definition. One by which the flag `serves` as before (its words, owner, tags)
+    /// overrules nothing.
     pub(super) fn flag_written(
         &mut self,
         ctx: &Context,
         key: &Key,
         change: Change,
+        serves: Serves,
         detail: String,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let version = self.change_flag(ctx, key, change, "");
-        let touched = self.overrule(ctx, key, effects);
+        if serves == Serves::Otherwise {
+            self.overrule(ctx, key, effects);
+        }
+        let touched = self.flags.get(key).map(|record| record.experiment).filter(|n| *n != 0);
+        let touched = touched.into_iter().collect();
         effects.push(flag_changed(key));
         let etag = self.flags.get(key).map(|r| etag(r)).unwrap_or_default();
         let done = Done { name: flag_name(key), version, etag, took_effect: true, ..Done::default() };
@@ -179,20 +193,10 @@ impl State {
     }
 
     /// A command from outside the loop wins: growth rests for a while and what was proposed is overtaken.
-    pub(super) fn overrule(&mut self, ctx: &Context, key: &Key, effects: &mut Vec<Effect>) -> Vec<u32> {
+    pub(super) fn overrule(&mut self, ctx: &Context, key: &Key, effects: &mut Vec<Effect>) {
         self.cool_down(ctx, key);
         self.supersede(ctx, key, effects);
-        self.flags.get(key).map(|record| record.experiment).filter(|n| *n != 0).into_iter().collect()
     }
-}
-
-/// What of a definition decides who is served what. An experiment's caps and floors bound only what its arms divide: a rule
-/// in front of them, or another value behind them, would go around every one.
-fn served(flag: &Flag) -> impl PartialEq + use<'_> {
-    (
-        (flag.r#type, &flag.variants, &flag.rules, &flag.targeting),
-        (&flag.default_variant, &flag.safe_variant, flag.disabled, flag.stale_after_seconds),
-    )
 }
 
 /// The definition without output fields, if other commands can rely on it.
@@ -207,6 +211,7 @@ pub(super) fn checked(flag: &Flag) -> Result<Flag, Refusal> {
             format!("at most {MAX_FLAG_BYTES} bytes"),
         );
     }
+    known_enums(flag)?;
     // An imported flag may be whatever flagd would load: variants of several types, or none.
     if flag.r#type() == ValueType::Unspecified && !flag.imported {
         return refuse(ErrorCode::InvalidArgument, "flag.type", "", "boolean, string, number or object");
@@ -243,4 +248,21 @@ pub(super) fn checked(flag: &Flag) -> Result<Flag, Refusal> {
         forced: flag.forced.clone(),
         ..Flag::default()
     })
+}
+
+/// Refuses a number that stands for nothing: it would be kept, and read as whatever a later version gives it.
+pub(super) fn known_enums(flag: &Flag) -> Result<(), Refusal> {
+    if ValueType::try_from(flag.r#type).is_err() {
+        return refuse(
+            ErrorCode::InvalidArgument,
+            "flag.type",
+            flag.r#type,
+            "boolean, string, number or object",
+        );
+    }
+    if Purpose::try_from(flag.purpose).is_err() {
+        let known = "no purpose; RELEASE, EXPERIMENT, OPERATIONAL, PERMANENT, or leave it out";
+        return refuse(ErrorCode::InvalidArgument, "flag.purpose", flag.purpose, known);
+    }
+    Ok(())
 }

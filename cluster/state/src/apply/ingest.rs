@@ -197,9 +197,19 @@ impl State {
         }
     }
 
+    /// An outcome joins what was running when it came, never what started while it waited: minutes cannot tell those apart,
+    /// places in the log can.
     fn join_waiting(&mut self, number: u32, unit: u64) {
+        let Some(started) = self.experiments.get(&number).and_then(|record| record.generations.first())
+        else {
+            return;
+        };
+        let started = started.opened_position;
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.meet(unit, |held| {
+            if held.position < started {
+                return false;
+            }
             let routes = self.routes.get(&held.metric).map(Vec::as_slice).unwrap_or_default();
             let Some(route) = routes.iter().find(|route| route.experiment == number).copied() else {
                 return false;
@@ -269,6 +279,7 @@ impl State {
                 value: fact.value,
                 minute,
                 since_ms: self.clock.now_ms(),
+                position: self.position,
                 joined: best.is_some(),
             };
             if let Some(gone) = self.waiting.hold(held)

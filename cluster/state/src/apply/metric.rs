@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{Done, MetricRecord, Refusal, SetMetric};
 use featureops_proto::v1::Metric;
-use featureops_proto::v1::metric::{Direction, Kind};
+use featureops_proto::v1::metric::{Direction, Kind, LateRule};
 use featureops_proto::{Collection, ErrorCode};
 
 use super::{Outcome, refuse};
@@ -70,6 +70,13 @@ impl State {
                 "metric.direction",
                 metric.direction.to_string(),
                 "HIGHER_IS_BETTER or LOWER_IS_BETTER",
+            );
+        }
+        if LateRule::try_from(metric.late_rule).is_err() {
+            return bad(
+                "metric.late_rule",
+                metric.late_rule.to_string(),
+                "COUNT_UNTIL_LIMIT or COUNT_UNTIL_END; leave it out for the first",
             );
         }
         if let Some(scale) = metric.decimal_scale.filter(|scale| *scale > MAX_SCALE) {

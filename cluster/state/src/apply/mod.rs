@@ -6,6 +6,7 @@ mod environment;
 mod experiment;
 mod experiment_metrics;
 mod flag;
+pub(crate) mod held;
 mod identity;
 mod ingest;
 mod layer;

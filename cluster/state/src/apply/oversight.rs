@@ -120,6 +120,12 @@ impl State {
         let version = self.change_flag(ctx, &key, Change::Other("set autonomy"), "");
         effects.push(flag_changed(&key));
         let number = self.flags.get(&key).map_or(0, |f| f.experiment);
+        // Who says the level now means it also beyond the experiment that is running.
+        if given.growth != 0
+            && let Some(record) = self.experiment_mut(number)
+        {
+            record.growth_before = 0;
+        }
         if let Some(ledger) = self.ledgers.get_mut(&number) {
             ledger.dirty = true;
         }

@@ -18,6 +18,7 @@ use featureops_proto::v1::{Flag, Principal, Schedule, principal};
 use featureops_proto::{Collection, ErrorCode, unix_ms};
 use prost::Message as _;
 
+use super::flag::known_enums;
 use super::{Context, Outcome, flag_name, refuse};
 use crate::State;
 use crate::effect::Effect;
@@ -98,6 +99,10 @@ impl State {
                 if !flag.name.is_empty() && parse(&flag.name, Collection::Flags)? != key(&id.0, &given.flag) {
                     return bad("change.flag.name", flag.name.clone(), "is another flag than schedule.flag");
                 }
+                known_enums(flag).map_err(|refusal| Refusal {
+                    field: format!("schedule.change.{}", refusal.field),
+                    ..refusal
+                })?;
                 let paths = change.update_mask.as_ref().map_or(0, |mask| mask.paths.len());
                 if paths > MAX_PATHS {
                     return bad("change.update_mask", paths.to_string(), "at most 64 paths");

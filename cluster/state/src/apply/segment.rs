@@ -37,14 +37,17 @@ impl State {
             Some(record) => {
                 check_etag(&c.etag, &etag(record))?;
                 if record.definition.as_ref().is_none_or(|held| held.clauses != definition.clauses) {
-                    self.check_holds_no_experiment(ctx, &key)?;
+                    self.check_asked_by_held(ctx, &key)?;
                 }
             }
             None if !c.etag.is_empty() => {
                 let message = "no such segment; leave etag empty to create it";
                 return refuse(ErrorCode::NotFound, "name", &segment.name, message);
             }
-            None => self.check_room_for_segment(&key, &segment.name)?,
+            None => {
+                self.check_asked_by_held(ctx, &key)?;
+                self.check_room_for_segment(&key, &segment.name)?;
+            }
         }
         self.check_segments_of_segment(&key, &definition)?;
         let version = held.as_ref().map_or(0, |record| record.version) + 1;
@@ -124,7 +127,7 @@ impl State {
         let took_effect = change.added > 0 || change.removed > 0;
         let unit_count = units.len();
         if took_effect {
-            self.check_holds_no_experiment(ctx, &key)?;
+            self.check_asked_by_held(ctx, &key)?;
             let written = Arc::make_mut(&mut record);
             written.version += 1;
             written.units_version = written.version;
@@ -138,21 +141,6 @@ impl State {
         outcome.done.took_effect = took_effect;
         outcome.done.segment_units = Some(segment_units);
         Ok(outcome)
-    }
-
-    /// Who is in a segment decides what a flag's rules serve, and those stand before an experiment's arms.
-    fn check_holds_no_experiment(&self, ctx: &Context, key: &Key) -> Result<(), Refusal> {
-        if ctx.is_human() {
-            return Ok(());
-        }
-        let held =
-            |flag: &String| self.flag_record(&key.0, flag).is_some_and(|record| record.experiment != 0);
-        match self.flags_asking(&key.0, &key.1).iter().find(|flag| held(flag)) {
-            None => Ok(()),
-            Some(flag) => ctx.require_human(&format!(
-                "changing a segment that flag {flag} asks about while an experiment holds that flag"
-            )),
-        }
     }
 
     fn check_room_for_segment(&self, key: &Key, name: &str) -> Result<(), Refusal> {

@@ -20,6 +20,8 @@ pub struct Held {
     pub minute: u32,
     /// Log time when it came.
     pub since_ms: i64,
+    /// Where in the log it came: an experiment that started behind it has nothing to do with it.
+    pub position: u64,
     /// It was counted in at least one experiment since.
     pub joined: bool,
 }
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     fn held(unit: u64, since_ms: i64) -> Held {
-        Held { unit, metric: 1, value: 1, minute: 1, since_ms, joined: false }
+        Held { unit, metric: 1, value: 1, minute: 1, since_ms, position: 1, joined: false }
     }
 
     #[test]

@@ -32,6 +32,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
     golden.keeps("experiment_in_layer", &experiment_in_layer());
+    golden.keeps("experiment_given_growth", &experiment_given_growth());
     golden.keeps("layer", &layer());
     golden.keeps("holdout", &holdout());
     golden.keeps("flag_sticky", &flag_sticky());
@@ -49,6 +50,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("remembered", &remembered());
     golden.keeps("request", &request());
     golden.keeps("held", &held());
+    golden.keeps("held_at", &held_at());
     golden.keeps("ledger", &ledger());
     golden.keeps("mark", &mark());
     golden.keeps("frozen", &frozen());
@@ -381,7 +383,12 @@ fn experiment() -> ExperimentRecord {
         human_allocation_version: 5,
         layer_slots: Vec::new(),
         allocated_ms: 0,
+        growth_before: 0,
     }
+}
+
+fn experiment_given_growth() -> ExperimentRecord {
+    ExperimentRecord { growth_before: v1::AutonomyLevel::A2Recommend as i32, ..experiment() }
 }
 
 fn experiment_in_layer() -> ExperimentRecord {
@@ -485,7 +492,12 @@ fn held() -> HeldRecord {
         minute: 29_671_201,
         since_ms: 1_780_272_060_000,
         joined: true,
+        position: 0,
     }
+}
+
+fn held_at() -> HeldRecord {
+    HeldRecord { position: 40, ..held() }
 }
 
 fn segment() -> SegmentRecord {

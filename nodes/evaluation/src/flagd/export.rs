@@ -50,7 +50,7 @@ pub fn export_with_segments(
 ) -> Json {
     let mut document = Map::new();
     let form = SyncForm::of(environment).with_segments(segments);
-    let write = |flag: &v1::Flag, others: Others<'_>| Some(definition(flag, rule_of(flag, &form, others)?));
+    let write = |flag: &v1::Flag, others: Others<'_>| entry_of(flag, &form, others);
     document.insert("flags".to_owned(), written(flags, write));
     if !environment.evaluators.is_empty() {
         let rules = environment.evaluators.iter().map(|(name, text)| (name.clone(), parsed(text))).collect();
@@ -229,6 +229,11 @@ fn rule_of(flag: &v1::Flag, form: &SyncForm<'_>, others: Others<'_>) -> Option<O
         return Some(None);
     }
     Some(prerequisites::under(flag, own_rule(flag, form), form, others))
+}
+
+/// The flag's entry in a document. `None` for an archived flag.
+pub(super) fn entry_of(flag: &v1::Flag, form: &SyncForm<'_>, others: Others<'_>) -> Option<Json> {
+    Some(definition(flag, rule_of(flag, form, others)?))
 }
 
 fn own_rule(flag: &v1::Flag, form: &SyncForm<'_>) -> Option<Json> {

@@ -161,6 +161,11 @@ fn by_key(given: Json, path: Path<'_>, warnings: &mut Warnings) -> Outcome<BTree
     Ok(flags)
 }
 
+/// One flag's entry, without what there is to warn of in it.
+pub(super) fn entry(key: &str, given: Json, environment: &str) -> Outcome<v1::Flag> {
+    flag(key, given, environment, &mut Warnings::default())
+}
+
 fn flag(key: &str, given: Json, environment: &str, warnings: &mut Warnings) -> Outcome<v1::Flag> {
     let (root, flags);
     root = Path::Root("");

@@ -13,6 +13,8 @@
 //! What goes out is evaluated by clients on their own, so it must mean there what it means here: [`rules`], [`segments`] and
 //! [`prerequisites`] say how.
 
+mod again;
+mod decides;
 mod document;
 mod export;
 mod import;
@@ -21,6 +23,8 @@ mod rules;
 mod segments;
 mod value;
 
+pub use again::{Again, again};
+pub use decides::always_decides;
 pub use export::{Others, SyncForm, export, export_for_sync, export_with_segments};
 pub use import::{Imported, import};
 pub use segments::left_out;

@@ -105,6 +105,9 @@ pub async fn run_exposure(session: &Session, command: ExposureCommand) -> Result
 
 fn outcome(row: &Row, metric: Option<&str>) -> Result<v1::Outcome, String> {
     let value = match row.text("value")? {
+        None if row.is_empty("value") => {
+            return Err("has an empty value; write the number, or leave the column out for 1 each".to_owned());
+        }
         Some(text) => {
             Some(rows::number(&text).ok_or_else(|| format!("value '{text}' is not a finite number"))?)
         }
@@ -197,7 +200,7 @@ pub const MAX_SHOWN: usize = 10;
 async fn send(session: &Session, args: &SourceArgs, lines: &[u64], facts: Facts) -> Result<(), Failure> {
     let count = facts.len();
     if args.dry_run {
-        return session.say(|page| {
+        return session.show_value(&serde_json::json!({ "events": count, "sent": 0 }), |page| {
             page.line(super::page::Tone::Good, format!("would send {count} events; nothing was sent"));
         });
     }
@@ -226,6 +229,13 @@ mod tests {
     fn first(text: &str) -> Result<v1::Outcome, String> {
         let table = Table::parse(text.as_bytes(), rows::Format::Jsonl, ',')?;
         outcome(table.rows()[0].as_ref().map_err(Clone::clone)?, None)
+    }
+
+    #[test]
+    fn an_empty_value_is_no_value_of_one() {
+        assert!(first(r#"{"unit":"u","metric":"m","value":""}"#).unwrap_err().contains("empty value"));
+        assert_eq!(first(r#"{"unit":"u","metric":"m"}"#).unwrap().value, None);
+        assert_eq!(first(r#"{"unit":"u","metric":"m","value":2}"#).unwrap().value, Some(2.0));
     }
 
     #[test]

@@ -238,6 +238,11 @@ impl Row {
         }
     }
 
+    /// The field is there and holds nothing.
+    pub fn is_empty(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|value| value.as_str() == Some(""))
+    }
+
     /// A field as a time.
     pub fn moment(&self, name: &str) -> Result<Option<Timestamp>, String> {
         match self.text(name)? {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use featureops_evaluation::flagd::always_decides;
 use featureops_proto::v1::{self, rule};
 use serde_json::{Value as Json, json};
 
@@ -63,7 +64,21 @@ pub fn findings(flags: &[v1::Flag], environment: &v1::Environment) -> Vec<Findin
             message: "no flag refers to this shared rule".to_owned(),
         });
     }
+    all.extend(
+        flags.iter().filter(|flag| !flag.archived).filter_map(|flag| before_allocation(flag, environment)),
+    );
     all
+}
+
+/// Targeting that has an answer for everybody leaves nobody to the running experiment.
+fn before_allocation(flag: &v1::Flag, environment: &v1::Environment) -> Option<Finding> {
+    let found = flag.allocation.is_some() && always_decides(&flag.targeting, environment);
+    found.then(|| Finding {
+        flag: key_of(&flag.name).to_owned(),
+        code: "allocation-never-reached",
+        path: "targeting".to_owned(),
+        message: "decides for everybody, so that no unit ever enters the running experiment".to_owned(),
+    })
 }
 
 struct Look<'f> {
@@ -419,6 +434,21 @@ mod tests {
         };
         let held = v1::Flag { allocation: Some(allocation), ..flag(&[], "", &["off", "on"]) };
         assert_eq!(codes(&held), [("allocation-never-reached", "allocation.holdouts[1]".to_owned())]);
+    }
+
+    #[test]
+    fn targeting_that_decides_for_everybody_leaves_nobody_to_the_experiment() {
+        let variants = ["off", "on"];
+        let held = |targeting: &str| {
+            let variants = variants.map(ToOwned::to_owned).to_vec();
+            let allocation = Some(v1::Allocation { variants, ..v1::Allocation::default() });
+            v1::Flag { allocation, ..flag(&[], targeting, &["off", "on"]) }
+        };
+        let never = [("allocation-never-reached", "targeting".to_owned())];
+        assert_eq!(codes(&held(r#"{"fractional":[["off",5000],["on",5000]]}"#)), never);
+        assert_eq!(codes(&held(r#"{"if":[{"var":"a"},"on","off"]}"#)), never);
+        assert_eq!(codes(&held(r#"{"if":[{"var":"a"},"on"]}"#)), []);
+        assert_eq!(codes(&flag(&[], r#"{"if":[true,"on"]}"#, &variants)), []);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::cli::session::Session;
 #[derive(Debug, Args)]
 #[command(after_help = "Looks for:
   rule-never-matches    an earlier rule always wins, or two conditions contradict each other
-  allocation-never-reached  a rule matches everybody before the running experiment
+  allocation-never-reached  a rule or targeting decides for everybody before the running experiment
   weight                entries of a split or fractional that nobody is served by
   variant-never-served  no rule, split, arm, default or safe variant serves it
   variants-unused       a static flag with two or more variants that nobody is served
