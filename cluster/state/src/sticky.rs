@@ -11,16 +11,19 @@ use featureops_proto::v1::{Flag, Rule, Run, Split, rule};
 use crate::allocation::{BUCKETS, MAX_RUNS, move_exactly, runs_of};
 use crate::apply::refuse;
 
-/// Gives every sticky split of a definition its map: from the one that its rule has at present, if it has one. What the
-/// writer sent for a map does not count.
+/// Gives every sticky split of a definition its map: from the one that its rule has at present, if it has one. A map that comes
+/// with the definition, as from another environment, counts only where there is none yet, and when it is of these weights.
 pub fn settle(definition: &mut Flag, present: Option<&Flag>) -> Result<(), Refusal> {
     for (at, rule) in definition.rules.iter_mut().enumerate() {
         let held = present.and_then(|flag| flag.rules.iter().find(|held| held.id == rule.id));
         let Some(rule::Serve::Split(split)) = &mut rule.serve else { continue };
-        split.runs.clear();
+        let brought = std::mem::take(&mut split.runs);
         if split.sticky {
             check(split, at)?;
-            split.runs = map(split, held.and_then(split_of));
+            split.runs = match held.and_then(split_of) {
+                None if is_map(split, &brought) => brought,
+                held => map(split, held),
+            };
         }
     }
     Ok(())
@@ -53,6 +56,17 @@ fn check(split: &Split, rule: usize) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Whether the runs give each variant exactly its weight.
+fn is_map(split: &Split, runs: &[Run]) -> bool {
+    let mut lengths = vec![0_u64; split.variants.len()];
+    let known = runs.iter().all(|run| {
+        let length = lengths.get_mut(run.arm as usize).filter(|_| run.length > 0);
+        length.map(|length| *length += u64::from(run.length)).is_some()
+    });
+    let weights = split.variants.iter().map(|entry| u64::from(entry.weight_basis_points));
+    known && !runs.is_empty() && runs.len() <= MAX_RUNS && weights.eq(lengths)
 }
 
 fn map(split: &Split, held: Option<&Split>) -> Vec<Run> {

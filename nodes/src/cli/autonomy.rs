@@ -154,12 +154,12 @@ pub async fn run(session: &Session, command: AutonomyCommand) -> Result<(), Fail
             } else {
                 super::flag::fetch(session, &flag).await?.autonomy
             };
-            let id = request.id()?;
+            let (id, write) = (request.id()?, request);
             let request = v1::SetFlagAutonomyRequest {
                 name: session.name(Flags, &flag)?,
                 autonomy: Some(levels.over(now)),
                 request_id: id.clone(),
-                validate_only: request.dry_run,
+                validate_only: write.dry_run,
             };
             let flag = session
                 .client
@@ -167,7 +167,10 @@ pub async fn run(session: &Session, command: AutonomyCommand) -> Result<(), Fail
                     AdministrationServiceClient::new(channel).set_flag_autonomy(request).await
                 })
                 .await?;
-            session.show(&flag, |page| describe_flag(page, &flag))
+            session.show(&flag, |page| {
+                describe_flag(page, &flag);
+                rehearsed(page, &write);
+            })
         }
         AutonomyCommand::Limit { levels, action, new_arm_budget, request } => {
             if levels.is_empty() && action.is_empty() && new_arm_budget.is_none() {
@@ -187,7 +190,10 @@ pub async fn run(session: &Session, command: AutonomyCommand) -> Result<(), Fail
                 now.new_arm_budget_basis_points = new_arm_budget;
             }
             let written = write(session, now, &request).await?;
-            session.show(&written, |page| describe(page, &written))
+            session.show(&written, |page| {
+                describe(page, &written);
+                rehearsed(page, &request);
+            })
         }
     }
 }
@@ -217,7 +223,10 @@ pub async fn run_freeze(session: &Session, command: FreezeCommand) -> Result<(),
             }
             now.freezes.push(v1::FreezeWindow { start: Some(start), end: Some(end), reason });
             let written = write(session, now, &request).await?;
-            session.show(&written, |page| freezes(page, &written))
+            session.show(&written, |page| {
+                freezes(page, &written);
+                rehearsed(page, &request);
+            })
         }
         FreezeCommand::Remove { number, request } => {
             if number == 0 || number > now.freezes.len() {
@@ -227,7 +236,10 @@ pub async fn run_freeze(session: &Session, command: FreezeCommand) -> Result<(),
             }
             now.freezes.remove(number - 1);
             let written = write(session, now, &request).await?;
-            session.show(&written, |page| freezes(page, &written))
+            session.show(&written, |page| {
+                freezes(page, &written);
+                rehearsed(page, &request);
+            })
         }
     }
 }
@@ -261,6 +273,13 @@ async fn write(
             AdministrationServiceClient::new(channel).set_oversight(request).await
         })
         .await
+}
+
+/// What stands above is what would be.
+fn rehearsed(page: &mut Page, request: &WriteArgs) {
+    if request.dry_run {
+        page.line(Tone::Warn, "a rehearsal: nothing was written");
+    }
 }
 
 fn action_limit(text: &str) -> Result<(String, Level), Failure> {

@@ -12,7 +12,7 @@ use super::autonomy::level_text;
 use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text, word_of};
-use super::session::{Session, WriteArgs, parse_limit, principal_text};
+use super::session::{Session, WriteArgs, parse_limit, principal_text, verb};
 use super::span::moment_text;
 use crate::rpc::decision_service_client::DecisionServiceClient;
 
@@ -88,7 +88,7 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
                     DecisionServiceClient::new(channel).approve_decision(request).await
                 })
                 .await?;
-            resolved(session, &decision)
+            resolved(session, &decision, args.write.dry_run)
         }
         DecisionCommand::Reject(args) => {
             let (name, id) = (session.name(Decisions, &args.number)?, args.write.id()?);
@@ -104,7 +104,7 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
                     DecisionServiceClient::new(channel).reject_decision(request).await
                 })
                 .await?;
-            resolved(session, &decision)
+            resolved(session, &decision, args.write.dry_run)
         }
         DecisionCommand::Revert(args) => {
             // Whether it costs the flag its level is no part of the decision: the flag itself says so, before and after.
@@ -123,7 +123,7 @@ pub async fn run(session: &Session, command: DecisionCommand) -> Result<(), Fail
                     DecisionServiceClient::new(channel).revert_decision(request).await
                 })
                 .await?;
-            resolved(session, &decision)?;
+            resolved(session, &decision, args.write.dry_run)?;
             if args.write.dry_run {
                 return Ok(());
             }
@@ -523,10 +523,11 @@ fn metric_rows(inputs: &v1::DecisionInputs, metric: &v1::MetricInput) -> Vec<Vec
         .collect()
 }
 
-fn resolved(session: &Session, decision: &v1::Decision) -> Result<(), Failure> {
+fn resolved(session: &Session, decision: &v1::Decision, dry_run: bool) -> Result<(), Failure> {
     session.show(decision, |page| {
         let (status, tone) = status_of(decision);
-        page.line(tone, format!("decision {} is {status}: {}", key_of(&decision.name), headline(decision)));
+        let is = verb(dry_run, "is", "would be");
+        page.line(tone, format!("decision {} {is} {status}: {}", key_of(&decision.name), headline(decision)));
     })
 }
 

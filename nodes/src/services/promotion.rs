@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_proto::log::{self, CompiledAgainst, Done, entry};
-use featureops_proto::v1::{Flag, FlagDifference, PromoteFlagsRequest, PromoteFlagsResponse};
+use featureops_proto::v1::{Flag, FlagDifference, PromoteFlagsRequest, PromoteFlagsResponse, Rule, rule};
 use featureops_proto::{Collection, ErrorCode, Name, environment_of};
 use featureops_state::{MAX_IMPORT_BYTES, State};
 use prost::Message as _;
@@ -116,16 +116,20 @@ fn plan(state: &State, from: &str, to: &str, named: &[String]) -> Result<Promoti
                 return Err(refusal::invalid(&field, &needed.flag, way_out));
             }
         }
-        // What an import brought is kept as flagd would keep it, here as there.
-        if !flag.imported
-            && let Err(error) = featureops_evaluation::check(&flag, &environment)
-        {
-            let field = format!("flags.{id}.{}", error.path);
+        // An import keeps what cannot work as flagd would; a promotion is to work where it arrives.
+        let fault = match featureops_evaluation::check(&flag, &environment) {
+            Err(error) => Some((error.path, error.value, error.message)),
+            Ok(()) => featureops_evaluation::warnings(&flag, &environment)
+                .into_iter()
+                .next()
+                .map(|(path, message)| (path, String::new(), message)),
+        };
+        if let Some((path, value, message)) = fault {
             let way_out = format!(
-                "does not compile in {} ({}); set there what the flag shares with others, or change the flag first",
-                environment.name, error.message
+                "does not compile in {} ({message}); set there what the flag shares with others, or change the flag first",
+                environment.name
             );
-            return Err(refusal::invalid(&field, &error.value, way_out));
+            return Err(refusal::invalid(&format!("flags.{id}.{path}"), &value, way_out));
         }
         let live = present.as_ref().filter(|flag| !flag.archived);
         let fields = differing(live.unwrap_or(&Flag::default()), &flag);
@@ -189,8 +193,24 @@ fn moved(flag: &Flag, to: &str, id: &str, present: Option<&Flag>) -> Flag {
         allocation: None,
         autonomy: None,
         warnings: Vec::new(),
+        // A flagd document has no word for it, so that an import leaves the one that is there.
+        safe_variant: match present {
+            Some(present) if flag.imported && flag.safe_variant.is_none() => present.safe_variant.clone(),
+            _ => flag.safe_variant.clone(),
+        },
         ..flag.clone()
     }
+}
+
+/// The rules as a person wrote them: the map of a sticky split is each environment's own, once it has one.
+fn without_maps(rules: &[Rule]) -> Vec<Rule> {
+    let mut rules = rules.to_vec();
+    for rule in &mut rules {
+        if let Some(rule::Serve::Split(split)) = &mut rule.serve {
+            split.runs.clear();
+        }
+    }
+    rules
 }
 
 /// Names of the fields by which two definitions differ.
@@ -200,7 +220,7 @@ fn differing(one: &Flag, other: &Flag) -> Vec<String> {
         ("variants", one.variants == other.variants),
         ("default_variant", one.default_variant == other.default_variant),
         ("safe_variant", one.safe_variant == other.safe_variant),
-        ("rules", one.rules == other.rules),
+        ("rules", without_maps(&one.rules) == without_maps(&other.rules)),
         ("disabled", one.disabled == other.disabled),
         ("description", one.description == other.description),
         ("owner", one.owner == other.owner),

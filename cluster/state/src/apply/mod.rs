@@ -306,7 +306,14 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::ArchiveFlag(c) => ("flag.archive", c.name.clone()),
         C::SetSegment(c) => ("segment.set", c.segment.as_ref().map(|s| s.name.clone()).unwrap_or_default()),
         C::DeleteSegment(c) => ("segment.delete", c.name.clone()),
-        C::UpdateSegmentUnits(c) => ("segment.update_units", c.name.clone()),
+        C::UpdateSegmentUnits(c) => {
+            let action = match (c.add.is_empty(), c.remove.is_empty()) {
+                (false, true) => "segment.add_units",
+                (true, false) => "segment.remove_units",
+                _ => "segment.update_units",
+            };
+            (action, c.name.clone())
+        }
         C::RevertFlag(c) => ("flag.revert", c.name.clone()),
         C::SetMetric(c) => ("metric.set", c.metric.as_ref().map(|m| m.name.clone()).unwrap_or_default()),
         C::CreateExperiment(c) => {

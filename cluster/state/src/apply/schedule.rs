@@ -35,6 +35,9 @@ const MAX_PATHS: usize = 64;
 /// Characters of a reason that are kept.
 const MAX_REASON: usize = 500;
 
+/// 9999-12-31T23:59:59Z: the last that RFC 3339, and so every client, can write.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 impl State {
     pub(super) fn create_schedule(&mut self, ctx: &Context, c: &CreateSchedule) -> Result<Outcome, Refusal> {
         let Some(given) = &c.schedule else {
@@ -90,6 +93,9 @@ impl State {
                 time.to_string(),
                 "lies in the past; write the flag instead, or choose a later time",
             );
+        }
+        if time.seconds > LAST_SECOND {
+            return bad("time", time.seconds.to_string(), "lies beyond the year 9999");
         }
         match &given.action {
             Some(Action::Change(change)) => {

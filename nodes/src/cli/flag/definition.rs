@@ -63,7 +63,7 @@ impl Purpose {
 Rules: conditions joined by 'and', an arrow, and a variant, a split in basis points (or percent), or a ramp:
   --rule 'country = \"DE\" -> ramp on from 1% at \"2026-12-01T08:00:00Z\" to 100% at \"2026-12-08T08:00:00Z\" else off'
 which grows by itself, second by second; a unit that has its variant keeps it.
-'sticky' instead of 'split' keeps who has what: '-> sticky new=10%,old=90%', written again under the same id with other
+'sticky' instead of 'split' keeps who has what: 'beta: always -> sticky new=10%,old=90%', written again under the same id with other
 weights, moves as few units as it must, and a variant that grows loses none.
 Operators: = != < <= > >= in, not in, starts_with, ends_with, contains, exists, not exists;
 and in-segment(NAME,...), not in-segment(NAME,...).
@@ -218,10 +218,20 @@ pub fn named(args: &Fields, name: String) -> Result<(v1::Flag, Vec<String>), Fai
     for (place, text) in args.rule.iter().enumerate() {
         let rule = parse_rule(text, &format!("rule-{}", place + 1))
             .map_err(|error| Failure::usage(format!("--rule {}: {error}", place + 1)))?;
+        let default = format!("rule-{}", place + 1);
+        let sticky = matches!(&rule.serve, Some(v1::rule::Serve::Split(split)) if split.sticky);
+        if sticky && rule.id == default && !text.trim_start().starts_with(&default) {
+            return Err(Failure::usage(format!(
+                "--rule {}: a sticky split keeps its map under its rule's id, which must be written: 'beta: always -> sticky …'",
+                place + 1
+            )));
+        }
         flag.rules.push(rule);
     }
     if !args.rule.is_empty() {
         named("rules");
+        // One or the other: what is given takes the other's place.
+        named("targeting");
     }
     if let Some(owner) = &args.owner {
         flag.owner.clone_from(owner);
@@ -249,6 +259,9 @@ pub fn named(args: &Fields, name: String) -> Result<(v1::Flag, Vec<String>), Fai
             None => targeting.clone(),
         };
         named("targeting");
+        if args.rule.is_empty() {
+            named("rules");
+        }
     }
     if !args.prerequisite.is_empty() || args.no_prerequisites {
         flag.prerequisites =
@@ -421,7 +434,7 @@ mod tests {
         let options = ["checkout", "--update", "--purpose", "release", "--metadata", "team=payments"];
         let targeting = ["--metadata", "level=3", "--targeting", r#"{"if":[true,"on"]}"#];
         let (flag, mask) = parsed(&[options.as_slice(), &targeting].concat()).unwrap();
-        assert_eq!(mask, ["targeting", "metadata", "purpose"]);
+        assert_eq!(mask, ["targeting", "rules", "metadata", "purpose"]);
         assert_eq!(flag.targeting, r#"{"if":[true,"on"]}"#);
         assert_eq!(flag.metadata.as_ref().unwrap().fields["level"], 3.0.into());
         let mut folder = tempfile::NamedTempFile::new().unwrap();
