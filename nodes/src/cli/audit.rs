@@ -6,9 +6,10 @@ use clap::Subcommand;
 use featureops_proto::v1;
 
 use super::failure::{Exit, Failure};
+use super::listing::{listed, parse_limit};
 use super::page::{Cell, Tone};
 use super::render::count_text;
-use super::session::{MAX_LISTED, Session, parse_limit, principal_text};
+use super::session::{Session, principal_text};
 use super::span::moment_text;
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
@@ -88,27 +89,14 @@ async fn tail(session: &Session, from: u64) -> Result<(), Failure> {
 }
 
 async fn list(session: &Session, limit: usize) -> Result<(), Failure> {
-    let limit = limit.min(MAX_LISTED);
-    let mut all = v1::ListAuditResponse::default();
-    loop {
-        let wanted = limit.saturating_sub(all.records.len()).clamp(1, 500);
-        let request = v1::ListAuditRequest {
-            page_size: i32::try_from(wanted).unwrap_or(500),
-            page_token: std::mem::take(&mut all.next_page_token),
+    let all = listed(limit, 500, async |page_size, page_token| {
+        let request = v1::ListAuditRequest { page_size, page_token };
+        let act = |channel, request| async move {
+            AdministrationServiceClient::new(channel).list_audit(request).await
         };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                AdministrationServiceClient::new(channel).list_audit(request).await
-            })
-            .await?;
-        all.records.append(&mut page.records);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.records.len() >= limit {
-            break;
-        }
-    }
-    all.records.truncate(limit);
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| page.table(&HEADINGS, all.records.iter().map(row).collect(), "no records yet"))
 }
 

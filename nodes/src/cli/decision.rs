@@ -10,9 +10,10 @@ use featureops_proto::v1;
 
 use super::autonomy::level_text;
 use super::failure::{Exit, Failure};
+use super::listing::{listed, parse_limit};
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text, word_of};
-use super::session::{Session, WriteArgs, parse_limit, principal_text, verb};
+use super::session::{Session, WriteArgs, principal_text, verb};
 use super::span::moment_text;
 use crate::rpc::decision_service_client::DecisionServiceClient;
 
@@ -188,30 +189,20 @@ async fn list(
         Some(Status::Reverted) => S::Reverted,
         Some(Status::Superseded) => S::Superseded,
     };
-    let limit = limit.min(super::session::MAX_LISTED);
-    let mut all = v1::ListDecisionsResponse::default();
-    loop {
-        let wanted = limit.saturating_sub(all.decisions.len()).clamp(1, 100);
+    let all = listed(limit, 100, async |page_size, page_token| {
         let request = v1::ListDecisionsRequest {
             parent: session.parent(),
             flag: flag.as_deref().map(key_of).unwrap_or_default().to_owned(),
-            page_size: i32::try_from(wanted).unwrap_or(100),
-            page_token: std::mem::take(&mut all.next_page_token),
+            page_size,
+            page_token,
             status: status.into(),
         };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                DecisionServiceClient::new(channel).list_decisions(request).await
-            })
-            .await?;
-        all.decisions.append(&mut page.decisions);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.decisions.len() >= limit {
-            break;
-        }
-    }
-    all.decisions.truncate(limit);
+        let act = |channel, request| async move {
+            DecisionServiceClient::new(channel).list_decisions(request).await
+        };
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let rows = all
             .decisions

@@ -10,9 +10,10 @@ use featureops_proto::{environment_of, v1};
 
 use super::failure::Failure;
 use super::flag::{metadata, metadata_text};
+use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of};
-use super::session::{MAX_LISTED, Session, WriteArgs, verb};
+use super::session::{Session, WriteArgs, verb};
 use super::span::moment_text;
 use crate::rpc::environment_service_client::EnvironmentServiceClient;
 
@@ -128,24 +129,14 @@ pub async fn fetch(session: &Session, name: &str) -> Result<v1::Environment, Fai
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
-    let mut all = v1::ListEnvironmentsResponse::default();
-    loop {
-        let request = v1::ListEnvironmentsRequest {
-            page_size: 100,
-            page_token: std::mem::take(&mut all.next_page_token),
+    let all = listed(MAX_LISTED, 100, async |page_size, page_token| {
+        let request = v1::ListEnvironmentsRequest { page_size, page_token };
+        let act = |channel, request| async move {
+            EnvironmentServiceClient::new(channel).list_environments(request).await
         };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                EnvironmentServiceClient::new(channel).list_environments(request).await
-            })
-            .await?;
-        all.environments.append(&mut page.environments);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.environments.len() >= MAX_LISTED {
-            break;
-        }
-    }
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let rows = all
             .environments

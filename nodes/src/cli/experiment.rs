@@ -10,9 +10,10 @@ use featureops_proto::v1;
 use super::autonomy::Level;
 use super::failure::Failure;
 use super::layer::{self, PlacementArgs, parse_share};
+use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, basis_points_of_percent, key_of, share_text, word_of};
-use super::session::{MAX_LISTED, Session, WriteArgs, progress, verb};
+use super::session::{Session, WriteArgs, progress, verb};
 use super::span::{moment_text, parse_span, span_text};
 use super::{experiment_ramp, experiment_status};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
@@ -279,25 +280,14 @@ pub async fn start(
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
-    let mut all = v1::ListExperimentsResponse::default();
-    loop {
-        let request = v1::ListExperimentsRequest {
-            parent: session.parent(),
-            page_size: 200,
-            page_token: std::mem::take(&mut all.next_page_token),
+    let all = listed(MAX_LISTED, 200, async |page_size, page_token| {
+        let request = v1::ListExperimentsRequest { parent: session.parent(), page_size, page_token };
+        let act = |channel, request| async move {
+            ExperimentServiceClient::new(channel).list_experiments(request).await
         };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                ExperimentServiceClient::new(channel).list_experiments(request).await
-            })
-            .await?;
-        all.experiments.append(&mut page.experiments);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.experiments.len() >= MAX_LISTED {
-            break;
-        }
-    }
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let rows = all
             .experiments

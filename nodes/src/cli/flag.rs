@@ -19,10 +19,11 @@ use featureops_proto::v1;
 pub use definition::{Fields, metadata, named};
 
 use super::failure::Failure;
+use super::listing::{MAX_LISTED, listed, parse_limit};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of, value_of_json, value_text, word_of};
 use super::rule::describe_rule;
-use super::session::{MAX_LISTED, Session, WriteArgs, parse_limit, principal_text, verb};
+use super::session::{Session, WriteArgs, principal_text, verb};
 use super::span::{moment_text, span_text};
 use crate::rpc::evaluation_service_client::EvaluationServiceClient;
 use crate::rpc::flag_service_client::FlagServiceClient;
@@ -170,27 +171,13 @@ pub async fn fetch(session: &Session, key: &str) -> Result<v1::Flag, Failure> {
 
 /// Reads all flags of the environment.
 async fn fetch_all(session: &Session, archived: bool) -> Result<v1::ListFlagsResponse, Failure> {
-    let mut all = v1::ListFlagsResponse::default();
-    loop {
-        let request = v1::ListFlagsRequest {
-            parent: session.parent(),
-            page_size: 200,
-            page_token: std::mem::take(&mut all.next_page_token),
-            show_archived: archived,
-        };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                FlagServiceClient::new(channel).list_flags(request).await
-            })
-            .await?;
-        all.flags.append(&mut page.flags);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.flags.len() >= MAX_LISTED {
-            break;
-        }
-    }
-    Ok(all)
+    listed(MAX_LISTED, 200, async |page_size, page_token| {
+        let request =
+            v1::ListFlagsRequest { parent: session.parent(), page_size, page_token, show_archived: archived };
+        let act = |channel, request| async move { FlagServiceClient::new(channel).list_flags(request).await };
+        session.client.read(request, act).await
+    })
+    .await
 }
 
 async fn list(session: &Session, archived: bool) -> Result<(), Failure> {
@@ -408,28 +395,14 @@ pub fn show_steps(page: &mut Page, steps: &[v1::ExplainStep]) {
 }
 
 async fn history(session: &Session, key: &str, limit: usize) -> Result<(), Failure> {
-    let limit = limit.min(MAX_LISTED);
-    let mut all = v1::ListFlagVersionsResponse::default();
-    loop {
-        let wanted = limit.saturating_sub(all.versions.len()).clamp(1, 100);
-        let request = v1::ListFlagVersionsRequest {
-            name: session.name(Flags, key)?,
-            page_size: i32::try_from(wanted).unwrap_or(100),
-            page_token: std::mem::take(&mut all.next_page_token),
+    let all = listed(limit, 100, async |page_size, page_token| {
+        let request = v1::ListFlagVersionsRequest { name: session.name(Flags, key)?, page_size, page_token };
+        let act = |channel, request| async move {
+            FlagServiceClient::new(channel).list_flag_versions(request).await
         };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                FlagServiceClient::new(channel).list_flag_versions(request).await
-            })
-            .await?;
-        all.versions.append(&mut page.versions);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.versions.len() >= limit {
-            break;
-        }
-    }
-    all.versions.truncate(limit);
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let rows = all
             .versions

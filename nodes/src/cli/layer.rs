@@ -6,9 +6,10 @@ use featureops_proto::v1;
 
 use super::experiment::ChangeArgs;
 use super::failure::{Exit, Failure};
+use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{key_of, share_text};
-use super::session::{MAX_LISTED, Session, verb};
+use super::session::{Session, verb};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
 use crate::rpc::layer_service_client::LayerServiceClient;
 
@@ -156,22 +157,13 @@ async fn fetch(session: &Session, key: &str) -> Result<v1::Layer, Failure> {
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
-    let mut all = v1::ListLayersResponse::default();
-    loop {
-        let request = v1::ListLayersRequest {
-            parent: session.parent(),
-            page_size: 200,
-            page_token: std::mem::take(&mut all.next_page_token),
-        };
+    let all = listed(MAX_LISTED, 200, async |page_size, page_token| {
+        let request = v1::ListLayersRequest { parent: session.parent(), page_size, page_token };
         let act =
             |channel, request| async move { LayerServiceClient::new(channel).list_layers(request).await };
-        let mut page = session.client.read(request, act).await?;
-        all.layers.append(&mut page.layers);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.layers.len() >= MAX_LISTED {
-            break;
-        }
-    }
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let row = |layer: &v1::Layer| {
             vec![
@@ -294,22 +286,13 @@ async fn fetch_holdout(session: &Session, key: &str) -> Result<v1::Holdout, Fail
 }
 
 async fn list_holdouts(session: &Session) -> Result<(), Failure> {
-    let mut all = v1::ListHoldoutsResponse::default();
-    loop {
-        let request = v1::ListHoldoutsRequest {
-            parent: session.parent(),
-            page_size: 200,
-            page_token: std::mem::take(&mut all.next_page_token),
-        };
+    let all = listed(MAX_LISTED, 200, async |page_size, page_token| {
+        let request = v1::ListHoldoutsRequest { parent: session.parent(), page_size, page_token };
         let act =
             |channel, request| async move { LayerServiceClient::new(channel).list_holdouts(request).await };
-        let mut page = session.client.read(request, act).await?;
-        all.holdouts.append(&mut page.holdouts);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.holdouts.len() >= MAX_LISTED {
-            break;
-        }
-    }
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let row = |holdout: &v1::Holdout| {
             vec![

@@ -8,9 +8,10 @@ use featureops_proto::Collection::Metrics;
 use featureops_proto::v1;
 
 use super::failure::Failure;
+use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, key_of, word_of};
-use super::session::{MAX_LISTED, Session, WriteArgs, verb};
+use super::session::{Session, WriteArgs, verb};
 use super::span::{parse_span, span_text};
 use crate::rpc::metric_service_client::MetricServiceClient;
 
@@ -137,25 +138,13 @@ pub async fn write(
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
-    let mut all = v1::ListMetricsResponse::default();
-    loop {
-        let request = v1::ListMetricsRequest {
-            parent: session.parent(),
-            page_size: 200,
-            page_token: std::mem::take(&mut all.next_page_token),
-        };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                MetricServiceClient::new(channel).list_metrics(request).await
-            })
-            .await?;
-        all.metrics.append(&mut page.metrics);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.metrics.len() >= MAX_LISTED {
-            break;
-        }
-    }
+    let all = listed(MAX_LISTED, 200, async |page_size, page_token| {
+        let request = v1::ListMetricsRequest { parent: session.parent(), page_size, page_token };
+        let act =
+            |channel, request| async move { MetricServiceClient::new(channel).list_metrics(request).await };
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let rows = all
             .metrics

@@ -26,6 +26,7 @@ mod facts;
 pub mod failure;
 mod flag;
 mod layer;
+mod listing;
 mod metric;
 mod page;
 mod reading;

@@ -8,9 +8,10 @@ use prost_types::{FieldMask, Timestamp};
 
 use super::failure::Failure;
 use super::flag::{Fields, named};
+use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{key_of, word_of};
-use super::session::{MAX_LISTED, Session, WriteArgs, principal_text, verb};
+use super::session::{Session, WriteArgs, principal_text, verb};
 use super::span::{moment_text, parse_moment};
 use crate::rpc::schedule_service_client::ScheduleServiceClient;
 
@@ -149,27 +150,20 @@ async fn create(session: &Session, args: CreateArgs) -> Result<(), Failure> {
 }
 
 async fn list(session: &Session, flag: String, show_finished: bool) -> Result<(), Failure> {
-    let mut all = v1::ListSchedulesResponse::default();
-    loop {
+    let all = listed(MAX_LISTED, 200, async |page_size, page_token| {
         let request = v1::ListSchedulesRequest {
             parent: session.parent(),
-            page_size: 200,
-            page_token: std::mem::take(&mut all.next_page_token),
+            page_size,
+            page_token,
             flag: flag.clone(),
             show_finished,
         };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                ScheduleServiceClient::new(channel).list_schedules(request).await
-            })
-            .await?;
-        all.schedules.append(&mut page.schedules);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.schedules.len() >= MAX_LISTED {
-            break;
-        }
-    }
+        let act = |channel, request| async move {
+            ScheduleServiceClient::new(channel).list_schedules(request).await
+        };
+        session.client.read(request, act).await
+    })
+    .await?;
     session.show(&all, |page| {
         let mut sorted: Vec<&v1::Schedule> = all.schedules.iter().collect();
         sorted.sort_by_key(|schedule| schedule.time.map(|time| (time.seconds, time.nanos)));

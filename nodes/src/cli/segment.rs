@@ -10,10 +10,11 @@ use featureops_proto::v1;
 
 use super::failure::{Exit, Failure};
 use super::flag::{ContextArgs, show_steps};
+use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{self, count_text, key_of};
 use super::rule::{describe_clause, parse_clause};
-use super::session::{MAX_LISTED, Session, WriteArgs, verb};
+use super::session::{Session, WriteArgs, verb};
 use super::span::moment_text;
 use crate::rpc::segment_service_client::SegmentServiceClient;
 
@@ -110,25 +111,13 @@ async fn fetch(session: &Session, key: &str) -> Result<v1::Segment, Failure> {
 
 /// All of the environment.
 pub async fn fetch_all(session: &Session) -> Result<v1::ListSegmentsResponse, Failure> {
-    let mut all = v1::ListSegmentsResponse::default();
-    loop {
-        let request = v1::ListSegmentsRequest {
-            parent: session.parent(),
-            page_size: 100,
-            page_token: std::mem::take(&mut all.next_page_token),
-        };
-        let mut page = session
-            .client
-            .read(request, |channel, request| async move {
-                SegmentServiceClient::new(channel).list_segments(request).await
-            })
-            .await?;
-        all.segments.append(&mut page.segments);
-        all.next_page_token = page.next_page_token;
-        if all.next_page_token.is_empty() || all.segments.len() >= MAX_LISTED {
-            return Ok(all);
-        }
-    }
+    listed(MAX_LISTED, 100, async |page_size, page_token| {
+        let request = v1::ListSegmentsRequest { parent: session.parent(), page_size, page_token };
+        let act =
+            |channel, request| async move { SegmentServiceClient::new(channel).list_segments(request).await };
+        session.client.read(request, act).await
+    })
+    .await
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {

@@ -57,20 +57,6 @@ impl RequestArgs {
     }
 }
 
-/// Most items a listing fetches: beyond it one asks for less, or pages over the API.
-pub const MAX_LISTED: usize = 100_000;
-
-/// How many are to be listed.
-///
-/// # Errors
-/// It is no number, or none at all: a list of nothing looks as if there were nothing.
-pub fn parse_limit(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(format!("a number from 1 to {MAX_LISTED}")),
-    }
-}
-
 impl Session {
     pub fn new(settings: Settings) -> Result<Self, Failure> {
         let client = Client::new(&settings)?;
