@@ -197,14 +197,6 @@ impl<F: Fold> Member<F> {
         self.opened()?.ingest(batch).await.map_err(|error| self.ended(error))
     }
 
-    /// As [`Cluster::linearizable`].
-    ///
-    /// # Errors
-    /// As there; `Waiting` while the disk takes no writes.
-    pub async fn linearizable(&self) -> Result<u64, ProposeError> {
-        self.opened()?.linearizable().await.map_err(|error| self.ended(error))
-    }
-
     /// As [`Cluster::read`]: also while nothing can be written.
     pub fn read<T>(&self, look: impl FnOnce(&F) -> T) -> T {
         // The look is made beside the lock: it may be long, and a change of what is opened must not wait for it.

@@ -60,7 +60,7 @@ use crate::webhook;
 
 /// Bytes of one message about evaluation: a context and two names.
 const EVALUATION_BYTES_MAX: usize = 256 << 10;
-/// Bytes of one message about metrics, experiments, decisions and administration.
+/// Bytes of one message about metrics, experiments, layers, schedules, decisions and administration.
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one message that asks for a set of flags: a name and a selector.
 const SYNC_BYTES_MAX: usize = 64 << 10;
@@ -149,7 +149,7 @@ fn front(
     sync: FlagSyncServiceServer<Sync>,
 ) -> Result<Front, String> {
     let bytes = host.limits.request_bytes;
-    // Only facts, flags and sets of flags are large; nothing else has a reason to be.
+    // Only facts, flags, sets of flags and lists of units are large; nothing else has a reason to be.
     let (evaluation, small) = (bytes.min(EVALUATION_BYTES_MAX), bytes.min(SMALL_BYTES_MAX));
     let descriptors = featureops_proto::DESCRIPTORS;
     let reflection = || {

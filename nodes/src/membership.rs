@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use featureops_evaluation::{CompiledSegment, Snapshot, UnitList, compile_segment};
 use featureops_proto::v1::Segment;
 use featureops_proto::{Collection, Name};
-use featureops_state::{Shards, State};
+use featureops_state::{MAX_SEGMENTS, Shards, State};
 
 use crate::face;
 
@@ -17,9 +17,6 @@ pub type Id = (String, String);
 
 /// A segment as State had it; absent: it is gone.
 pub type Read = (Id, Option<(Segment, Option<(Shards, u64)>)>);
-
-/// Segments read at once. State bounds those of an environment.
-const READ_MAX: usize = 1_000;
 
 /// Reads one.
 #[must_use]
@@ -31,7 +28,7 @@ pub fn read(state: &State, id: &Id) -> Read {
 /// Reads those of an environment, and those of it that `before` has and State has not.
 #[must_use]
 pub fn read_all(state: &State, environment: &str, before: &Snapshot) -> Vec<Read> {
-    let there = state.segments(environment, "", READ_MAX);
+    let there = state.segments(environment, "", MAX_SEGMENTS);
     let mut ids: BTreeSet<Id> = there
         .iter()
         .filter_map(|segment| Name::parse(&segment.name, Collection::Segments).ok())

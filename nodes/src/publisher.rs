@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use featureops_evaluation::{CompiledFlag, Key, Snapshot, compile};
 use featureops_proto::v1::{Environment, Experiment, Flag, Metric};
-use featureops_proto::{Collection, Name};
+use featureops_proto::{Collection, Name, id_of};
 use featureops_state::{Effect, State};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -35,7 +35,7 @@ pub const INTERVAL: Duration = Duration::from_millis(10);
 /// Names marked dirty one by one; beyond it everything is read again, which is then cheaper too.
 const DIRTY_MAX: usize = 4_096;
 /// Flags read from State in one go, so that no read holds it for long.
-const READ_MAX: usize = 512;
+pub(crate) const READ_MAX: usize = 512;
 
 /// What evaluations and the door of facts read. Never changed once published.
 #[derive(Default)]
@@ -328,7 +328,7 @@ impl Publisher {
         read_pages(
             source,
             |state, after| state.flags(environment, after, READ_MAX, true),
-            |flag| id_of(&flag.name, Collection::Flags),
+            |flag| id_of(&flag.name, Collection::Flags).to_owned(),
             |flag| self.take(flag, registry, seen),
         );
     }
@@ -349,13 +349,13 @@ impl Publisher {
             read_pages(
                 source,
                 |state, after| state.metrics(environment, after, READ_MAX),
-                |metric| id_of(&metric.name, Collection::Metrics),
+                |metric| id_of(&metric.name, Collection::Metrics).to_owned(),
                 |metric| seen.metrics.push(metric),
             );
             read_pages(
                 source,
                 |state, after| state.experiments(environment, after, READ_MAX),
-                |experiment| id_of(&experiment.name, Collection::Experiments),
+                |experiment| id_of(&experiment.name, Collection::Experiments).to_owned(),
                 |experiment| seen.experiments.push(experiment),
             );
         }
@@ -395,7 +395,8 @@ fn read_segments(source: &dyn Source, environment: &str, before: &Snapshot, seen
     source.with(&mut |state| seen.segments.extend(membership::read_all(state, environment, before)));
 }
 
-fn read_pages<T>(
+/// Hands over what `read` gives, page by page of [`READ_MAX`].
+pub(crate) fn read_pages<T>(
     source: &dyn Source,
     read: impl Fn(&State, &str) -> Vec<T>,
     id: impl Fn(&T) -> String,
@@ -414,10 +415,6 @@ fn read_pages<T>(
             _ => return,
         }
     }
-}
-
-fn id_of(name: &str, collection: Collection) -> String {
-    Name::parse(name, collection).map(|name| name.id.to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

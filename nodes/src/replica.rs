@@ -1,4 +1,4 @@
-//! The replica: this node's copy of the state and its way into the log. The only file that speaks with `cluster`.
+//! The replica: this node's copy of the state and its way into the log. Alone proposes and reads.
 
 use featureops_cluster::{Health, Member, ProposeError};
 use featureops_proto::log::{Batch, BatchReply, Reply};
@@ -45,14 +45,6 @@ impl Replica {
     #[must_use]
     pub fn copy(&self) -> State {
         State::clone(&self.0.frozen())
-    }
-
-    /// Waits until this node holds everything that was acknowledged before the call.
-    ///
-    /// # Errors
-    /// No leader answers for it.
-    pub async fn catch_up(&self) -> Result<u64, Failure> {
-        self.0.linearizable().await.map_err(failure)
     }
 
     /// How the log and the fold are.

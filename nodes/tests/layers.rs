@@ -19,17 +19,16 @@ use featureops::rpc::environment_service_client::EnvironmentServiceClient;
 use featureops::rpc::layer_service_client::LayerServiceClient;
 use featureops_evaluation::{Context, Snapshot, compile, evaluate as evaluate_here, flagd};
 use featureops_proto::v1::{
-    Arm, CreateExperimentRequest, DeleteLayerRequest, Environment, EvaluateResponse, Experiment,
-    ExplainRequest, ExportFlagsRequest, Flag, GetFlagRequest, GetHoldoutRequest, GetLayerRequest, Holdout,
-    Layer, ListHoldoutsRequest, ListLayersRequest, Reason, Rule, SetHoldoutRequest, SetLayerRequest,
-    SetLayerShareRequest, Split, StartExperimentRequest, StopExperimentRequest, WeightedVariant, metric,
-    rule,
+    DeleteLayerRequest, Environment, EvaluateResponse, Experiment, ExplainRequest, ExportFlagsRequest, Flag,
+    GetFlagRequest, GetHoldoutRequest, GetLayerRequest, Holdout, Layer, ListHoldoutsRequest,
+    ListLayersRequest, Reason, Rule, SetHoldoutRequest, SetLayerRequest, SetLayerShareRequest, Split,
+    StopExperimentRequest, WeightedVariant, metric, rule,
 };
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
-use world::{World, checkout, context, evaluate, set};
+use world::{World, checkout, context, evaluate, experiment, set};
 
 const UNITS: usize = 1_000;
 
@@ -62,21 +61,10 @@ fn agent<T>(message: T) -> Request<T> {
 /// A flag with a running experiment of its id.
 async fn run(world: &World, id: &str, change: impl FnOnce(&mut Experiment)) {
     world.flags().set_flag(set(flag(id))).await.unwrap();
-    let arm = |variant: &str| Arm { variant: variant.into(), established: true };
-    let mut experiment = Experiment {
-        name: format!("environments/test/experiments/{id}"),
-        flag: id.into(),
-        arms: vec![arm("off"), arm("on")],
-        primary_metric: "revenue".into(),
-        cool_down_seconds: Some(0),
-        ..Experiment::default()
-    };
+    let mut experiment = experiment(id, id);
     change(&mut experiment);
-    let create = CreateExperimentRequest { experiment: Some(experiment), ..Default::default() };
-    world.experiments().create_experiment(create).await.unwrap();
-    let name = format!("environments/test/experiments/{id}");
-    let start = StartExperimentRequest { name, ..Default::default() };
-    world.experiments().start_experiment(start).await.unwrap();
+    world.create(experiment).await;
+    world.start_experiment(id).await;
 }
 
 fn flag(id: &str) -> Flag {

@@ -14,15 +14,14 @@ use featureops::rpc::environment_service_client::EnvironmentServiceClient;
 use featureops::rpc::layer_service_client::LayerServiceClient;
 use featureops::rpc::segment_service_client::SegmentServiceClient;
 use featureops_proto::v1::{
-    Arm, Condition, CreateExperimentRequest, Environment, Experiment, ExportFlagsRequest, Flag,
-    GetFlagRequest, ImportFlagsRequest, ImportFlagsResponse, Layer, Prerequisite, Ramp, Reason, Rule,
-    Segment, SegmentClause, SetAllocationRequest, SetEnvironmentRequest, SetLayerRequest, SetSegmentRequest,
-    Split, StartExperimentRequest, TripFlagRequest, WeightedVariant, condition::Operator, metric,
-    rule::Serve,
+    Condition, Environment, ExportFlagsRequest, Flag, GetFlagRequest, ImportFlagsRequest,
+    ImportFlagsResponse, Layer, Prerequisite, Ramp, Reason, Rule, Segment, SegmentClause,
+    SetAllocationRequest, SetEnvironmentRequest, SetLayerRequest, SetSegmentRequest, Split, TripFlagRequest,
+    WeightedVariant, condition::Operator, metric, rule::Serve,
 };
-use prost_types::{Timestamp, Value};
+use prost_types::Timestamp;
 use serde_json::{Value as Json, json};
-use world::{World, checkout, evaluate, set};
+use world::{World, checkout, condition, evaluate, experiment, set};
 
 fn flag(id: &str) -> Flag {
     Flag { name: format!("environments/test/flags/{id}"), ..checkout() }
@@ -30,10 +29,6 @@ fn flag(id: &str) -> Flag {
 
 fn rule(id: &str, conditions: Vec<Condition>, serve: Serve) -> Rule {
     Rule { id: id.to_owned(), conditions, serve: Some(serve) }
-}
-
-fn condition(attribute: &str, operator: Operator, value: &str) -> Condition {
-    Condition { attribute: attribute.into(), operator: operator.into(), values: vec![Value::from(value)] }
 }
 
 fn on() -> Serve {
@@ -147,23 +142,12 @@ async fn furnished() -> World {
 }
 
 async fn run(world: &World, id: &str) {
-    let name = format!("environments/test/experiments/{id}");
-    let arm = |variant: &str| Arm { variant: variant.into(), established: true };
-    let mut experiment = Experiment {
-        name: name.clone(),
-        flag: id.to_owned(),
-        arms: vec![arm("off"), arm("on")],
-        primary_metric: "revenue".to_owned(),
-        cool_down_seconds: Some(0),
-        ..Experiment::default()
-    };
+    let mut experiment = experiment(id, id);
     if id == "held-layer" {
         (experiment.layer, experiment.layer_share_basis_points) = ("page".to_owned(), 5_000);
     }
-    let create = CreateExperimentRequest { experiment: Some(experiment), ..Default::default() };
-    world.experiments().create_experiment(create).await.unwrap();
-    let start = StartExperimentRequest { name, ..Default::default() };
-    world.experiments().start_experiment(start).await.unwrap();
+    world.create(experiment).await;
+    world.start_experiment(id).await;
 }
 
 async fn weigh(world: &World, id: &str, weights: [u32; 2]) {

@@ -19,18 +19,13 @@ use featureops_proto::v1::{
     ListSegmentsRequest, Reason, Rule, Segment, SegmentClause, SetSegmentRequest, TestSegmentRequest,
     UpdateSegmentUnitsRequest, condition::Operator, rule::Serve,
 };
-use prost_types::Value;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
-use world::{World, checkout, context, evaluate, set};
+use world::{World, checkout, condition, context, evaluate, set};
 
 fn name(id: &str) -> String {
     format!("environments/test/segments/{id}")
-}
-
-fn condition(attribute: &str, operator: Operator, value: &str) -> Condition {
-    Condition { attribute: attribute.into(), operator: operator.into(), values: vec![Value::from(value)] }
 }
 
 fn define(id: &str, conditions: Vec<Condition>) -> SetSegmentRequest {

@@ -7,7 +7,7 @@ mod name;
 mod time;
 
 pub use error::ErrorCode;
-pub use name::{Collection, Name, NameError, environment_of};
+pub use name::{Collection, Name, NameError, environment_of, id_of};
 pub use time::{timestamp, timestamp_if_set, unix_ms};
 
 // Nested as the packages are: the generated code refers to its neighbours by relative path.

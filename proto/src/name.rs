@@ -102,6 +102,12 @@ impl<'a> Name<'a> {
     }
 }
 
+/// The id of a resource by its name; empty where the name is malformed, as no stored one is.
+#[must_use]
+pub fn id_of(name: &str, collection: Collection) -> &str {
+    Name::parse(name, collection).map(|name| name.id).unwrap_or_default()
+}
+
 /// The environment of `environments/{environment}`.
 ///
 /// # Errors

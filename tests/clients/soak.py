@@ -149,7 +149,7 @@ class _Soak:
         return wrong
 
     def _heard(self, before: list) -> None:
-        """What changed and changed back within a second was no change."""
+        """What changed and changed back within a second may be told, and is not demanded here."""
         pairs = enumerate(zip(before, self._defaults, strict=True))
         changed = {f"flag-{number}" for number, (old, new) in pairs if old != new}
         for name in LISTENING:

@@ -49,7 +49,7 @@ pub use flags::History;
 pub use invariant::{Invariant, Violation};
 pub use ledger::strata_digest;
 pub use producers::{is_node_producer, node_producer};
-pub use segments::{MAX_CHANGED as MAX_SEGMENT_UNITS_CHANGED, Shards};
+pub use segments::{MAX_CHANGED as MAX_SEGMENT_UNITS_CHANGED, MAX_SEGMENTS, Shards};
 pub use snapshot::{Section, SnapshotError};
 pub use state::State;
 pub use view::{ArmTotals, ExperimentView, OwnerView};

@@ -42,7 +42,6 @@ struct Shared {
 
 pub(crate) struct Sender {
     shared: Arc<Shared>,
-    chance: u64,
     sequence: u64,
     in_flight: JoinSet<()>,
 }
@@ -58,7 +57,7 @@ impl Sender {
     ) -> Self {
         let producer = format!("{}-{chance:016x}", settings.producer);
         let shared = Shared { settings, channel, producer, hear, counters, ending };
-        Self { shared: Arc::new(shared), chance, sequence: 0, in_flight: JoinSet::new() }
+        Self { shared: Arc::new(shared), sequence: 0, in_flight: JoinSet::new() }
     }
 
     /// Sends until the queue has no senders; what has no answer then is told so.
@@ -128,15 +127,14 @@ impl Sender {
             self.in_flight.join_next().await;
         }
         self.sequence = self.sequence.saturating_add(1);
-        self.chance = mixed(self.chance);
-        let (shared, sequence, chance) = (Arc::clone(&self.shared), self.sequence, self.chance);
-        self.in_flight.spawn(async move { shared.deliver(sequence, events, chance).await });
+        let (shared, sequence) = (Arc::clone(&self.shared), self.sequence);
+        self.in_flight.spawn(async move { shared.deliver(sequence, events).await });
     }
 }
 
 impl Shared {
     /// Sends one batch until it is answered, refused for good, or nobody waits any more.
-    async fn deliver(&self, sequence: u64, events: Vec<Event>, mut chance: u64) {
+    async fn deliver(&self, sequence: u64, events: Vec<Event>) {
         let (first, longest) = self.settings.backoff;
         let mut pause = first;
         let mut ending = self.ending.subscribe();
@@ -154,7 +152,8 @@ impl Shared {
                 }
                 Err(_) => Counters::add(&self.counters.repeats, 1),
             }
-            chance = mixed(chance);
+            // Without chance a pause of three quarters does, too.
+            let chance = crate::chance().unwrap_or(512);
             tokio::select! {
                 biased;
                 _ = ending.wait_for(|ending| *ending) => break,
@@ -247,14 +246,6 @@ fn jittered(pause: Duration, chance: u64) -> Duration {
     half.saturating_add(half.saturating_mul(part) / 1_024)
 }
 
-/// The next number of a sequence that looks like chance (splitmix64).
-const fn mixed(state: u64) -> u64 {
-    let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,14 +253,12 @@ mod tests {
     #[test]
     fn pauses_stay_between_half_and_whole_and_differ() {
         let pause = Duration::from_millis(100);
-        let mut chance = 7;
         let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..100 {
-            chance = mixed(chance);
+        for chance in 0..2_048 {
             let jittered = jittered(pause, chance);
             assert!((pause / 2..=pause).contains(&jittered));
             seen.insert(jittered);
         }
-        assert!(seen.len() > 50);
+        assert_eq!(seen.len(), 1_024);
     }
 }

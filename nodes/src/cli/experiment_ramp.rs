@@ -4,7 +4,7 @@ use featureops_proto::v1;
 
 use super::failure::Failure;
 use super::page::{Cell, Page, Tone};
-use super::render::{count_text, share_text};
+use super::render::{basis_points_of_percent, count_text, share_text};
 use super::span::{moment_text, parse_span, span_text};
 
 /// `SHARE:HOLD[:UNITS][:approve]`.
@@ -17,17 +17,15 @@ pub fn step(text: &str) -> Result<v1::RampStep, Failure> {
     let mut parts = text.split(':');
     let (Some(share), Some(hold)) = (parts.next(), parts.next()) else { return Err(wrong()) };
     let basis_points = match share.strip_suffix('%') {
-        Some(percent) => percent.parse::<f64>().ok().map(|percent| percent * 100.0),
+        Some(percent) => percent.parse().ok().map(basis_points_of_percent),
         None => share.parse::<u32>().ok().map(f64::from),
     };
-    // 12.34 × 100 is 1233.9999…: what is within a millionth of an integer was meant as one.
-    let basis_points = basis_points.filter(|points| {
-        (1.0..=10_000.0).contains(&points.round()) && (points - points.round()).abs() < 1e-6
-    });
+    let basis_points =
+        basis_points.filter(|points| points.fract() == 0.0 && (1.0..=10_000.0).contains(points));
     let hold = parse_span(hold).map_err(|error| Failure::usage(format!("--step '{text}': {error}")))?;
     let mut step = v1::RampStep {
         // In range: checked just above.
-        basis_points: basis_points.ok_or_else(wrong)?.round() as u32,
+        basis_points: basis_points.ok_or_else(wrong)? as u32,
         hold_seconds: i64::try_from(hold.as_secs()).unwrap_or(i64::MAX),
         ..v1::RampStep::default()
     };

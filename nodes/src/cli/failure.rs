@@ -45,6 +45,18 @@ pub fn exit_code_help() -> String {
     text
 }
 
+/// What is there, if anything is.
+///
+/// # Errors
+/// It could not be read.
+pub fn present<T>(read: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(failure) if failure.exit == Exit::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
 /// A command's failure: its exit code, one sentence, and lines that help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

@@ -5,10 +5,10 @@ use featureops_proto::Collection::{Experiments, Holdouts, Layers};
 use featureops_proto::v1;
 
 use super::experiment::ChangeArgs;
-use super::failure::{Exit, Failure};
+use super::failure::{Failure, present};
 use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
-use super::render::{key_of, share_text};
+use super::render::{basis_points_of_percent, key_of, share_text};
 use super::session::{Session, verb};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
 use crate::rpc::layer_service_client::LayerServiceClient;
@@ -88,12 +88,10 @@ pub struct PlacementArgs {
 /// `30%` or `3000`.
 pub fn parse_share(text: &str) -> Result<u32, String> {
     let basis_points = match text.strip_suffix('%') {
-        Some(percent) => percent.trim().parse::<f64>().ok().map(|percent| percent * 100.0),
+        Some(percent) => percent.trim().parse().ok().map(basis_points_of_percent),
         None => text.parse::<u32>().ok().map(f64::from),
     };
-    // 12.34 × 100 is 1233.9999…: what is within a millionth of a whole number was meant as one.
-    let whole = basis_points.filter(|share| (share - share.round()).abs() < 1e-6).map(f64::round);
-    match whole.filter(|share| (0.0..=10_000.0).contains(share)) {
+    match basis_points.filter(|share| share.fract() == 0.0 && (0.0..=10_000.0).contains(share)) {
         // In range and whole: checked just above.
         Some(share) => Ok(share as u32),
         None => Err("a share is basis points or percent, as 3000 or 30%, up to 10000 or 100%".to_owned()),
@@ -226,15 +224,6 @@ async fn set(
         let free = share_text(layer.free_basis_points);
         page.line(Tone::Good, format!("{verb} layer {key}: {free} free, etag {}", layer.etag));
     })
-}
-
-/// What is there, if anything is.
-fn present<T>(read: Result<T, Failure>) -> Result<Option<T>, Failure> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(failure) if failure.exit == Exit::NotFound => Ok(None),
-        Err(failure) => Err(failure),
-    }
 }
 
 pub async fn run_holdout(session: &Session, command: HoldoutCommand) -> Result<(), Failure> {

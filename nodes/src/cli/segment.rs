@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use featureops_proto::Collection::Segments;
 use featureops_proto::v1;
 
-use super::failure::{Exit, Failure};
+use super::failure::{Failure, present};
 use super::flag::{ContextArgs, show_steps};
 use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
@@ -175,14 +175,8 @@ async fn set(session: &Session, args: SetArgs) -> Result<(), Failure> {
             v1::Segment { name, ..segment }
         }
         None => {
-            let held = match fetch(session, &args.key).await {
-                Ok(held) => held,
-                Err(failure) if failure.exit == Exit::NotFound => {
-                    v1::Segment { name, ..v1::Segment::default() }
-                }
-                Err(failure) => return Err(failure),
-            };
-            changed(held, &args)?
+            let held = present(fetch(session, &args.key).await)?;
+            changed(held.unwrap_or(v1::Segment { name, ..v1::Segment::default() }), &args)?
         }
     };
     // What was read, from the node or from the file, is what is changed: nobody else's change is lost in between.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use featureops_evaluation::flagd::SyncForm;
 use featureops_proto::v1::Flag;
 use featureops_proto::{Collection, Name};
+use featureops_state::MAX_SEGMENTS;
 use prost_types::Struct;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{self, Sender};
@@ -31,15 +32,11 @@ use crate::fronts::events::{expired, expiry};
 use crate::fronts::outcome::bad_selector;
 use crate::fronts::selector::Scope;
 use crate::host::Host;
-use crate::publisher::Published;
+use crate::publisher::{Published, READ_MAX};
 use crate::services::{Streamed, until_drain};
 
 /// Scopes whose documents are kept.
 const SCOPES_MAX: usize = 64;
-/// Flags read from State in one go, so that no read holds it for long.
-const READ_MAX: usize = 512;
-/// Segments of an environment, as State bounds them.
-const SEGMENTS_MAX: usize = 1_000;
 /// What clients of gRPC take in one message by default.
 const CLIENT_BYTES_DEFAULT: usize = 4 << 20;
 
@@ -107,7 +104,7 @@ fn export(host: &Host, scope: &Scope, published: &Published) -> String {
     let mut document = String::from("{\"flags\":{");
     for environment in selection.environments() {
         let shared = host.replica.read(|state| state.environment(environment));
-        let segments = host.replica.read(|state| state.segments(environment, "", SEGMENTS_MAX));
+        let segments = host.replica.read(|state| state.segments(environment, "", MAX_SEGMENTS));
         let form = SyncForm::of(&shared).with_segments(&segments);
         let mut after = String::new();
         loop {

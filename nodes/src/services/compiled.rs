@@ -5,7 +5,7 @@
 
 use featureops_proto::log::CompiledAgainst;
 use featureops_proto::v1::Environment;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::refusal;
 
@@ -22,13 +22,29 @@ pub fn compiled_against(environment: &Environment) -> CompiledAgainst {
     }
 }
 
+/// Looks at a request, again while what it was compiled against moves.
+///
+/// # Errors
+/// Those of the last look.
+pub async fn settled<T, F: Future<Output = Result<T, Status>>>(
+    look: impl Fn() -> F,
+) -> Result<Response<T>, Status> {
+    let mut looks = Looks::default();
+    loop {
+        let done = look().await;
+        if !looks.again(&done) {
+            return done.map(Response::new);
+        }
+    }
+}
+
 /// Counts the looks at one request.
 #[derive(Default)]
-pub struct Looks(usize);
+struct Looks(usize);
 
 impl Looks {
     /// Whether it is to be looked at again: what it was compiled against moved, and it did not do so too often.
-    pub fn again<T>(&mut self, done: &Result<T, Status>) -> bool {
+    fn again<T>(&mut self, done: &Result<T, Status>) -> bool {
         self.0 = self.0.saturating_add(1);
         self.0 < LOOKS_MAX && done.as_ref().is_err_and(refusal::is_moved)
     }

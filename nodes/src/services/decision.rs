@@ -8,7 +8,7 @@ use featureops_proto::v1::{
     ApproveDecisionRequest, Decision, GetDecisionRequest, ListDecisionsRequest, ListDecisionsResponse,
     RejectDecisionRequest, ReplayDecisionRequest, ReplayDecisionResponse, RevertDecisionRequest, decision,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -80,11 +80,8 @@ impl DecisionService for Decisions {
             let before = before.parse().unwrap_or_default();
             self.0.replica.read(|state| state.decisions(environment, &request.flag, before, limit, status))
         };
-        let (decisions, next_page_token) = page.read(read, |decision| {
-            Name::parse(&decision.name, Collection::Decisions)
-                .map(|name| name.id.to_owned())
-                .unwrap_or_default()
-        });
+        let (decisions, next_page_token) =
+            page.read(read, |decision| id_of(&decision.name, Collection::Decisions).to_owned());
         Ok(Response::new(ListDecisionsResponse { decisions, next_page_token }))
     }
 

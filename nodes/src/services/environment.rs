@@ -13,8 +13,8 @@ use featureops_proto::v1::{
     ImportFlagsResponse, ImportWarning, ListEnvironmentsRequest, ListEnvironmentsResponse,
     PromoteFlagsRequest, PromoteFlagsResponse, SetEnvironmentRequest,
 };
-use featureops_proto::{Collection, ErrorCode, Name, environment_of};
-use featureops_state::State;
+use featureops_proto::{Collection, ErrorCode, environment_of, id_of};
+use featureops_state::{MAX_SEGMENTS, State};
 use prost::Message as _;
 use prost_types::value::Kind;
 use tonic::metadata::MetadataMap;
@@ -22,17 +22,13 @@ use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
 use crate::page::Page;
+use crate::publisher::{READ_MAX, read_pages};
 use crate::refusal;
 use crate::replica::Replica;
 use crate::rpc::environment_service_server::EnvironmentService;
-use crate::services::compiled::Looks;
+use crate::services::compiled::settled;
 use crate::services::{promotion, required};
 
-/// Flags read from State in one go.
-const READ_MAX: usize = 512;
-
-/// Segments of an environment, as State bounds them.
-const SEGMENTS_MAX: usize = 1_000;
 /// Bytes of the flags of one export.
 const EXPORT_BYTES_MAX: usize = 128 << 20;
 
@@ -78,13 +74,7 @@ impl EnvironmentService for Environments {
         check_metadata(&environment, "environment.metadata")?;
         check_evaluators(&environment)?;
         let environment = definition(environment);
-        let mut looks = Looks::default();
-        loop {
-            let done = self.set(&metadata, &id, &request, environment.clone()).await;
-            if !looks.again(&done) {
-                return done.map(Response::new);
-            }
-        }
+        settled(|| self.set(&metadata, &id, &request, environment.clone())).await
     }
 
     async fn import_flags(
@@ -93,13 +83,7 @@ impl EnvironmentService for Environments {
     ) -> Result<Response<ImportFlagsResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let id = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?.to_owned();
-        let mut looks = Looks::default();
-        loop {
-            let done = self.import(&metadata, &id, &request).await;
-            if !looks.again(&done) {
-                return done.map(Response::new);
-            }
-        }
+        settled(|| self.import(&metadata, &id, &request)).await
     }
 
     async fn export_flags(
@@ -123,7 +107,7 @@ impl EnvironmentService for Environments {
                 return Err(bytes);
             }
             // After the flags: what these ask about is among them.
-            let segments = replica.read(|state| state.segments(&id, "", SEGMENTS_MAX));
+            let segments = replica.read(|state| state.segments(&id, "", MAX_SEGMENTS));
             let document = flagd::export_with_segments(&flags, &environment, &segments);
             Ok((format!("{document:#}\n"), flagd::left_out(&flags, &segments)))
         });
@@ -147,13 +131,7 @@ impl EnvironmentService for Environments {
         request: Request<PromoteFlagsRequest>,
     ) -> Result<Response<PromoteFlagsResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let mut looks = Looks::default();
-        loop {
-            let done = promotion::promote(&self.0, &metadata, &request).await;
-            if !looks.again(&done) {
-                return done.map(Response::new);
-            }
-        }
+        settled(|| promotion::promote(&self.0, &metadata, &request)).await
     }
 }
 
@@ -261,12 +239,12 @@ impl Environments {
                 if stopped.is_some() || !rests || replaced.contains(&flag.name) {
                     return;
                 }
-                // What did not compile before is not stopped by this.
-                let was = replica.read(|state| state.environment(&id));
-                if let Err(error) = featureops_evaluation::check(&flag, &environment)
-                    && featureops_evaluation::check(&flag, &was).is_ok()
-                {
-                    stopped = Some((flag.name.clone(), error));
+                if let Err(error) = featureops_evaluation::check(&flag, &environment) {
+                    // What did not compile before is not stopped by this.
+                    let was = replica.read(|state| state.environment(&id));
+                    if featureops_evaluation::check(&flag, &was).is_ok() {
+                        stopped = Some((flag.name.clone(), error));
+                    }
                 }
             });
             ((environment, against), stopped)
@@ -290,7 +268,8 @@ fn taken_in(
     let mut held = BTreeMap::new();
     for some in read.flags.chunks(READ_MAX) {
         let found = replica.read(|state| {
-            let flags = some.iter().filter_map(|flag| state.flag(environment, &id_of(&flag.name)));
+            let flags =
+                some.iter().filter_map(|flag| state.flag(environment, id_of(&flag.name, Collection::Flags)));
             let flags: Vec<Flag> = flags.collect();
             let mut all: Vec<Flag> = state.rested_on(environment, &flags).into_values().collect();
             all.extend(flags);
@@ -299,11 +278,11 @@ fn taken_in(
         held.extend(found.into_iter().map(|flag| (flag.name.clone(), flag)));
     }
     let flags: Vec<Flag> = held.values().cloned().collect();
-    let segments = replica.read(|state| state.segments(environment, "", SEGMENTS_MAX));
+    let segments = replica.read(|state| state.segments(environment, "", MAX_SEGMENTS));
     let again = flagd::again(&read.flags, &flags, present, &segments);
     let mut replaced = BTreeSet::new();
     for flag in &mut read.flags {
-        let path = format!("flags.{}", id_of(&flag.name));
+        let path = format!("flags.{}", id_of(&flag.name, Collection::Flags));
         let held = held.remove(&flag.name).filter(|held| !held.archived);
         let (Some(held), again) = (held, again.get(&flag.name)) else {
             replaced.insert(flag.name.clone());
@@ -342,25 +321,17 @@ fn goes(given: &Flag, held: &Flag, environment: &Environment, path: &str) -> Vec
 }
 
 /// Hands over the flags of an environment that are not archived.
-fn for_each_flag(replica: &Replica, environment: &str, mut take: impl FnMut(Flag)) {
-    let mut after = String::new();
-    loop {
-        let page = replica.read(|state| state.flags(environment, &after, READ_MAX, false));
-        let (full, last) = (page.len() >= READ_MAX, page.last().map(|flag| id_of(&flag.name)));
-        page.into_iter().for_each(&mut take);
-        match last {
-            Some(last) if full && last > after => after = last,
-            _ => return,
-        }
-    }
-}
-
-fn id_of(name: &str) -> String {
-    Name::parse(name, Collection::Flags).map(|name| name.id.to_owned()).unwrap_or_default()
+fn for_each_flag(replica: &Replica, environment: &str, take: impl FnMut(Flag)) {
+    read_pages(
+        replica,
+        |state, after| state.flags(environment, after, READ_MAX, false),
+        |flag| id_of(&flag.name, Collection::Flags).to_owned(),
+        take,
+    );
 }
 
 fn stops(flag: &str, error: &CompileError) -> Status {
-    let field = format!("flags.{}.{}", id_of(flag), error.path);
+    let field = format!("flags.{}.{}", id_of(flag, Collection::Flags), error.path);
     let way_out = format!("would no longer compile ({}); change or archive that flag first", error.message);
     refusal::invalid(&field, &error.value, way_out)
 }

@@ -9,7 +9,7 @@ use featureops_proto::v1::{
     GetExperimentStatusRequest, ListExperimentsRequest, ListExperimentsResponse, PauseExperimentRequest,
     SetAllocationRequest, SetLayerShareRequest, StartExperimentRequest, StopExperimentRequest, experiment,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -71,10 +71,8 @@ impl ExperimentService for Experiments {
         let page = Page::of(request.page_size, &request.page_token, &["experiments", environment])?;
         let read =
             |after: &str, limit| self.0.replica.read(|state| state.experiments(environment, after, limit));
-        let (experiments, next_page_token) = page.read(read, |experiment| {
-            let name = Name::parse(&experiment.name, Collection::Experiments);
-            name.map(|name| name.id.to_owned()).unwrap_or_default()
-        });
+        let (experiments, next_page_token) =
+            page.read(read, |experiment| id_of(&experiment.name, Collection::Experiments).to_owned());
         Ok(Response::new(ListExperimentsResponse { experiments, next_page_token }))
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     ArchiveFlagRequest, Environment, Flag, GetFlagRequest, ListFlagVersionsRequest, ListFlagVersionsResponse,
-    ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, SetFlagRequest, rule,
+    ListFlagsRequest, ListFlagsResponse, RevertFlagRequest, Rule, SetFlagRequest, rule,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -16,7 +16,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::flag_service_server::FlagService;
-use crate::services::compiled::{Looks, compiled_against};
+use crate::services::compiled::{compiled_against, settled};
 use crate::services::{name, required};
 
 /// The service.
@@ -51,7 +51,8 @@ impl FlagService for Flags {
         let read = |after: &str, limit| {
             self.0.replica.read(|state| state.flags(environment, after, limit, request.show_archived))
         };
-        let (mut flags, next_page_token) = page.read(read, |flag| id_of(&flag.name));
+        let (mut flags, next_page_token) =
+            page.read(read, |flag| id_of(&flag.name, Collection::Flags).to_owned());
         if flags.iter().any(|flag| flag.imported) {
             let shared = self.0.replica.read(|state| state.environment(environment));
             flags = flags.into_iter().map(|flag| warned(flag, &shared)).collect();
@@ -61,13 +62,7 @@ impl FlagService for Flags {
 
     async fn set_flag(&self, request: Request<SetFlagRequest>) -> Result<Response<Flag>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let mut looks = Looks::default();
-        loop {
-            let done = self.set(&metadata, request.clone()).await;
-            if !looks.again(&done) {
-                return done.map(Response::new);
-            }
-        }
+        settled(|| self.set(&metadata, request.clone())).await
     }
 
     async fn archive_flag(&self, request: Request<ArchiveFlagRequest>) -> Result<Response<Flag>, Status> {
@@ -94,13 +89,7 @@ impl FlagService for Flags {
                 "is no version; list the flag's versions and take one",
             ));
         }
-        let mut looks = Looks::default();
-        loop {
-            let done = self.revert(&metadata, request.clone()).await;
-            if !looks.again(&done) {
-                return done.map(Response::new);
-            }
-        }
+        settled(|| self.revert(&metadata, request.clone())).await
     }
 
     async fn list_flag_versions(
@@ -205,11 +194,22 @@ fn warned(flag: Flag, environment: &Environment) -> Flag {
 
 /// What a person defines of a flag; all that the log adds is left out.
 pub fn definition(mut flag: Flag) -> Flag {
-    for rule in &mut flag.rules {
+    clear_maps(&mut flag.rules);
+    // Only an import keeps what cannot compile.
+    Flag { imported: false, ..without_log(flag) }
+}
+
+/// Takes the maps of sticky splits away: they are each environment's own.
+pub fn clear_maps(rules: &mut [Rule]) {
+    for rule in rules {
         if let Some(rule::Serve::Split(split)) = &mut rule.serve {
             split.runs.clear();
         }
     }
+}
+
+/// The flag without what the log adds to it.
+pub fn without_log(flag: Flag) -> Flag {
     Flag {
         flag_version: 0,
         etag: String::new(),
@@ -220,8 +220,6 @@ pub fn definition(mut flag: Flag) -> Flag {
         allocation: None,
         autonomy: None,
         warnings: Vec::new(),
-        // Only an import keeps what cannot compile.
-        imported: false,
         ..flag
     }
 }
@@ -260,8 +258,4 @@ pub fn merge(mut held: Flag, written: Flag, paths: &[String]) -> Result<Flag, St
         }
     }
     Ok(held)
-}
-
-fn id_of(name: &str) -> String {
-    Name::parse(name, Collection::Flags).map(|name| name.id.to_owned()).unwrap_or_default()
 }

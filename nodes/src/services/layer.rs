@@ -8,7 +8,7 @@ use featureops_proto::v1::{
     GetLayerRequest, Holdout, Layer, ListHoldoutsRequest, ListHoldoutsResponse, ListLayersRequest,
     ListLayersResponse, SetHoldoutRequest, SetLayerRequest,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, Name, environment_of, id_of};
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
@@ -37,7 +37,8 @@ impl LayerService for Layers {
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let page = Page::of(request.page_size, &request.page_token, &["layers", environment])?;
         let read = |after: &str, limit| self.0.replica.read(|state| state.layers(environment, after, limit));
-        let (layers, next_page_token) = page.read(read, |layer| id_of(&layer.name, Collection::Layers));
+        let (layers, next_page_token) =
+            page.read(read, |layer| id_of(&layer.name, Collection::Layers).to_owned());
         Ok(Response::new(ListLayersResponse { layers, next_page_token }))
     }
 
@@ -94,7 +95,7 @@ impl LayerService for Layers {
         let read =
             |after: &str, limit| self.0.replica.read(|state| state.holdouts(environment, after, limit));
         let (holdouts, next_page_token) =
-            page.read(read, |holdout| id_of(&holdout.name, Collection::Holdouts));
+            page.read(read, |holdout| id_of(&holdout.name, Collection::Holdouts).to_owned());
         Ok(Response::new(ListHoldoutsResponse { holdouts, next_page_token }))
     }
 
@@ -134,8 +135,4 @@ impl LayerService for Layers {
         };
         self.0.write(write, |_, _| Some(DeleteHoldoutResponse {})).await.map(Response::new)
     }
-}
-
-fn id_of(name: &str, collection: Collection) -> String {
-    Name::parse(name, collection).map(|name| name.id.to_owned()).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use featureops_proto::log::{self, entry};
 use featureops_proto::v1::{
     GetMetricRequest, ListMetricsRequest, ListMetricsResponse, Metric, SetMetricRequest,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, Name, environment_of, id_of};
 use tonic::{Request, Response, Status};
 
 use crate::fixed_point::DECIMAL_SCALE_MAX;
@@ -36,9 +36,8 @@ impl MetricService for Metrics {
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let page = Page::of(request.page_size, &request.page_token, &["metrics", environment])?;
         let read = |after: &str, limit| self.0.replica.read(|state| state.metrics(environment, after, limit));
-        let (metrics, next_page_token) = page.read(read, |metric| {
-            Name::parse(&metric.name, Collection::Metrics).map(|name| name.id.to_owned()).unwrap_or_default()
-        });
+        let (metrics, next_page_token) =
+            page.read(read, |metric| id_of(&metric.name, Collection::Metrics).to_owned());
         Ok(Response::new(ListMetricsResponse { metrics, next_page_token }))
     }
 

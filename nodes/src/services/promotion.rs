@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_proto::log::{self, CompiledAgainst, Done, entry};
-use featureops_proto::v1::{Flag, FlagDifference, PromoteFlagsRequest, PromoteFlagsResponse, Rule, rule};
-use featureops_proto::{Collection, ErrorCode, Name, environment_of};
+use featureops_proto::v1::{Flag, FlagDifference, PromoteFlagsRequest, PromoteFlagsResponse, Rule};
+use featureops_proto::{Collection, ErrorCode, Name, environment_of, id_of};
 use featureops_state::{MAX_IMPORT_BYTES, State};
 use prost::Message as _;
 use tonic::Status;
@@ -19,11 +19,10 @@ use tonic::metadata::MetadataMap;
 
 use crate::host::{Host, Write};
 use crate::refusal;
+use crate::services::flag::{clear_maps, without_log};
 
 /// Flags that one request names at most.
 const NAMED_MAX: usize = 4_096;
-/// Flags read from State in one go.
-const READ_MAX: usize = 512;
 
 /// What a promotion will propose, and what it says of it.
 struct Promotion {
@@ -156,20 +155,9 @@ fn held(state: &State, from: &str, named: &[String]) -> Result<BTreeMap<String, 
     if !named.is_empty() {
         return Ok(held);
     }
-    let mut after = String::new();
-    loop {
-        let page = state.flags(from, &after, READ_MAX, false);
-        let full = page.len() >= READ_MAX;
-        for flag in page {
-            if let Ok(name) = Name::parse(&flag.name, Collection::Flags) {
-                after = name.id.to_owned();
-                let id = after.clone();
-                held.insert(id, flag);
-            }
-        }
-        if !full {
-            break;
-        }
+    // A copy of State, which nobody waits for.
+    for flag in state.flags(from, "", usize::MAX, false) {
+        held.insert(id_of(&flag.name, Collection::Flags).to_owned(), flag);
     }
     if held.is_empty() {
         // With prune this would empty the target.
@@ -184,32 +172,19 @@ fn moved(flag: &Flag, to: &str, id: &str, present: Option<&Flag>) -> Flag {
     Flag {
         name: Name::format(to, Collection::Flags, id),
         forced: present.map(|present| present.forced.clone()).unwrap_or_default(),
-        flag_version: 0,
-        etag: String::new(),
-        archived: false,
-        create_time: None,
-        update_time: None,
-        trip: None,
-        allocation: None,
-        autonomy: None,
-        warnings: Vec::new(),
         // A flagd document has no word for it, so that an import leaves the one that is there.
         safe_variant: match present {
             Some(present) if flag.imported && flag.safe_variant.is_none() => present.safe_variant.clone(),
             _ => flag.safe_variant.clone(),
         },
-        ..flag.clone()
+        ..without_log(flag.clone())
     }
 }
 
 /// The rules as a person wrote them: the map of a sticky split is each environment's own, once it has one.
 fn without_maps(rules: &[Rule]) -> Vec<Rule> {
     let mut rules = rules.to_vec();
-    for rule in &mut rules {
-        if let Some(rule::Serve::Split(split)) = &mut rule.serve {
-            split.runs.clear();
-        }
-    }
+    clear_maps(&mut rules);
     rules
 }
 

@@ -8,7 +8,7 @@ use featureops_proto::v1::{
     CancelScheduleRequest, CreateScheduleRequest, Flag, GetScheduleRequest, ListSchedulesRequest,
     ListSchedulesResponse, Schedule, ScheduledChange,
 };
-use featureops_proto::{Collection, Name, environment_of, unix_ms};
+use featureops_proto::{Collection, Name, environment_of, id_of, unix_ms};
 use featureops_state::State;
 use tonic::{Request, Response, Status};
 
@@ -82,10 +82,8 @@ impl ScheduleService for Schedules {
             let (flag, finished) = (&request.flag, request.show_finished);
             self.0.replica.read(|state| state.schedules(environment, after, limit, flag, finished))
         };
-        let (schedules, next_page_token) = page.read(read, |schedule| {
-            let name = Name::parse(&schedule.name, Collection::Schedules);
-            name.map(|name| name.id.to_owned()).unwrap_or_default()
-        });
+        let (schedules, next_page_token) =
+            page.read(read, |schedule| id_of(&schedule.name, Collection::Schedules).to_owned());
         Ok(Response::new(ListSchedulesResponse { schedules, next_page_token }))
     }
 

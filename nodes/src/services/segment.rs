@@ -13,7 +13,7 @@ use featureops_proto::v1::{
     ListSegmentsResponse, Segment, SetSegmentRequest, TestSegmentRequest, TestSegmentResponse,
     UpdateSegmentUnitsRequest, UpdateSegmentUnitsResponse,
 };
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::{MAX_SEGMENT_UNITS_CHANGED, State};
 use prost::Message as _;
 use prost_types::Struct;
@@ -52,11 +52,8 @@ impl SegmentService for Segments {
         let page = Page::of(request.page_size, &request.page_token, &["segments", environment])?;
         let read =
             |after: &str, limit| self.0.replica.read(|state| state.segments(environment, after, limit));
-        let (segments, next_page_token) = page.read(read, |segment| {
-            Name::parse(&segment.name, Collection::Segments)
-                .map(|name| name.id.to_owned())
-                .unwrap_or_default()
-        });
+        let (segments, next_page_token) =
+            page.read(read, |segment| id_of(&segment.name, Collection::Segments).to_owned());
         Ok(Response::new(ListSegmentsResponse { segments, next_page_token }))
     }
 

@@ -14,8 +14,9 @@ use featureops::rpc::flag_service_client::FlagServiceClient;
 use featureops::rpc::metric_service_client::MetricServiceClient;
 use featureops_cluster::Environment;
 use featureops_proto::v1::{
-    Arm, CreateExperimentRequest, EvaluateRequest, Experiment, Flag, Metric, Outcome, ReportOutcomesRequest,
-    SetFlagRequest, SetMetricRequest, StartExperimentRequest, ValueType, metric,
+    Arm, Condition, CreateExperimentRequest, EvaluateRequest, Experiment, Flag, Metric, Outcome,
+    ReportOutcomesRequest, SetFlagRequest, SetMetricRequest, StartExperimentRequest, ValueType, condition,
+    metric,
 };
 use prost_types::{Struct, Value};
 use serde_json::{Value as Json, json};
@@ -83,22 +84,23 @@ impl World {
         self.flags().set_flag(set(checkout())).await.unwrap();
         self.metrics().set_metric(metric("revenue", metric::Kind::Mean)).await.unwrap();
         self.create_experiment("revenue").await;
-        let name = "environments/test/experiments/button".to_owned();
+        self.start_experiment("button").await;
+    }
+
+    pub async fn start_experiment(&self, id: &str) {
+        let name = format!("environments/test/experiments/{id}");
         let start = StartExperimentRequest { name, ..Default::default() };
         self.experiments().start_experiment(start).await.unwrap();
     }
 
     /// A draft with two established arms and no cool-down.
     pub async fn create_experiment(&self, primary_metric: &str) {
-        let arm = |variant: &str| Arm { variant: variant.into(), established: true };
-        let experiment = Experiment {
-            name: "environments/test/experiments/button".into(),
-            flag: "checkout".into(),
-            arms: vec![arm("off"), arm("on")],
-            primary_metric: primary_metric.into(),
-            cool_down_seconds: Some(0),
-            ..Experiment::default()
-        };
+        let experiment =
+            Experiment { primary_metric: primary_metric.into(), ..experiment("button", "checkout") };
+        self.create(experiment).await;
+    }
+
+    pub async fn create(&self, experiment: Experiment) {
         let create = CreateExperimentRequest { experiment: Some(experiment), ..Default::default() };
         self.experiments().create_experiment(create).await.unwrap();
     }
@@ -126,6 +128,24 @@ impl World {
         );
         self.http([head.as_bytes(), body].concat()).await
     }
+}
+
+/// Two established arms on a flag, about `revenue`, and no cool-down.
+pub fn experiment(id: &str, flag: &str) -> Experiment {
+    let arm = |variant: &str| Arm { variant: variant.into(), established: true };
+    Experiment {
+        name: format!("environments/test/experiments/{id}"),
+        flag: flag.into(),
+        arms: vec![arm("off"), arm("on")],
+        primary_metric: "revenue".into(),
+        cool_down_seconds: Some(0),
+        ..Experiment::default()
+    }
+}
+
+/// A condition with one text.
+pub fn condition(attribute: &str, operator: condition::Operator, value: &str) -> Condition {
+    Condition { attribute: attribute.into(), operator: operator.into(), values: vec![Value::from(value)] }
 }
 
 /// One HTTP/1.1 exchange: status, headers and body as text.
