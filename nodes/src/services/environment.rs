@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use featureops_evaluation::{CompileError, flagd};
+use featureops_evaluation::flagd::{self, LeftOut, What};
+use featureops_evaluation::CompileError;
 use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
@@ -125,12 +126,11 @@ impl EnvironmentService for Environments {
             // After the flags: what these ask about is among them.
             let segments = replica.read(|state| state.segments(&id, "", SEGMENTS_MAX));
             let document = flagd::export_with_segments(&flags, &environment, &segments);
-            Ok((format!("{document:#}\n"), flagd::left_out(&flags, &segments)))
+            Ok((format!("{document:#}\n"), flagd::left_out(&flags, &environment, &segments)))
         });
         match written.await? {
             Ok((document, left_out)) => {
-                let warning = |(path, message)| ImportWarning { path, message };
-                let warnings = left_out.into_iter().map(warning).collect();
+                let warnings = left_out.into_iter().map(warning_of).collect();
                 Ok(Response::new(ExportFlagsResponse { document, warnings }))
             }
             Err(bytes) => Err(refusal::coded(
@@ -301,6 +301,7 @@ fn taken_in(
     let flags: Vec<Flag> = held.values().cloned().collect();
     let segments = replica.read(|state| state.segments(environment, "", SEGMENTS_MAX));
     let again = flagd::again(&read.flags, &flags, present, &segments);
+    let left_out = flagd::left_out(&flags, present, &segments);
     let mut replaced = BTreeSet::new();
     for flag in &mut read.flags {
         let path = format!("flags.{}", id_of(&flag.name));
@@ -311,6 +312,10 @@ fn taken_in(
         };
         if again.is_none() {
             replaced.insert(flag.name.clone());
+            // Whoever changed an export and brings it back has this in it already.
+            let id = id_of(&flag.name);
+            let lost = left_out.iter().filter(|lost| lost.flag == id && lost.what == What::Prerequisite);
+            read.warnings.extend(lost.cloned().map(warning_of));
             read.warnings.extend(goes(flag, &held, &read.environment, &path));
             continue;
         }
@@ -322,6 +327,10 @@ fn taken_in(
         *flag = held;
     }
     Ok((read, replaced))
+}
+
+fn warning_of(left_out: LeftOut) -> ImportWarning {
+    ImportWarning { path: format!("flags.{}", left_out.flag), message: left_out.message }
 }
 
 /// What of a flag a document replaces without a word for it. An export says prerequisites and forced units as targeting, and so

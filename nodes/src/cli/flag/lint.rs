@@ -27,6 +27,8 @@ use crate::cli::session::Session;
   segment-empty         a segment that nobody is in: no clause, and an empty list
   segment-unused        a segment that no flag and no other segment asks about
   segment-list          a flag asks about a list: clients that evaluate by themselves do not have it
+  prerequisite-lost     a prerequisite that a flagd document cannot say: to clients that evaluate by themselves it does not
+                        hold
   targeting             targeting that is not JSON, or names a variant that is none")]
 pub struct LintArgs {
     /// Only these flags [default: all].
@@ -45,7 +47,7 @@ pub async fn run(session: &Session, args: LintArgs) -> Result<(), Failure> {
         None => definitions::fetch(session).await?,
     };
     let mut all = findings(&found.flags, &found.environment);
-    all.extend(segments::findings(&found.flags, &found.segments));
+    all.extend(segments::findings(&found.flags, &found.environment, &found.segments));
     all.extend(ramps::over(&found.flags, SystemClock::start().unix_ms()));
     if !args.keys.is_empty() {
         all.retain(|finding| args.keys.contains(&finding.flag));

@@ -1,15 +1,19 @@
-//! What of segments can never happen, or is not what clients on their own see.
+//! What of segments can never happen, and what clients on their own do not see.
 
 use std::collections::BTreeSet;
 
-use featureops_evaluation::flagd::left_out;
+use featureops_evaluation::flagd::{What, left_out};
 use featureops_proto::v1;
 
 use super::findings::Finding;
 use crate::cli::render::key_of;
 
 /// Looks through segments and the flags that ask about them.
-pub fn findings(flags: &[v1::Flag], segments: &[v1::Segment]) -> Vec<Finding> {
+pub fn findings(
+    flags: &[v1::Flag],
+    environment: &v1::Environment,
+    segments: &[v1::Segment],
+) -> Vec<Finding> {
     let mut all = Vec::new();
     let mut found = |code, segment: &v1::Segment, message: &str| {
         let path = format!("segments.{}", key_of(&segment.name));
@@ -23,10 +27,13 @@ pub fn findings(flags: &[v1::Flag], segments: &[v1::Segment]) -> Vec<Finding> {
         }
     }
     let mut told = BTreeSet::new();
-    for (path, message) in left_out(flags, segments) {
-        let flag = path.strip_prefix("flags.").unwrap_or(&path).to_owned();
-        if told.insert((flag.clone(), message.clone())) {
-            all.push(Finding { flag, code: "segment-list", path: "rules".to_owned(), message });
+    for lost in left_out(flags, environment, segments) {
+        let (code, path) = match lost.what {
+            What::SegmentList => ("segment-list", "rules"),
+            What::Prerequisite => ("prerequisite-lost", "prerequisites"),
+        };
+        if told.insert((lost.flag.clone(), lost.message.clone())) {
+            all.push(Finding { flag: lost.flag, code, path: path.to_owned(), message: lost.message });
         }
     }
     all
@@ -49,7 +56,7 @@ mod tests {
         let rule = parse_rule("in-segment(listed, empty) -> on", "r").unwrap();
         let flag =
             v1::Flag { name: "environments/p/flags/f".to_owned(), rules: vec![rule], ..v1::Flag::default() };
-        let found: Vec<_> = findings(&[flag], &segments)
+        let found: Vec<_> = findings(&[flag], &v1::Environment::default(), &segments)
             .into_iter()
             .map(|finding| (finding.flag, finding.code, finding.path))
             .collect();
