@@ -108,7 +108,10 @@ mod tests {
         }
         assert_eq!(parse_moment("1714979289.25").unwrap().nanos, 250_000_000);
         assert_eq!(parse_moment_from("1714979289000", 7).unwrap().seconds, 1_714_979_289);
-        assert_eq!(parse_moment_from(" +2h ", 1_500).unwrap(), Timestamp { seconds: 7_201, nanos: 500_000_000 });
+        assert_eq!(
+            parse_moment_from(" +2h ", 1_500).unwrap(),
+            Timestamp { seconds: 7_201, nanos: 500_000_000 }
+        );
         for text in ["+", "+2", "2h", "+-2h", "+2 weeks", "++2h"] {
             let seconds = parse_moment_from(text, 0).map(|moment| moment.seconds);
             assert!(seconds.is_err() || text == "+2" && seconds == Ok(2), "{text}");

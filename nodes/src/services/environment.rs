@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use featureops_evaluation::flagd::{self, LeftOut, What};
 use featureops_evaluation::CompileError;
+use featureops_evaluation::flagd::{self, LeftOut, What};
 use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
@@ -32,6 +32,8 @@ use crate::services::{promotion, required};
 /// Flags read from State in one go.
 const READ_MAX: usize = 512;
 
+/// Where a flagd document has its shared rules; no rule is called so.
+const EVALUATORS: &str = "$evaluators";
 /// Segments of an environment, as State bounds them.
 const SEGMENTS_MAX: usize = 1_000;
 /// Bytes of the flags of one export.
@@ -173,6 +175,8 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
         warnings.push(ImportWarning { path: "request_id".to_owned(), message });
     }
     ImportFlagsResponse {
+        changed_count: told.changed_count,
+        archived_count: told.archived_count,
         changed: told.changed,
         archived: told.archived,
         unchanged: told.unchanged_count,
@@ -397,6 +401,11 @@ fn check_metadata(environment: &Environment, field: &str) -> Result<(), Status> 
 fn check_evaluators(environment: &Environment) -> Result<(), Status> {
     for (name, rule) in &environment.evaluators {
         let field = format!("environment.evaluators.{}", refusal::clip(name));
+        let wraps = |rule: &serde_json::Value| rule.get(EVALUATORS).is_some();
+        if name == EVALUATORS || serde_json::from_str(rule).is_ok_and(|rule| wraps(&rule)) {
+            let way_out = "is how a flagd document wraps shared rules; give those in it, each by its name";
+            return Err(refusal::invalid(&field, EVALUATORS, way_out));
+        }
         if name.is_empty() {
             return Err(refusal::invalid(&field, "", "a shared rule needs a name, by which $ref finds it"));
         }

@@ -30,11 +30,7 @@ pub struct LeftOut {
 
 /// What the document of these flags leaves out. `flags` holds all of the environment, for they may rest on each other.
 #[must_use]
-pub fn left_out(
-    flags: &[v1::Flag],
-    environment: &v1::Environment,
-    segments: &[v1::Segment],
-) -> Vec<LeftOut> {
+pub fn left_out(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<LeftOut> {
     let form = SyncForm::of(environment).with_segments(segments);
     let by_key = by_key(flags);
     let others = |id: &str| by_key.get(id).copied();

@@ -173,7 +173,8 @@ impl Definitions {
     pub fn snapshot(&self, now_ms: i64) -> Result<Snapshot, Failure> {
         if let Some((flag, path, segment)) = self.unknown_segments().into_iter().next() {
             let place = if flag.is_empty() { path } else { format!("flag {flag}: {path}") };
-            let message = format!("{place}: asks about segment {segment}, which is not among the definitions");
+            let message =
+                format!("{place}: asks about segment {segment}, which is not among the definitions");
             return Err(Failure::usage(message).note(WITH_SEGMENTS));
         }
         let segments = self
@@ -202,8 +203,7 @@ impl Definitions {
 }
 
 /// The way out for whoever asks about a segment that a file does not hold.
-pub const WITH_SEGMENTS: &str =
-    "give them with --segments FILE, as `segment list -o yaml` prints them; `units: [user-1]` names who is on a list";
+pub const WITH_SEGMENTS: &str = "give them with --segments FILE, as `segment list -o yaml` prints them; `units: [user-1]` names who is on a list";
 
 #[cfg(test)]
 mod tests {
@@ -231,7 +231,10 @@ mod tests {
                     rules: [{id: r, variant: 'on', conditions: [{operator: IN_SEGMENT, values: [beta]}]}]\n";
         let mut read = parse(flag, "p").unwrap();
         let missing = read.snapshot(0).unwrap_err();
-        assert!(missing.message.contains("flag a: rules[0].conditions: asks about segment beta"), "{missing:?}");
+        assert!(
+            missing.message.contains("flag a: rules[0].conditions: asks about segment beta"),
+            "{missing:?}"
+        );
         let segments = "segments:\n- {name: environments/q/segments/beta, clauses: [{conditions: [{operator: IN_SEGMENT, \
                         values: [staff]}]}]}\n- {name: staff, units: [ada, bob, ada]}\n";
         let (segments, units) = parse_segments(segments, "p").unwrap();

@@ -35,11 +35,7 @@ impl Finding {
 }
 
 /// Looks through flags and what they share; archived flags are left out.
-pub fn findings(
-    flags: &[v1::Flag],
-    environment: &v1::Environment,
-    segments: &[v1::Segment],
-) -> Vec<Finding> {
+pub fn findings(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<Finding> {
     let natures = Natures::of(segments);
     let shared: BTreeMap<&str, Json> = environment
         .evaluators

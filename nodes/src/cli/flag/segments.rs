@@ -10,11 +10,7 @@ use super::nature::{Nature, Natures, asked};
 use crate::cli::render::key_of;
 
 /// Looks through segments and the flags that ask about them.
-pub fn findings(
-    flags: &[v1::Flag],
-    environment: &v1::Environment,
-    segments: &[v1::Segment],
-) -> Vec<Finding> {
+pub fn findings(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<Finding> {
     let natures = Natures::of(segments);
     let used = used(flags, segments);
     let mut all = Vec::new();

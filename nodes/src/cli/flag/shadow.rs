@@ -28,8 +28,7 @@ pub fn contradiction(conditions: &[Condition]) -> Option<Vec<usize>> {
                 .enumerate()
                 .filter(|(nth, other)| *nth != at && other.attribute == one.attribute)
                 .collect();
-            let survives =
-                |value: &Value| others.iter().all(|(_, c)| holds(c.operator(), &c.values, value));
+            let survives = |value: &Value| others.iter().all(|(_, c)| holds(c.operator(), &c.values, value));
             let none = !only(one)?.iter().any(survives);
             let mut places: Vec<usize> = others.iter().map(|(nth, _)| *nth).collect();
             places.push(at);

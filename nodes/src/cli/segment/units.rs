@@ -278,7 +278,8 @@ mod tests {
         let plain: Vec<String> =
             of("\u{feff}ada\r\n\n bob,x \neve").into_iter().map(Result::unwrap).collect();
         assert_eq!(plain, ["ada", "bob,x", "eve"]);
-        let spaced: Vec<String> = of(" \t\n\tada lovelace \n\u{a0}bob\n").into_iter().map(Result::unwrap).collect();
+        let spaced: Vec<String> =
+            of(" \t\n\tada lovelace \n\u{a0}bob\n").into_iter().map(Result::unwrap).collect();
         assert_eq!(spaced, ["ada lovelace", "\u{a0}bob"], "what is not ASCII is part of a unit");
         let long = Box::leak(format!("ada\n{}\n", "x".repeat(2_000)).into_boxed_str());
         let error = of(long)[1].clone().unwrap_err();

@@ -40,8 +40,12 @@ fn it_moves_with_what_a_flag_rests_on_and_never_goes_back() {
     };
     let environment = |source: &str, fractional: FractionalVersion| {
         let name = "environments/p".to_owned();
-        let environment =
-            Environment { name, source: source.into(), fractional: fractional.into(), ..Environment::default() };
+        let environment = Environment {
+            name,
+            source: source.into(),
+            fractional: fractional.into(),
+            ..Environment::default()
+        };
         Command::SetEnvironment(SetEnvironment { environment: Some(environment), etag: String::new() })
     };
     let ruled = || {
@@ -78,7 +82,15 @@ fn it_moves_with_what_a_flag_rests_on_and_never_goes_back() {
         ("c comes back", set(flag("c")), false, true),
         ("b lets go", set(flag("b")), true, true),
         ("a lets go", set(flag("a")), false, true),
-        ("a segment goes", Command::DeleteSegment(DeleteSegment { name: "environments/p/segments/outer".into(), etag: String::new() }), false, false),
+        (
+            "a segment goes",
+            Command::DeleteSegment(DeleteSegment {
+                name: "environments/p/segments/outer".into(),
+                etag: String::new(),
+            }),
+            false,
+            false,
+        ),
         ("another source", environment("q", two), true, true),
     ];
     let selectors = ["", "flagSetId=s", "flagSetId=", "source=p"];
