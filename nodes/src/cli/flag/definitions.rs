@@ -17,6 +17,9 @@ use crate::cli::failure::Failure;
 use crate::cli::render::{self, key_of};
 use crate::cli::session::Session;
 
+/// Hashes of who is on a segment's list, by the segment's name.
+type Units = BTreeMap<String, Vec<u64>>;
+
 /// By which units of a file's lists are hashed.
 pub const KEY: UnitKey = UnitKey::new([0; 16]);
 
@@ -53,7 +56,7 @@ pub struct Definitions {
     pub flags: Vec<v1::Flag>,
     pub segments: Vec<v1::Segment>,
     /// Who is on their lists, by the segment's name. A server does not say.
-    units: BTreeMap<String, Vec<u64>>,
+    units: Units,
 }
 
 /// Those of the server.
@@ -110,7 +113,7 @@ fn parse(text: &str, id: &str) -> Result<Definitions, String> {
 }
 
 /// Segments, and the hashes of those on their lists.
-fn parse_segments(text: &str, id: &str) -> Result<(Vec<v1::Segment>, BTreeMap<String, Vec<u64>>), String> {
+fn parse_segments(text: &str, id: &str) -> Result<(Vec<v1::Segment>, Units), String> {
     let given = match render::parse_object(text)? {
         Json::Array(segments) => segments,
         Json::Object(mut fields) => match fields.remove("segments") {
