@@ -184,6 +184,8 @@ pub const KEYS: &[Key] = keys! {
         => fronts.strict_errors = settings::truth;
     "flagd_disable_sync_metadata", "true answers UNIMPLEMENTED to the deprecated GetMetadata"
         => fronts.disable_sync_metadata = settings::truth;
+    "cors_origins", "web pages whose scripts may evaluate by flagd's protocols and OFREP, as https://shop.example; * for all"
+        => fronts.cors_origins = settings::origins;
     "context_values", "added to every flagd and OFREP context over the caller's own, as region=eu,tier=2"
         => fronts.context_values = settings::context_values;
     "context_from_headers", "headers added to the context over both, as X-Region=region"

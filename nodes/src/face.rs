@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_evaluation::{CompiledFlag, CompiledSegment, Snapshot};
+use featureops_proto::unix_ms;
 use featureops_proto::v1::{Environment, Flag, Segment, Trip};
 use prost::Message as _;
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,6 +13,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// What the flags of an environment show of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shared {
+    /// Log time of the environment's last change.
+    update_ms: i64,
     /// Source, metadata and generation: of all of them.
     all: u64,
     /// Shared rules: of those that refer to one.
@@ -29,7 +32,19 @@ impl Shared {
             ..Environment::default()
         };
         let rules = Environment { evaluators: environment.evaluators.clone(), ..Environment::default() };
-        Self { all: xxh3_64(&shown.encode_to_vec()), evaluators: xxh3_64(&rules.encode_to_vec()) }
+        Self {
+            update_ms: environment.update_time.as_ref().map_or(0, unix_ms),
+            all: xxh3_64(&shown.encode_to_vec()),
+            evaluators: xxh3_64(&rules.encode_to_vec()),
+        }
+    }
+}
+
+impl Shared {
+    /// Log time of the environment's last change.
+    #[must_use]
+    pub const fn update_ms(&self) -> i64 {
+        self.update_ms
     }
 }
 
@@ -73,11 +88,19 @@ pub fn of_segment(segment: Segment, units_version: u64) -> u64 {
     xxh3_64(&bytes).max(1)
 }
 
-/// A flag's own face with those of the segments that it asks about, however far down.
-fn with_segments(flag: &CompiledFlag, snapshot: &Snapshot) -> u64 {
+/// What of a flag settles with what it rests on: its face, and the log time of the last change of either.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    face: u64,
+    update_ms: i64,
+}
+
+/// A flag's own with those of the segments that it asks about, however far down.
+fn with_segments(flag: &CompiledFlag, snapshot: &Snapshot) -> Settled {
     let mut bytes = flag.face().to_le_bytes().to_vec();
-    if flag.face() == 0 || flag.segments().next().is_none() {
-        return flag.face();
+    let (face, mut update_ms) = (flag.face(), flag.update_ms());
+    if face == 0 || flag.segments().next().is_none() {
+        return Settled { face, update_ms };
     }
     let (mut seen, mut waiting) = (BTreeSet::new(), flag.segments().collect::<Vec<_>>());
     while let Some(id) = waiting.pop() {
@@ -86,20 +109,23 @@ fn with_segments(flag: &CompiledFlag, snapshot: &Snapshot) -> u64 {
         }
         let segment = snapshot.segment(flag.environment(), id);
         bytes.extend_from_slice(&segment.map_or(0, CompiledSegment::face).to_le_bytes());
+        update_ms = update_ms.max(segment.map_or(0, CompiledSegment::update_ms));
         waiting.extend(segment.into_iter().flat_map(CompiledSegment::segments));
     }
-    xxh3_64(&bytes).max(1)
+    Settled { face: xxh3_64(&bytes).max(1), update_ms }
 }
 
 /// Makes what a flag rests on a part of its face, so that a change of that is a change of the flag: clients that evaluate by
 /// themselves hold it compiled in, and others hold its answer. What is not among `flags` has the face that it had before, and
-/// segments are as `before` has them.
+/// segments are as `before` has them. Its time of change goes the same way, and never back: whoever lets go of what it rested
+/// on has changed the flag itself, later.
 ///
 /// `position` is the publication's, for those whose face is another than before.
 pub fn settle(flags: &mut [CompiledFlag], before: &Snapshot, position: u64) {
     settle_faces(flags, before);
     for flag in flags {
         let held = before.get(flag.environment(), flag.key());
+        flag.set_update_ms(flag.update_ms().max(held.map_or(0, CompiledFlag::update_ms)));
         let held = held.filter(|held| held.face() == flag.face());
         flag.set_face_position(held.map_or(position, CompiledFlag::face_position));
     }
@@ -107,51 +133,68 @@ pub fn settle(flags: &mut [CompiledFlag], before: &Snapshot, position: u64) {
 
 fn settle_faces(flags: &mut [CompiledFlag], before: &Snapshot) {
     for flag in flags.iter_mut() {
-        flag.set_face(with_segments(flag, before));
+        let settled = with_segments(flag, before);
+        flag.set_face(settled.face);
+        flag.set_update_ms(settled.update_ms);
     }
     if flags.iter().all(|flag| flag.prerequisites().next().is_none()) {
         return;
     }
     let places = flags.iter().enumerate().map(|(at, flag)| ((flag.environment(), flag.key()), at)).collect();
-    let faces = flags.iter().map(CompiledFlag::face).collect();
-    let mut settling = Settling { flags, faces, before, places, done: vec![false; flags.len()] };
+    let all = flags.iter().map(Settled::of).collect();
+    let mut settling = Settling { flags, all, before, places, done: vec![false; flags.len()] };
     for at in 0..flags.len() {
-        settling.face(at);
+        settling.settle(at);
     }
-    let faces = settling.faces;
-    for (flag, face) in flags.iter_mut().zip(faces) {
-        flag.set_face(face);
+    let all = settling.all;
+    for (flag, settled) in flags.iter_mut().zip(all) {
+        flag.set_face(settled.face);
+        flag.set_update_ms(settled.update_ms);
+    }
+}
+
+impl Settled {
+    fn of(flag: &CompiledFlag) -> Self {
+        Self { face: flag.face(), update_ms: flag.update_ms() }
     }
 }
 
 struct Settling<'a> {
     flags: &'a [CompiledFlag],
-    faces: Vec<u64>,
+    all: Vec<Settled>,
     before: &'a Snapshot,
     places: BTreeMap<(&'a str, &'a str), usize>,
     done: Vec<bool>,
 }
 
 impl Settling<'_> {
-    /// The face of a flag under those it rests on. The fold bounds the levels; a circle ends where it began.
-    fn face(&mut self, at: usize) -> u64 {
-        let (Some(flag), Some(own)) = (self.flags.get(at), self.faces.get(at).copied()) else { return 0 };
-        if own == 0 || std::mem::replace(self.done.get_mut(at).unwrap_or(&mut true), true) {
+    /// A flag under those it rests on. The fold bounds the levels; a circle ends where it began.
+    fn settle(&mut self, at: usize) -> Settled {
+        let (Some(flag), Some(own)) = (self.flags.get(at), self.all.get(at).copied()) else {
+            return Settled { face: 0, update_ms: 0 };
+        };
+        if own.face == 0 || std::mem::replace(self.done.get_mut(at).unwrap_or(&mut true), true) {
             return own;
         }
-        let mut bytes = own.to_le_bytes().to_vec();
+        let mut bytes = own.face.to_le_bytes().to_vec();
+        let mut update_ms = own.update_ms;
         for other in flag.prerequisites() {
-            let face = match self.places.get(&(flag.environment(), other)) {
-                Some(place) => self.face(*place),
-                None => self.before.get(flag.environment(), other).map_or(0, CompiledFlag::face),
+            let below = match self.places.get(&(flag.environment(), other)) {
+                Some(place) => self.settle(*place),
+                None => self
+                    .before
+                    .get(flag.environment(), other)
+                    .map_or(Settled { face: 0, update_ms: 0 }, Settled::of),
             };
-            bytes.extend_from_slice(&face.to_le_bytes());
+            bytes.extend_from_slice(&below.face.to_le_bytes());
+            update_ms = update_ms.max(below.update_ms);
         }
-        let face = if bytes.len() > size_of::<u64>() { xxh3_64(&bytes).max(1) } else { own };
-        if let Some(place) = self.faces.get_mut(at) {
-            *place = face;
+        let face = if bytes.len() > size_of::<u64>() { xxh3_64(&bytes).max(1) } else { own.face };
+        let settled = Settled { face, update_ms };
+        if let Some(place) = self.all.get_mut(at) {
+            *place = settled;
         }
-        face
+        settled
     }
 }
 

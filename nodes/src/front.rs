@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   connection ── Front ──┬─ evaluation, as gRPC ──> its service, straight: a router would cost several times the evaluation
-//!                         │  (ours, and flagd's two)
+//!                         │  (ours, and flagd's two; these also as JSON)
 //!                         └─ everything else ──────> the router (gRPC, gRPC-web, plain HTTP)
 //! ```
 
@@ -28,6 +28,7 @@ use crate::flagd::evaluation::{v1, v2};
 use crate::fronts::evaluation_v1::EvaluationV1;
 use crate::fronts::evaluation_v2::EvaluationV2;
 use crate::fronts::sse::EVENTS;
+use crate::fronts::{connect, cors};
 use crate::host::Host;
 use crate::meter::{Form, Metered, meter};
 use crate::outgoing::Outgoing;
@@ -122,10 +123,15 @@ impl Front {
         let allowed = allowed(request.headers(), streams, self.host.limits.request_timeout);
         // Of a stream the caller's deadline holds to its end; of all else the answer is made at once.
         let until = allowed.filter(|_| streams).and_then(|allowed| Instant::now().checked_add(allowed));
-        let response = match self.foreign(&request) {
+        let page = cors::admitted(&self.host.fronts.settings.cors_origins, &request);
+        let mut response = match self.foreign(&request) {
             Some(refusal) => refusal,
+            None if page.is_some() && cors::is_preflight(&request) => cors::preflight(),
             None => self.answer_within(allowed, streams, request, &account).await,
         };
+        if let Some(origin) = page {
+            cors::open(response.headers_mut(), origin);
+        }
         Outgoing::of(response, account, until)
     }
 
@@ -183,6 +189,10 @@ impl Front {
             (Some(Plain::Own), Some(own), _, _) => own.call(request).await,
             (Some(Plain::V1), _, Some(v1), _) => v1.call(request).await.map(as_flagd),
             (Some(Plain::V2), _, _, Some(v2)) => v2.call(request).await.map(as_flagd),
+            (None, _, Some(_), _) if connect::is_asked(&request) => {
+                let request = request.map(axum::body::Body::new);
+                return connect::answer(self.host, request).await.map(Body::new);
+            }
             _ => return self.through_router(request).await,
         };
         match answered {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use featureops_evaluation::{CompiledSegment, Snapshot, UnitList, compile_segment};
 use featureops_proto::v1::Segment;
-use featureops_proto::{Collection, Name};
+use featureops_proto::{Collection, Name, unix_ms};
 use featureops_state::{MAX_SEGMENTS, Shards, State};
 
 use crate::face;
@@ -49,7 +49,8 @@ pub fn compiled((id, read): Read, unit_key_id: u64) -> (String, String, Option<C
             tracing::warn!(segment = segment.name, error = %error, "committed segment does not compile; only its list counts");
             CompiledSegment::unusable(&id, list)
         });
-        compiled.with_face(face::of_segment(segment, version))
+        let update_ms = segment.update_time.as_ref().map_or(0, unix_ms);
+        compiled.with_update_ms(update_ms).with_face(face::of_segment(segment, version))
     });
     (environment, id, segment)
 }

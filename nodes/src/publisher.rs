@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use featureops_evaluation::{CompiledFlag, Key, Snapshot, compile};
 use featureops_proto::v1::{Environment, Experiment, Flag, Metric};
-use featureops_proto::{Collection, Name, id_of};
+use featureops_proto::{Collection, Name, id_of, unix_ms};
 use featureops_state::{Effect, State};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -251,6 +251,8 @@ impl Publisher {
             CompiledFlag::unusable(name.environment, name.id, flag.flag_version)
         });
         let shared = registry.shared(name.environment);
+        let update_ms = flag.update_time.as_ref().map_or(0, unix_ms);
+        compiled.set_update_ms(update_ms.max(shared.update_ms()));
         compiled.set_face(face::face(flag, shared));
         seen.flags.push(compiled);
     }
@@ -420,6 +422,7 @@ pub(crate) fn read_pages<T>(
 #[cfg(test)]
 mod tests {
     mod segments;
+    mod times;
 
     use super::*;
     use crate::fronts::changes::between;

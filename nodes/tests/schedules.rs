@@ -13,10 +13,12 @@ mod world;
 use std::time::{Duration, SystemTime};
 
 use featureops::rpc::schedule_service_client::ScheduleServiceClient;
+use featureops_proto::v1::condition::Operator;
+use featureops_proto::v1::rule::Serve;
 use featureops_proto::v1::schedule::{Action, State};
 use featureops_proto::v1::{
-    CancelScheduleRequest, CreateScheduleRequest, Flag, GetScheduleRequest, ListSchedulesRequest, Schedule,
-    ScheduledChange,
+    CancelScheduleRequest, Condition, CreateScheduleRequest, Flag, GetScheduleRequest, ListSchedulesRequest,
+    Prerequisite, Rule, Schedule, ScheduledChange,
 };
 use prost_types::{FieldMask, Timestamp};
 use tonic::transport::Channel;
@@ -198,5 +200,57 @@ async fn refused_listed_and_cancelled() {
         schedules(&world).list_schedules(request).await.unwrap().into_inner().schedules.len()
     };
     assert_eq!((count("", false).await, count("", true).await, count("other", true).await), (2, 3, 0));
+    world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_change_that_names_what_is_not_there_is_refused_when_it_is_scheduled() {
+    let world = World::start().await;
+    world.flags().set_flag(set(checkout())).await.unwrap();
+    let cart = Flag { name: "environments/test/flags/cart".to_owned(), ..checkout() };
+    world.flags().set_flag(set(cart)).await.unwrap();
+    let hour = after(3_600_000);
+    let needs = |flag: &str, variant: &str| Flag {
+        prerequisites: vec![Prerequisite { flag: flag.to_owned(), variants: vec![variant.to_owned()] }],
+        ..Flag::default()
+    };
+    let asks = Flag {
+        rules: vec![Rule {
+            id: "r".to_owned(),
+            conditions: vec![Condition {
+                operator: Operator::InSegment.into(),
+                values: vec!["nobody".into()],
+                ..Condition::default()
+            }],
+            serve: Some(Serve::Variant("on".to_owned())),
+        }],
+        ..Flag::default()
+    };
+    let refusals = [
+        (change("s", hour, asks, "rules"), "rules[0].conditions[0].values[0]"),
+        (change("s", hour, needs("nothing", "on"), "prerequisites"), "prerequisites[0].flag"),
+        (change("s", hour, needs("cart", "beta"), "prerequisites"), "prerequisites[0].variants[0]"),
+        (change("s", hour, needs("checkout", "on"), "prerequisites"), "prerequisites[0].flag"),
+    ];
+    let refused = async |request: CreateScheduleRequest, path: &str| {
+        let status = schedules(&world).create_schedule(request).await.unwrap_err();
+        let expected = format!("schedule.change.flag.{path}");
+        assert_eq!((status.code(), field(&status)), (Code::InvalidArgument, expected), "{status:?}");
+    };
+    for (request, path) in refusals {
+        // A rehearsal says the same.
+        let rehearsal = CreateScheduleRequest { validate_only: true, ..request.clone() };
+        refused(rehearsal, path).await;
+        refused(request, path).await;
+    }
+    schedules(&world).create_schedule(change("s", hour, needs("cart", "on"), "prerequisites")).await.unwrap();
+    // The flag's own schedules before it count, those of the same time by their names; others do not.
+    let variants = [("on", true), ("off", false), ("beta", true)];
+    let variants =
+        Flag { variants: variants.map(|(n, v)| (n.to_owned(), v.into())).into(), ..Flag::default() };
+    schedules(&world).create_schedule(change("m", hour, variants, "variants")).await.unwrap();
+    refused(change("l", hour, default("beta"), "default_variant"), "default_variant").await;
+    refused(change("n", hour, default("gamma"), "default_variant"), "default_variant").await;
+    schedules(&world).create_schedule(change("n", hour, default("beta"), "default_variant")).await.unwrap();
     world.node.shutdown().await;
 }

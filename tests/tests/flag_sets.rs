@@ -67,6 +67,32 @@ fn an_environment_and_a_document_from_the_command_line() {
         line.ends(3, &["flag", "get", "banner"]);
         line.says(0, "2 changed", &["flag", "import", &document]);
         line.says(0, "2 unchanged", &["flag", "import", &document]);
+        // A wrapper of shared rules is no rule, wherever it is given.
+        let wrapped = line.file("wrapped.json", r#"{"$evaluators": {"staff": true}}"#);
+        let named = format!("staff={wrapped}");
+        line.says(2, "--evaluators", &["environment", "set", "--evaluator", &named]);
+        let twice = line.file("twice.json", r#"{"$evaluators": {"$evaluators": {"staff": true}}}"#);
+        line.says(8, "environment.evaluators.$evaluators", &["environment", "set", "--evaluators", &twice]);
+        line.says(
+            2,
+            "no shared rules",
+            &["environment", "set", "--evaluators", &line.file("bare.json", r#"{"flags": {}}"#)],
+        );
+        let again =
+            line.file("again.json", r#"{"flags": {}, "$evaluators": {"$evaluators": {"staff": true}}}"#);
+        line.says(8, "$evaluators.$evaluators", &["flag", "import", &again]);
+        line.says(0, "would set", &["environment", "set", "--evaluators", &wrapped, "--dry-run"]);
+        // What a repeated request is told of many is how many they were.
+        let many: serde_json::Map<String, Value> = (0..70)
+            .map(|n| (format!("f{n}"), json!({"state": "ENABLED", "variants": {"on": true}})))
+            .collect();
+        let many = line.file("many.json", &json!({ "flags": many }).to_string());
+        let import = ["--environment", "many", "flag", "import", &many];
+        for _ in 0..2 {
+            let named = [import.as_slice(), &["--request-id", "m-1"]].concat();
+            line.says(0, "70 changed, 0 archived, 0 unchanged", &named);
+        }
+        line.says(0, "0 changed, 0 archived, 70 unchanged", &import);
         let exported: Value = serde_json::from_str(&line.ends(0, &["flag", "export"])).unwrap();
         let given: Value = serde_json::from_str(DOCUMENT).unwrap();
         assert_eq!(exported["flags"], given["flags"]);
@@ -81,6 +107,82 @@ fn an_environment_and_a_document_from_the_command_line() {
         assert_eq!((&pruned["changed"], &pruned["archived"]), (&json!(["limit"]), &json!(["banner"])));
         line.says(8, "flags", &["flag", "import", &line.file("odd.json", "{}")]);
         line.says(2, "split", &["flag", "import", &line.file("large.json", &" ".repeat((4 << 20) + 1))]);
+        drop(node);
+    });
+}
+
+#[test]
+fn flags_promoted_from_the_command_line() {
+    runtime().block_on(async {
+        let site = Site::new();
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+        let line = Line(&site);
+        let set = |environment: &str, flag: &str, more: &[&str]| {
+            let own = ["--environment", environment, "flag", "set", flag, "--type", "boolean"];
+            let variants = ["--variant", "on=true", "--variant", "off=false", "--safe", "off"];
+            line.ends(0, &[own.as_slice(), &variants, more].concat());
+        };
+        set("dev", "cart", &["--default", "off"]);
+        set("dev", "checkout", &["--default", "on", "--prerequisite", "cart=on"]);
+        set("prod", "checkout", &["--default", "off"]);
+        set("prod", "old", &["--default", "off"]);
+        let promote = ["environment", "promote", "--from", "dev", "--to", "prod"];
+        let with = |more: &[&'static str]| [promote.as_slice(), more].concat();
+        let default = || {
+            let held = line.json(0, &["--environment", "prod", "flag", "get", "checkout"]);
+            held["defaultVariant"].as_str().unwrap().to_owned()
+        };
+
+        // A rehearsal says what would differ, and nothing comes.
+        line.says(0, "would change 2 flags of prod; 0 archived, 0 as they are", &with(&["--dry-run"]));
+        line.says(0, "default_variant, prerequisites", &with(&["--dry-run"]));
+        line.ends(3, &["--environment", "prod", "flag", "get", "cart"]);
+        assert_eq!(default(), "off");
+        // Refused: what rests on nothing there, what is not there to come, the same place, too much at once.
+        line.says(8, "flags.checkout.prerequisites", &with(&["--flag", "checkout"]));
+        line.says(3, "flags[0]", &with(&["--flag", "nothing"]));
+        line.ends(2, &with(&["--flag", "cart", "--prune"]));
+        line.says(8, "name another environment", &["environment", "promote", "--from", "dev", "--to", "dev"]);
+        assert_eq!(default(), "off");
+        // What an experiment holds there stays.
+        line.ends(
+            0,
+            &[
+                "--environment",
+                "prod",
+                "metric",
+                "set",
+                "sales",
+                "--kind",
+                "proportion",
+                "--direction",
+                "higher",
+            ],
+        );
+        let experiment = ["--environment", "prod", "experiment"];
+        let create =
+            ["create", "e", "--flag", "checkout", "--arm", "off", "--arm", "on", "--primary-metric", "sales"];
+        line.ends(0, &[experiment.as_slice(), &create].concat());
+        line.ends(0, &[experiment.as_slice(), &["start", "e"]].concat());
+        line.says(4, "an experiment holds it there", &promote);
+        line.ends(0, &[experiment.as_slice(), &["stop", "e"]].concat());
+        assert_eq!(default(), "off");
+
+        let done = line.json(0, &with(&["--prune", "--request-id", "p-1"]));
+        let told = (&done["changed"], &done["archived"], &done["changedCount"]);
+        assert_eq!(told, (&json!(["cart", "checkout"]), &json!(["old"]), &json!(2)));
+        assert_eq!(default(), "on");
+        line.says(0, "changed 0 flags of prod; 0 archived, 2 as they are", &promote);
+        // In the caller's own name, as an import.
+        let agent = ["--principal", "agent:copilot"];
+        line.says(0, "0 flags of prod", &[agent.as_slice(), &promote].concat());
+        let document = line.ends(0, &["--environment", "dev", "flag", "export"]);
+        let document = line.file("dev.json", &document);
+        let import = ["--environment", "prod", "flag", "import", &document, "--dry-run"];
+        line.says(0, "would import", &[agent.as_slice(), &import].concat());
+        line.ends(2, &[["--principal", "copilot"].as_slice(), &promote].concat());
+        line.says(0, "from environments/dev", &["audit", "list"]);
+        line.says(0, "agent:copilot", &["audit", "list"]);
         drop(node);
     });
 }

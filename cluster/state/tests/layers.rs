@@ -175,6 +175,40 @@ fn a_share_grows_behind_what_it_has_and_shrinks_from_its_end_in_a_new_generation
 }
 
 #[test]
+fn a_drafts_share_is_what_its_start_takes_and_until_then_nobodys() {
+    let mut d = furnished(&ids(2));
+    running(&mut d, "x1", 9_000);
+    d.done(create("x0", |experiment| {
+        (experiment.layer, experiment.layer_share_basis_points) = ("page".to_owned(), 3_000);
+    }));
+    assert_eq!(refused(&mut d, start("x0")).code, "LIMIT_REACHED");
+    let flag = |d: &Driver| d.state.flag("production", "x0").unwrap();
+    let (before, etag) = (flag(&d), d.state.experiment("production", "x0").unwrap().etag);
+    d.effects.clear();
+    // More than is free, too: it may be by the time of the start.
+    d.done(share("x0", 5_000));
+    assert_eq!(refused(&mut d, start("x0")).code, "LIMIT_REACHED");
+    d.done(share("x0", 1_000));
+    let experiment = d.state.experiment("production", "x0").unwrap();
+    assert_eq!(experiment.layer_share_basis_points, 1_000);
+    assert!(experiment.etag != etag && experiment.cool_down_until.is_none());
+    assert_eq!(flag(&d), before, "it serves nobody yet");
+    assert!(!d.effects.iter().any(|effect| matches!(effect, Effect::FlagChanged { .. })));
+    assert_eq!(d.state.layer("production", "page").unwrap().free_basis_points, 1_000);
+    for bad in [0, 10_001] {
+        assert_eq!(refused(&mut d, share("x0", bad)).code, "INVALID_ARGUMENT");
+    }
+    assert_eq!(refusal(d.command_as(agent(), share("x0", 500))).code, "NOT_PERMITTED");
+    let old = log::SetLayerShare { name: name("x0"), basis_points: 9, etag };
+    assert_eq!(d.refused(entry::Command::SetLayerShare(old)), "ETAG_MISMATCH");
+    d.done(start("x0"));
+    assert_eq!(slots(&d, "x0"), [(9_000, 1_000)]);
+    d.state.check().unwrap();
+    d.done(stop("x0"));
+    assert_eq!(d.refused(share("x0", 500)), "WRONG_STATE");
+}
+
+#[test]
 fn what_a_definition_names_must_be_there_and_stays_while_it_is_named() {
     let mut d = furnished(&ids(1));
     type Change = fn(&mut v1::Experiment);

@@ -183,7 +183,8 @@ impl CompiledFlag {
         self.flag_version
     }
 
-    /// Log time of its last change, in unix milliseconds; 0: not known.
+    /// Log time of its last change, and once its publisher has settled it, of what its answers rest on; in unix milliseconds. 0:
+    /// not known.
     #[must_use]
     pub const fn update_ms(&self) -> i64 {
         self.update_ms
@@ -204,6 +205,11 @@ impl CompiledFlag {
     /// Gives it a digest of what clients see of it: two flags of equal faces answer the same.
     pub fn set_face(&mut self, face: u64) {
         self.face = face;
+    }
+
+    /// Says when it, or what its answers rest on, last changed.
+    pub fn set_update_ms(&mut self, update_ms: i64) {
+        self.update_ms = update_ms;
     }
 
     /// Says since which publication it has its face.

@@ -60,6 +60,7 @@ impl UnitList {
 pub struct CompiledSegment {
     id: Box<str>,
     face: u64,
+    update_ms: i64,
     /// How many of the conditions are each clause's own.
     clauses: Box<[usize]>,
     conditions: Box<[Condition]>,
@@ -86,6 +87,18 @@ impl CompiledSegment {
         Self { face, ..self }
     }
 
+    /// Log time of its last change, its list's among them, in unix milliseconds; 0: not known.
+    #[must_use]
+    pub const fn update_ms(&self) -> i64 {
+        self.update_ms
+    }
+
+    /// Says when it last changed.
+    #[must_use]
+    pub fn with_update_ms(self, update_ms: i64) -> Self {
+        Self { update_ms, ..self }
+    }
+
     /// The segments that it asks about, by id.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.conditions.iter().flat_map(Condition::segments)
@@ -95,7 +108,7 @@ impl CompiledSegment {
     #[must_use]
     pub fn unusable(id: &str, list: Option<UnitList>) -> Self {
         let (clauses, conditions, attributes) = (Box::default(), Box::default(), Box::default());
-        Self { id: id.into(), face: 0, clauses, conditions, attributes, list }
+        Self { id: id.into(), face: 0, update_ms: 0, clauses, conditions, attributes, list }
     }
 }
 
@@ -138,6 +151,7 @@ pub fn compile_segment(
     Ok(CompiledSegment {
         id: name.id.into(),
         face: 0,
+        update_ms: 0,
         clauses: clauses.into(),
         conditions: conditions.all.into(),
         attributes: conditions.attributes.into(),

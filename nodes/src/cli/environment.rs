@@ -266,6 +266,11 @@ fn changed(mut environment: v1::Environment, args: &SetArgs) -> Result<v1::Envir
         };
         let rule = render::read_text(Path::new(path))?;
         let rule = render::parse_object(&rule).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        if rule.get("$evaluators").is_some() {
+            let message =
+                format!("{path}: holds \"$evaluators\", shared rules by their names, and not one rule");
+            return Err(Failure::usage(message).note(format!("give all of them: --evaluators {path}")));
+        }
         environment.evaluators.insert(name.to_owned(), rule.to_string());
         named = true;
     }
@@ -281,6 +286,8 @@ fn evaluators(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
     let mut parsed = render::parse_object(&render::read_text(path)?).map_err(fault)?;
     if let Some(inner) = parsed.get_mut("$evaluators") {
         parsed = inner.take();
+    } else if parsed.get("flags").is_some() {
+        return Err(fault("is a flagd document without \"$evaluators\"; it has no shared rules".to_owned()));
     }
     match parsed {
         serde_json::Value::Object(rules) => {

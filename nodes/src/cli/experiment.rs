@@ -57,8 +57,8 @@ pub enum ExperimentCommand {
         #[arg(long)]
         watch: bool,
     },
-    /// Change how much of its layer a running or paused experiment has. More keeps every unit it has; less begins a new
-    /// generation. Starts a cool-down.
+    /// Change how much of its layer an experiment has, or a draft asks for at its start. More keeps every unit it has; less
+    /// begins a new generation. Of a running or paused one it starts a cool-down.
     LayerShare {
         key: String,
         /// In basis points or percent, as 3000 or 30%.

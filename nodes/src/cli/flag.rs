@@ -6,6 +6,7 @@ mod document;
 mod findings;
 mod forced;
 mod lint;
+mod nature;
 mod ramps;
 mod segments;
 mod shadow;

@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 use featureops_proto::v1;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
-use prost_types::value::Kind;
 
 use super::failure::Failure;
 use super::reading::{open, text_within};
+use crate::fronts::json::{Json, value};
 use crate::nearest::nearest;
 
 /// A public message and its full name, by which its descriptor is found.
@@ -213,48 +213,13 @@ fn field_names(descriptor: &MessageDescriptor, names: &mut std::collections::BTr
 /// A value as JSON, as it stands in a rule's text.
 #[must_use]
 pub fn value_text(value: &prost_types::Value) -> String {
-    json_of_value(value, 0).to_string()
-}
-
-fn json_of_value(value: &prost_types::Value, depth: usize) -> serde_json::Value {
-    use serde_json::Value as Json;
-    if depth > 32 {
-        return Json::String("…".to_owned());
-    }
-    match &value.kind {
-        None | Some(Kind::NullValue(_)) => Json::Null,
-        Some(Kind::BoolValue(flag)) => Json::Bool(*flag),
-        Some(Kind::StringValue(text)) => Json::String(text.clone()),
-        // Whole numbers without ".0": 18 and not 18.0.
-        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => {
-            Json::from(*number as i64)
-        }
-        Some(Kind::NumberValue(number)) => Json::from(*number),
-        Some(Kind::ListValue(list)) => list.values.iter().map(|v| json_of_value(v, depth + 1)).collect(),
-        Some(Kind::StructValue(object)) => Json::Object(
-            object.fields.iter().map(|(key, v)| (key.clone(), json_of_value(v, depth + 1))).collect(),
-        ),
-    }
+    serde_json::to_string(&Json(value)).unwrap_or_default()
 }
 
 /// JSON as a protobuf value.
 #[must_use]
 pub fn value_of_json(json: &serde_json::Value) -> prost_types::Value {
-    use serde_json::Value as Json;
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(flag) => Kind::BoolValue(*flag),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        // serde_json bounds the depth at 128 while parsing.
-        Json::Array(items) => {
-            Kind::ListValue(prost_types::ListValue { values: items.iter().map(value_of_json).collect() })
-        }
-        Json::Object(fields) => Kind::StructValue(prost_types::Struct {
-            fields: fields.iter().map(|(key, value)| (key.clone(), value_of_json(value))).collect(),
-        }),
-    };
-    prost_types::Value { kind: Some(kind) }
+    value(json.clone())
 }
 
 /// Six significant digits without noise: `0.190183`, `51.3417`, `1.2e-9`.

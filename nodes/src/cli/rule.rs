@@ -21,16 +21,15 @@ mod ramp;
 
 use std::fmt;
 
+use featureops_evaluation::limits::{MAX_CONDITIONS, MAX_SPLIT, MAX_VALUES};
 use featureops_proto::v1;
 use featureops_proto::v1::condition::Operator;
 use prost_types::value::Kind;
 
 use super::render::basis_points_of_percent;
 
-/// Longest rule text, conditions of a rule, and values or variants in a list.
+/// Longest rule text.
 pub const MAX_RULE_BYTES: usize = 16 * 1024;
-const MAX_CONDITIONS: usize = 64;
-const MAX_LIST: usize = 1_000;
 
 /// What is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -357,8 +356,8 @@ impl Parser<'_> {
                 return Err(self.error_at(placed.at, "expected a segment, as in-segment(beta)"));
             };
             values.push(prost_types::Value { kind: Some(Kind::StringValue(id)) });
-            if values.len() > MAX_LIST {
-                return Err(self.error(format!("a list has at most {MAX_LIST} segments")));
+            if values.len() > MAX_VALUES {
+                return Err(self.error(format!("a list has at most {MAX_VALUES} segments")));
             }
             if self.peek().token == Token::Symbol(")") {
                 self.next = self.next.saturating_add(1);
@@ -405,8 +404,8 @@ impl Parser<'_> {
             }
             self.symbol(",", "',' or ']'")?;
             values.push(self.value()?);
-            if values.len() > MAX_LIST {
-                return Err(self.error(format!("a list has at most {MAX_LIST} values")));
+            if values.len() > MAX_VALUES {
+                return Err(self.error(format!("a list has at most {MAX_VALUES} values")));
             }
         }
     }
@@ -435,8 +434,8 @@ impl Parser<'_> {
             let variant = self.variant()?;
             self.symbol("=", "'=' and a weight, as split on=2500,off=7500")?;
             variants.push(v1::WeightedVariant { variant, weight_basis_points: self.weight()? });
-            if variants.len() > MAX_LIST {
-                return Err(self.error(format!("a split has at most {MAX_LIST} variants")));
+            if variants.len() > MAX_SPLIT {
+                return Err(self.error(format!("a split has at most {MAX_SPLIT} variants")));
             }
             if self.peek().token != Token::Symbol(",") {
                 break;

@@ -1,6 +1,7 @@
 //! `schedule create|list|get|cancel`: changes of a flag at a time to come.
 
 use clap::{Args, Subcommand};
+use featureops_cluster::environment::{Clock as _, SystemClock};
 use featureops_proto::Collection::Schedules;
 use featureops_proto::v1::schedule::{Action, State};
 use featureops_proto::v1::{self, ScheduledChange};
@@ -12,7 +13,7 @@ use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::render::{key_of, word_of};
 use super::session::{Session, WriteArgs, principal_text, verb};
-use super::span::{moment_text, parse_moment};
+use super::span::{moment_text, parse_moment_from};
 use crate::rpc::schedule_service_client::ScheduleServiceClient;
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +46,7 @@ pub enum ScheduleCommand {
 #[command(after_help = "Examples:
   featureops schedule create checkout --at 2026-12-01T08:00:00Z --default on
   featureops schedule create checkout --at 2026-12-24T00:00:00Z --disabled --id christmas
+  featureops schedule create checkout --at +2h --default on
   featureops schedule create checkout --at 2027-01-01T00:00:00Z --archive
 
 What is named is written over the flag as it stands then, in your name. What you may not do then, or what does
@@ -52,8 +54,8 @@ not compile then, fails: the schedule says why, and the flag stays as it is. In 
 pub struct CreateArgs {
     /// The flag.
     flag: String,
-    /// When: RFC 3339 or unix seconds.
-    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    /// When: RFC 3339, unix seconds or milliseconds, or a span from now on, as +2h.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Timestamp,
     /// The schedule's id [default: the flag's and the time].
     #[arg(long)]
@@ -68,6 +70,11 @@ pub struct CreateArgs {
     fields: Fields,
     #[command(flatten)]
     write: WriteArgs,
+}
+
+/// A span counts from this machine's clock; the node's log time decides when it is over.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    parse_moment_from(text, SystemClock::start().unix_ms())
 }
 
 pub async fn run(session: &Session, command: ScheduleCommand) -> Result<(), Failure> {

@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// A header added to the context, over both. Repeatable.
     #[arg(long, value_name = "HEADER=KEY")]
     context_from_header: Vec<String>,
+    /// A web page's origin whose scripts may evaluate, as https://shop.example; * for all. Repeatable [default: none].
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
     /// How long an event or sync stream may last, as 10m.
     #[arg(long, value_name = "TIME")]
     stream_deadline: Option<String>,
@@ -127,8 +130,11 @@ fn load(
     flags.extend(args.listen.map(|address| ("listen".to_owned(), address)));
     flags.extend(args.flagd_ports.map(|ports| ("flagd_ports".to_owned(), ports)));
     flags.extend(args.stream_deadline.map(|time| ("flagd_stream_deadline".to_owned(), time)));
-    let repeated =
-        [("context_values", args.context_value), ("context_from_headers", args.context_from_header)];
+    let repeated = [
+        ("context_values", args.context_value),
+        ("context_from_headers", args.context_from_header),
+        ("cors_origins", args.cors_origin),
+    ];
     for (name, entries) in repeated {
         if !entries.is_empty() {
             // A line each: a value may hold a comma.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use featureops_proto::timestamp;
 use prost_types::Timestamp;
 
 /// Parses `500ms`, `10s`, `5m`, `72h`, `7d`; a bare number is seconds.
@@ -49,6 +50,18 @@ pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
     Ok(moment)
 }
 
+/// Parses a moment, or a span from `now_ms` on, as `+2h`.
+///
+/// # Errors
+/// Names the accepted forms.
+pub fn parse_moment_from(text: &str, now_ms: i64) -> Result<Timestamp, String> {
+    let Some(span) = text.trim().strip_prefix('+') else {
+        return parse_moment(text).map_err(|message| format!("{message}, or a span from now on (+2h)"));
+    };
+    let span = i64::try_from(parse_span(span)?.as_millis()).unwrap_or(i64::MAX);
+    Ok(timestamp(now_ms.saturating_add(span)))
+}
+
 /// `2025-03-01 12:00:00Z`, to the second: what a table has room for.
 #[must_use]
 pub fn moment_text(moment: Option<&Timestamp>) -> String {
@@ -94,6 +107,15 @@ mod tests {
             assert_eq!(parse_moment(text).unwrap().seconds, 1_714_979_289, "{text}");
         }
         assert_eq!(parse_moment("1714979289.25").unwrap().nanos, 250_000_000);
+        assert_eq!(parse_moment_from("1714979289000", 7).unwrap().seconds, 1_714_979_289);
+        assert_eq!(
+            parse_moment_from(" +2h ", 1_500).unwrap(),
+            Timestamp { seconds: 7_201, nanos: 500_000_000 }
+        );
+        for text in ["+", "+2", "2h", "+-2h", "+2 weeks", "++2h"] {
+            let seconds = parse_moment_from(text, 0).map(|moment| moment.seconds);
+            assert!(seconds.is_err() || text == "+2" && seconds == Ok(2), "{text}");
+        }
         for text in ["", "yesterday", "nan", "-5", "2024-13-01T00:00:00Z"] {
             assert!(parse_moment(text).is_err(), "{text}");
         }

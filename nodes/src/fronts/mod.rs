@@ -1,6 +1,7 @@
 //! The fronts: flagd's protocols and OFREP, by which every existing OpenFeature client works against a node unchanged.
 //!
 //! ```text
+//!                       connect (JSON)
 //!   evaluation_v1  evaluation_v2 ──┐                        ┌─ events   EventStream ──┐
 //!                                  ├─ resolve ─> outcome    ├─ sync     SyncFlags ────┼─ changes: latest wins
 //!   ofrep ─────────────────────────┘    │                   └─ ofrep    SSE ──────────┘
@@ -10,7 +11,9 @@
 //! A front turns one protocol into an evaluation and back. What an evaluation is, is not decided here.
 
 pub mod changes;
+pub mod connect;
 pub mod context;
+pub mod cors;
 pub mod evaluation_v1;
 pub mod evaluation_v2;
 pub mod events;

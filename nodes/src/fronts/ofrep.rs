@@ -244,6 +244,16 @@ impl Refusal {
         Self { status: StatusCode::BAD_REQUEST, code: Some("INVALID_CONTEXT"), details: details.to_owned() }
     }
 
+    /// As gRPC says it.
+    pub(super) fn status(self) -> tonic::Status {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => {
+                tonic::Status::resource_exhausted(self.details)
+            }
+            _ => tonic::Status::invalid_argument(self.details),
+        }
+    }
+
     /// As it is sent; `key` is the flag's, if it was about one.
     #[must_use]
     pub fn response(self, key: Option<&str>) -> Response {
@@ -278,7 +288,8 @@ fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, code: Some("GENERAL"), details })
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
+/// A body, within the bound.
+pub(super) async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
     let mut frames = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(frame) = frames.next().await {

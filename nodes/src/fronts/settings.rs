@@ -59,6 +59,8 @@ pub struct Settings {
     pub context_values: BTreeMap<String, String>,
     /// Header to context key: added over both.
     pub context_headers: BTreeMap<String, String>,
+    /// Web pages whose scripts may evaluate, by their origins; `*` for all.
+    pub cors_origins: Vec<String>,
     /// How long an event or sync stream may last; absent: as long as the client wants.
     pub stream_deadline: Option<Duration>,
     /// GENERAL is answered as UNKNOWN, as flagd does. Clients try again for seconds then.
@@ -75,6 +77,7 @@ impl Default for Settings {
             authorities: BTreeMap::new(),
             context_values: BTreeMap::new(),
             context_headers: BTreeMap::new(),
+            cors_origins: Vec::new(),
             stream_deadline: None,
             strict_errors: false,
             disable_sync_metadata: false,
@@ -147,6 +150,20 @@ pub fn context_headers(text: &str) -> Parsed<BTreeMap<String, String>> {
             }
         })
         .collect()
+}
+
+/// Origins of web pages, as a browser writes them, or `*`.
+pub fn origins(text: &str) -> Parsed<Vec<String>> {
+    let origin = |entry: &str| {
+        let authority =
+            entry.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, authority)| authority);
+        let is_origin = authority.is_some_and(|name| name.parse::<Authority>().is_ok());
+        if entry == "*" || is_origin {
+            return Ok(entry.to_owned());
+        }
+        Err(format!("'{}' is no origin, as https://shop.example, or * for all", shown(entry)))
+    };
+    entries(text)?.into_iter().map(origin).collect()
 }
 
 /// `500ms`, `30s`, `10m` or `1h`; `0` for none.
@@ -225,6 +242,7 @@ mod tests {
             assert_eq!(duration(text).unwrap(), Some(Duration::from_millis(ms)), "{text}");
         }
         assert_eq!(duration("0").unwrap(), None);
+        assert_eq!(origins("https://a.example, http://localhost:3000,*").unwrap().len(), 3);
     }
 
     #[test]
@@ -238,6 +256,8 @@ mod tests {
             (context_values("=1").unwrap_err(), "region=eu"),
             (context_headers("X Y=z").unwrap_err(), "X-Region"),
             (duration("5").unwrap_err(), "30s"),
+            (origins("a.example").unwrap_err(), "https://shop.example"),
+            (origins("https://a.example/path").unwrap_err(), "https://shop.example"),
             (duration("99999999999h").unwrap_err(), "10m"),
             (truth("yes").unwrap_err(), "true"),
         ] {

@@ -19,6 +19,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use featureops_evaluation::{CompiledFlag, Snapshot};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use tokio::sync::mpsc::{self, Sender};
@@ -47,7 +48,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     etag: String,
-    /// Unix seconds; 0 for a selection without flags.
+    /// Unix seconds; 0 where nothing was ever written. Never goes back: what leaves a selection, by its archive, its metadata or
+    /// its environment's source, was written then.
     last_modified: i64,
 }
 
@@ -56,15 +58,25 @@ impl Version {
     #[must_use]
     pub fn of(published: &Published, scope: &Scope) -> Self {
         let mut digest = Xxh3::new();
-        let mut update_ms = 0;
         let selection = scope.select(published);
+        let nothing = Snapshot::empty();
+        let selected = selection.environments().iter();
+        let flags = selected.flat_map(|environment| published.snapshot.changed_since(&nothing, environment));
+        let environments = published.registry.environments().map(|(id, _)| published.registry.shared(id));
+        let times = flags.map(CompiledFlag::update_ms).chain(environments.map(|shared| shared.update_ms()));
+        let update_ms = times.max().unwrap_or(0);
         for (key, flag) in selection.flags() {
             digest.update(&(key.len() as u64).to_le_bytes());
             digest.update(key.as_bytes());
             digest.update(&flag.face().to_le_bytes());
-            update_ms = update_ms.max(flag.update_ms());
         }
         Self { etag: format!("{:016x}", digest.digest()), last_modified: update_ms / 1_000 }
+    }
+
+    /// Unix seconds of the last change.
+    #[must_use]
+    pub const fn last_modified(&self) -> i64 {
+        self.last_modified
     }
 
     /// Whether a client that was told of this configuration finds it here: what it names is this version, or older by time.

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use featureops_evaluation::{CompileError, flagd};
+use featureops_evaluation::CompileError;
+use featureops_evaluation::flagd::{self, LeftOut, What};
 use featureops_proto::log::{self, CompiledAgainst, Done, entry};
 use featureops_proto::v1::{
     Environment, ExportFlagsRequest, ExportFlagsResponse, Flag, GetEnvironmentRequest, ImportFlagsRequest,
@@ -29,6 +30,8 @@ use crate::rpc::environment_service_server::EnvironmentService;
 use crate::services::compiled::settled;
 use crate::services::{promotion, required};
 
+/// Where a flagd document has its shared rules; no rule is called so.
+const EVALUATORS: &str = "$evaluators";
 /// Bytes of the flags of one export.
 const EXPORT_BYTES_MAX: usize = 128 << 20;
 
@@ -109,12 +112,11 @@ impl EnvironmentService for Environments {
             // After the flags: what these ask about is among them.
             let segments = replica.read(|state| state.segments(&id, "", MAX_SEGMENTS));
             let document = flagd::export_with_segments(&flags, &environment, &segments);
-            Ok((format!("{document:#}\n"), flagd::left_out(&flags, &segments)))
+            Ok((format!("{document:#}\n"), flagd::left_out(&flags, &environment, &segments)))
         });
         match written.await? {
             Ok((document, left_out)) => {
-                let warning = |(path, message)| ImportWarning { path, message };
-                let warnings = left_out.into_iter().map(warning).collect();
+                let warnings = left_out.into_iter().map(warning_of).collect();
                 Ok(Response::new(ExportFlagsResponse { document, warnings }))
             }
             Err(bytes) => Err(refusal::coded(
@@ -151,6 +153,8 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
         warnings.push(ImportWarning { path: "request_id".to_owned(), message });
     }
     ImportFlagsResponse {
+        changed_count: told.changed_count,
+        archived_count: told.archived_count,
         changed: told.changed,
         archived: told.archived,
         unchanged: told.unchanged_count,
@@ -280,6 +284,7 @@ fn taken_in(
     let flags: Vec<Flag> = held.values().cloned().collect();
     let segments = replica.read(|state| state.segments(environment, "", MAX_SEGMENTS));
     let again = flagd::again(&read.flags, &flags, present, &segments);
+    let left_out = flagd::left_out(&flags, present, &segments);
     let mut replaced = BTreeSet::new();
     for flag in &mut read.flags {
         let path = format!("flags.{}", id_of(&flag.name, Collection::Flags));
@@ -290,6 +295,10 @@ fn taken_in(
         };
         if again.is_none() {
             replaced.insert(flag.name.clone());
+            // Whoever changed an export and brings it back has this in it already.
+            let id = id_of(&flag.name, Collection::Flags);
+            let lost = left_out.iter().filter(|lost| lost.flag == id && lost.what == What::Prerequisite);
+            read.warnings.extend(lost.cloned().map(warning_of));
             read.warnings.extend(goes(flag, &held, &read.environment, &path));
             continue;
         }
@@ -301,6 +310,10 @@ fn taken_in(
         *flag = held;
     }
     Ok((read, replaced))
+}
+
+fn warning_of(left_out: LeftOut) -> ImportWarning {
+    ImportWarning { path: format!("flags.{}", left_out.flag), message: left_out.message }
 }
 
 /// What of a flag a document replaces without a word for it. An export says prerequisites and forced units as targeting, and so
@@ -359,6 +372,11 @@ fn check_metadata(environment: &Environment, field: &str) -> Result<(), Status> 
 fn check_evaluators(environment: &Environment) -> Result<(), Status> {
     for (name, rule) in &environment.evaluators {
         let field = format!("environment.evaluators.{}", refusal::clip(name));
+        let wraps = |rule: &serde_json::Value| rule.get(EVALUATORS).is_some();
+        if name == EVALUATORS || serde_json::from_str(rule).is_ok_and(|rule| wraps(&rule)) {
+            let way_out = "is how a flagd document wraps shared rules; give those in it, each by its name";
+            return Err(refusal::invalid(&field, EVALUATORS, way_out));
+        }
         if name.is_empty() {
             return Err(refusal::invalid(&field, "", "a shared rule needs a name, by which $ref finds it"));
         }

@@ -89,6 +89,8 @@ fn told(done: &Done, differences: Vec<FlagDifference>) -> PromoteFlagsResponse {
         changed: imported.changed,
         archived: imported.archived,
         unchanged: imported.unchanged_count,
+        changed_count: imported.changed_count,
+        archived_count: imported.archived_count,
         kept: imported.kept,
         differences,
     }

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use featureops_proto::log::{self, Done, entry};
+use featureops_proto::log::{self, Done, Entry, Refusal, entry, reply};
 use featureops_proto::v1::schedule::Action;
 use featureops_proto::v1::{
     CancelScheduleRequest, CreateScheduleRequest, Flag, GetScheduleRequest, ListSchedulesRequest,
-    ListSchedulesResponse, Schedule, ScheduledChange,
+    ListSchedulesResponse, Principal, Schedule, ScheduledChange,
 };
-use featureops_proto::{Collection, Name, environment_of, id_of, unix_ms};
+use featureops_proto::{Collection, ErrorCode, Name, environment_of, id_of, unix_ms};
 use featureops_state::State;
+use prost::Message as _;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::caller;
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
@@ -47,7 +50,7 @@ impl ScheduleService for Schedules {
         let (metadata, _, request) = request.into_parts();
         let mut schedule = required(request.schedule, "schedule")?;
         name(&schedule.name, Collection::Schedules, "schedule.name")?;
-        let flag = self.compiles(&schedule)?;
+        let flag = self.writable(&metadata, &schedule).await?;
         if let Some(Action::Change(change)) = &mut schedule.action {
             let written = change.flag.take().unwrap_or_default();
             change.flag = Some(Flag { name: flag, ..definition(written) });
@@ -106,9 +109,8 @@ impl ScheduleService for Schedules {
 }
 
 impl Schedules {
-    /// Refuses what could not be made so with the flag as it stands, unless an earlier schedule may change that. Says the
-    /// flag's name.
-    fn compiles(&self, schedule: &Schedule) -> Result<String, Status> {
+    /// Refuses what could not be written so, and says the flag's name.
+    async fn writable(&self, metadata: &MetadataMap, schedule: &Schedule) -> Result<String, Status> {
         let parsed = name(&schedule.name, Collection::Schedules, "schedule.name")?;
         let flag = Name::format(parsed.environment, Collection::Flags, &schedule.flag);
         let named = name(&flag, Collection::Flags, "schedule.flag")?;
@@ -118,21 +120,65 @@ impl Schedules {
             let message = format!("is not {flag}, the flag of the schedule; leave it out");
             return Err(refusal::invalid("schedule.change.flag.name", &given.name, message));
         }
-        let time_ms = schedule.time.as_ref().map_or(0, unix_ms);
-        let (held, environment, earlier) = self.0.replica.read(|state| {
-            let all = state.schedules(named.environment, "", usize::MAX, named.id, false);
-            let earlier = all.iter().any(|other| other.time.as_ref().map_or(0, unix_ms) <= time_ms);
-            (state.flag(named.environment, named.id), state.environment(named.environment), earlier)
-        });
         // What there is no flag for the fold refuses.
-        let Some(held) = held else { return Ok(flag) };
-        let after = changed(held, change)?;
-        if !earlier {
-            featureops_evaluation::check(&after, &environment).map_err(|error| {
-                let field = format!("schedule.change.flag.{}", error.path);
-                refusal::invalid(&field, &error.value, &error.message)
-            })?;
+        if self.0.replica.read(|state| state.flag(named.environment, named.id)).is_none() {
+            return Ok(flag);
         }
-        Ok(flag)
+        let author = caller::principal(metadata)?;
+        let (replica, schedule, environment) =
+            (self.0.replica.clone(), schedule.clone(), named.environment.to_owned());
+        let rehearsed = move || rehearse(replica.copy(), &author, &schedule, &environment);
+        self.0.beside(rehearsed).await?.map(|()| flag)
+    }
+}
+
+/// Writes the change over the flag as it stands, after the flag's schedules that come before it, as each would be written. An
+/// experiment, a trip or a right may be another by then, so only what is wrong with the content is refused.
+fn rehearse(
+    mut state: State,
+    author: &Principal,
+    schedule: &Schedule,
+    environment: &str,
+) -> Result<(), Status> {
+    let place = |schedule: &Schedule| (schedule.time.as_ref().map_or(0, unix_ms), schedule.name.clone());
+    let mut earlier = state.schedules(environment, "", usize::MAX, &schedule.flag, false);
+    earlier.retain(|other| place(other) < place(schedule));
+    earlier.sort_by_key(place);
+    for other in &earlier {
+        // What fails then leaves the flag as it was.
+        let _ = write(&mut state, &other.author.clone().unwrap_or_default(), other, environment);
+    }
+    write(&mut state, author, schedule, environment)
+}
+
+fn write(
+    state: &mut State,
+    author: &Principal,
+    schedule: &Schedule,
+    environment: &str,
+) -> Result<(), Status> {
+    let Some(Action::Change(change)) = &schedule.action else { return Ok(()) };
+    let Some(held) = state.flag(environment, &schedule.flag) else { return Ok(()) };
+    let flag = changed(held, change)?;
+    featureops_evaluation::check(&flag, &state.environment(environment)).map_err(|error| {
+        let field = format!("schedule.change.flag.{}", error.path);
+        refusal::invalid(&field, &error.value, &error.message)
+    })?;
+    let entry = Entry {
+        principal: Some(author.clone()),
+        command: Some(entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag: String::new() })),
+        ..Entry::default()
+    };
+    let position = state.position().saturating_add(1);
+    let reply = state.apply(position, &entry.encode_to_vec(), &mut Vec::new());
+    match reply.map(|reply| reply.result) {
+        Ok(Some(reply::Result::Refusal(refused))) if refused.code == ErrorCode::InvalidArgument.as_str() => {
+            let field = format!("schedule.change.{}", refused.field);
+            Err(refusal::refused(&Refusal { field, ..refused }))
+        }
+        Ok(_) => Ok(()),
+        Err(violation) => {
+            Err(Status::internal(format!("the change would stop the fold: {}", violation.detail)))
+        }
     }
 }

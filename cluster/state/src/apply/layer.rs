@@ -278,7 +278,7 @@ impl State {
     ) -> Result<Outcome, Refusal> {
         ctx.require_human("changing an experiment's share of its layer")?;
         let number = self.named_experiment(&c.name)?;
-        let flag = self.in_phase(number, &c.name, &c.etag, &[Phase::Running, Phase::Paused])?;
+        let flag = self.in_phase(number, &c.name, &c.etag, &[Phase::Running, Phase::Paused, Phase::Draft])?;
         let Some(record) = self.experiments.get(&number).cloned() else {
             return refuse(ErrorCode::NotFound, "name", &c.name, "no such experiment");
         };
@@ -293,6 +293,17 @@ impl State {
             return refuse(ErrorCode::InvalidArgument, "basis_points", want, message);
         }
         let layer = key(&flag.0, &definition.layer);
+        if record.state() == Phase::Draft {
+            // It has no slots before its start, which looks whether there are as many; and nobody is served by it.
+            let had = definition.layer_share_basis_points;
+            if let Some(record) = self.experiment_mut(number) {
+                record.version += 1;
+                record.definition.get_or_insert_default().layer_share_basis_points = want;
+            }
+            let mut outcome = self.experiment_done(number, effects);
+            outcome.detail = format!("{had} -> {want} of layer {}, asked for at the start", layer.1);
+            return Ok(outcome);
+        }
         let slots = if want >= have {
             self.more_slots(&layer, &record.layer_slots, want - have, "basis_points", want)?
         } else {

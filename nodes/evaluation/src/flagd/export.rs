@@ -69,12 +69,16 @@ pub fn export_for_sync(flags: &[v1::Flag], environment: &v1::Environment) -> Jso
     json!({ "flags": written(flags, |flag, others| form.flag(flag, others)) })
 }
 
+pub(super) fn key(flag: &v1::Flag) -> Option<&str> {
+    Some(Name::parse(&flag.name, Collection::Flags).ok()?.id)
+}
+
+pub(super) fn by_key(flags: &[v1::Flag]) -> BTreeMap<&str, &v1::Flag> {
+    flags.iter().filter_map(|flag| Some((key(flag)?, flag))).collect()
+}
+
 fn written(flags: &[v1::Flag], write: impl Fn(&v1::Flag, Others<'_>) -> Option<Json>) -> Json {
-    fn key(flag: &v1::Flag) -> Option<&str> {
-        Some(Name::parse(&flag.name, Collection::Flags).ok()?.id)
-    }
-    let by_key: BTreeMap<&str, &v1::Flag> =
-        flags.iter().filter_map(|flag| Some((key(flag)?, flag))).collect();
+    let by_key = by_key(flags);
     let find = |id: &str| by_key.get(id).copied();
     let entry = |flag| Some((key(flag)?.to_owned(), write(flag, &find)?));
     Json::Object(flags.iter().filter_map(entry).collect())

@@ -276,6 +276,11 @@ fn evaluators(given: Json, path: Path<'_>, warnings: &mut Warnings) -> Outcome<B
         return Ok(BTreeMap::new());
     };
     within(path, fields.len(), limits::MAX_EVALUATORS, "shared rules")?;
+    if fields.contains_key("$evaluators") {
+        let way_out =
+            "wraps shared rules once more; write them by their names, {\"$evaluators\": {\"NAME\": {...}}}";
+        return refused(path.key("$evaluators"), "$evaluators", way_out);
+    }
     fields
         .into_iter()
         .map(|(name, rule)| {

@@ -18,6 +18,7 @@ mod decides;
 mod document;
 mod export;
 mod import;
+mod left_out;
 mod prerequisites;
 mod rules;
 mod segments;
@@ -27,7 +28,7 @@ pub use again::{Again, again};
 pub use decides::always_decides;
 pub use export::{Others, SyncForm, export, export_for_sync, export_with_segments};
 pub use import::{Imported, import};
-pub use segments::left_out;
+pub use left_out::{LeftOut, What, left_out};
 
 /// Why a document was refused: the path in it, what stands there, the way out.
 pub use crate::refusal::CompileError as ImportError;

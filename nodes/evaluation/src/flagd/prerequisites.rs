@@ -16,10 +16,10 @@
 //!   stretch where a text stands for what is hashed;
 //! * another flag's `fractional` over the items of a list, and `$flagd` as a whole.
 //!
-//! And these differ: another flag's targeting that cannot be evaluated is an error of this one, and a result that is a
+//! [`lost`] says what of a flag's prerequisites this takes away. And these differ: another flag's targeting that cannot be evaluated is an error of this one, and a result that is a
 //! number names no variant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_proto::v1::{self, FractionalVersion, rule};
 use serde_json::{Value as Json, json};
@@ -34,6 +34,10 @@ use crate::split;
 
 /// Levels of JSON that every reader takes.
 const MAX_JSON_DEPTH: usize = 100;
+/// What of another flag FRACTIONAL_VERSION_3 has no words for.
+const BUCKETS: &str = "with FRACTIONAL_VERSION_3 the buckets";
+/// Why prerequisites that could be said are not.
+const TOO_LARGE: &str = "with all it rests on it is more than a rule may hold";
 /// Text of what `fractional` hashes that is written twice.
 const MAX_HASHED_BYTES: usize = 4_096;
 
@@ -48,13 +52,7 @@ pub(super) fn under(
         return rest;
     }
     let mut arguments = forced(flag, |variant| Json::from(variant));
-    let mut inlined = Inlined {
-        form,
-        others,
-        segments: form.segments().inlining(),
-        flags: limits::MAX_PREREQUISITE_FLAGS,
-        bytes: limits::MAX_TARGETING_BYTES,
-    };
+    let mut inlined = Inlined::of(form, others);
     // Without a rule of its own a flag serves its default, whether or not its prerequisites hold.
     if let Some(rest) = rest {
         match inlined.hold(flag, 1) {
@@ -66,6 +64,16 @@ pub(super) fn under(
         }
     }
     (!arguments.is_empty()).then(|| json!({ "if": arguments }))
+}
+
+/// What of its prerequisites a flag's rule does not say, so that they count as not held in a client that evaluates by itself.
+pub(super) fn lost(flag: &v1::Flag, form: &SyncForm<'_>, others: Others<'_>) -> Vec<String> {
+    let mut inlined = Inlined::of(form, others);
+    let holds = inlined.hold(flag, 1);
+    if inlined.lost.is_empty() && !fits(&holds) {
+        inlined.lost.insert(TOO_LARGE.to_owned());
+    }
+    inlined.lost.into_iter().collect()
 }
 
 fn fits(rule: &Json) -> bool {
@@ -110,9 +118,27 @@ struct Inlined<'i, 'f> {
     flags: usize,
     /// Bytes of definitions that may still be put in.
     bytes: usize,
+    /// What the dialect cannot say, or has no room for.
+    lost: BTreeSet<String>,
 }
 
-impl Inlined<'_, '_> {
+impl<'i, 'f> Inlined<'i, 'f> {
+    fn of(form: &'i SyncForm<'i>, others: Others<'f>) -> Self {
+        Self {
+            form,
+            others,
+            segments: form.segments().inlining(),
+            flags: limits::MAX_PREREQUISITE_FLAGS,
+            bytes: limits::MAX_TARGETING_BYTES,
+            lost: BTreeSet::new(),
+        }
+    }
+
+    fn loses(&mut self, id: &str, what: &str) -> Json {
+        self.lost.insert(format!("{what} of flag {id} cannot be said there"));
+        Json::Bool(false)
+    }
+
     /// Whether all prerequisites of a flag hold: a condition, or a boolean when that is always the same.
     fn hold(&mut self, flag: &v1::Flag, level: usize) -> Json {
         let mut conditions = Vec::new();
@@ -135,7 +161,12 @@ impl Inlined<'_, '_> {
             return of(&flag.safe_variant);
         }
         let Ok(bytes) = check_size(flag) else { return Json::Bool(false) };
-        if flag.disabled || level > limits::MAX_PREREQUISITE_LEVELS || self.flags == 0 || self.bytes < bytes {
+        // Evaluation here follows no more levels either.
+        if flag.disabled || level > limits::MAX_PREREQUISITE_LEVELS {
+            return Json::Bool(false);
+        }
+        if self.flags == 0 || self.bytes < bytes {
+            self.lost.insert(TOO_LARGE.to_owned());
             return Json::Bool(false);
         }
         self.flags -= 1;
@@ -218,7 +249,7 @@ impl Inlined<'_, '_> {
 
     /// Whether the unit's bucket is in a stretch that is wanted; without a unit the default is served.
     fn bucketed<'s>(
-        &self,
+        &mut self,
         id: &str,
         stretches: impl Iterator<Item = (&'s str, u32)>,
         wanted: &impl Fn(&str) -> Json,
@@ -234,7 +265,7 @@ impl Inlined<'_, '_> {
         }
         let found = match entries.as_slice() {
             [(end, _)] => end.clone(),
-            _ if self.hashes_lists() => Json::Bool(false),
+            _ if self.hashes_lists() => self.loses(id, BUCKETS),
             _ => {
                 let label = |end: &Json| if *end == true { "yes" } else { "no" };
                 let entries = entries.iter().map(|(end, length)| json!([label(end), length]));
@@ -249,11 +280,11 @@ impl Inlined<'_, '_> {
     }
 
     /// Whether the unit is in that part of a ramp which is wanted; without a unit the default is served.
-    fn ramped(&self, id: &str, shares: &Shares, on: Json, off: Json, default: &Json) -> Json {
+    fn ramped(&mut self, id: &str, shares: &Shares, on: Json, off: Json, default: &Json) -> Json {
         let found = if on == off {
             on
         } else if self.hashes_lists() {
-            Json::Bool(false)
+            self.loses(id, BUCKETS)
         } else {
             let label = |end: &Json| Json::from(if *end == true { "yes" } else { "no" });
             let arguments: Vec<Json> =
@@ -274,17 +305,20 @@ impl Inlined<'_, '_> {
     fn targeting(&mut self, id: &str, text: &str) -> Option<Json> {
         let mut rule = parsed(text);
         self.form.put_in(&mut rule);
-        let bytes = rule.to_string().len();
-        self.bytes = self.bytes.checked_sub(bytes)?;
+        let Some(room) = self.bytes.checked_sub(rule.to_string().len()) else {
+            self.lost.insert(TOO_LARGE.to_owned());
+            return None;
+        };
+        self.bytes = room;
         self.under_key(id, rule, false, 0)
     }
 
     /// `within`: what `var` finds is an item of a list.
-    fn under_key(&self, id: &str, rule: Json, within: bool, depth: usize) -> Option<Json> {
+    fn under_key(&mut self, id: &str, rule: Json, within: bool, depth: usize) -> Option<Json> {
         if depth > limits::MAX_TARGETING_DEPTH {
             return None;
         }
-        let inner = |value, within| self.under_key(id, value, within, depth + 1);
+        let mut inner = |value, within| self.under_key(id, value, within, depth + 1);
         let fields = match rule {
             Json::Array(values) => {
                 let values = values.into_iter().map(|value| inner(value, within));
@@ -299,7 +333,10 @@ impl Inlined<'_, '_> {
             "var" if !within => {
                 let path = given.as_str().or_else(|| given.as_array()?.first()?.as_str());
                 match path {
-                    Some("$flagd") => return None,
+                    Some("$flagd") => {
+                        self.loses(id, "`$flagd` as a whole in the targeting");
+                        return None;
+                    }
                     Some("$flagd.flagKey") => return Some(Json::from(id)),
                     _ => inner(given, within)?,
                 }
@@ -315,7 +352,12 @@ impl Inlined<'_, '_> {
                     Json::Array(values) => values,
                     other => vec![other],
                 };
-                if within || self.hashes_lists() && is_stretch(given.first()) {
+                if within {
+                    self.loses(id, "`fractional` over the items of a list in the targeting");
+                    return None;
+                }
+                if self.hashes_lists() && is_stretch(given.first()) {
+                    self.loses(id, BUCKETS);
                     return None;
                 }
                 let by = match given.first() {
@@ -330,7 +372,7 @@ impl Inlined<'_, '_> {
     }
 
     /// `by` is what is hashed; if there is none, or it is null, the key and the unit are.
-    fn fractional(&self, id: &str, by: Option<Json>, stretches: Vec<Json>) -> Option<Json> {
+    fn fractional(&mut self, id: &str, by: Option<Json>, stretches: Vec<Json>) -> Option<Json> {
         let written = |by: Json| {
             let arguments: Vec<Json> = std::iter::once(by).chain(stretches.iter().cloned()).collect();
             json!({ "fractional": arguments })
@@ -344,7 +386,10 @@ impl Inlined<'_, '_> {
                 let by = json!({ "if": [{ "===": [by, null] }, hashed(id), by] });
                 Some(json!({ "if": [there, written(by), null] }))
             }
-            Some(_) => None,
+            Some(_) => {
+                self.lost.insert(TOO_LARGE.to_owned());
+                None
+            }
         }
     }
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A list of units is kept as keyed hashes, which no client could make: nobody counts as being on it, so that IN_SEGMENT does
-//! not hold for those whom only the list names, and NOT_IN_SEGMENT does. [`left_out`] says of which flags this is so. The same
-//! counts for a segment that would not fit into a rule's bounds.
+//! not hold for those whom only the list names, and NOT_IN_SEGMENT does. The same counts for a segment that would not fit into
+//! a rule's bounds. [`super::left_out`] says of which flags this is so.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,29 +130,8 @@ fn any(mut conditions: Vec<Json>) -> Json {
     }
 }
 
-/// Lists that a document leaves out: for each flag that asks about one, a path and what that means.
-#[must_use]
-pub fn left_out(flags: &[v1::Flag], segments: &[v1::Segment]) -> Vec<(String, String)> {
-    let segments = Segments::of(segments);
-    let mut all = Vec::new();
-    for flag in flags.iter().filter(|flag| !flag.archived && flag.trip.is_none()) {
-        let conditions = flag.rules.iter().flat_map(|rule| &rule.conditions);
-        for id in with_lists(conditions, &segments) {
-            let Ok(name) = Name::parse(&flag.name, Collection::Flags) else { continue };
-            let message = format!(
-                "the list of segment {id} is not in it: to clients that evaluate by themselves nobody is on that list"
-            );
-            all.push((format!("flags.{}", name.id), message));
-            if all.len() >= limits::MAX_WARNINGS {
-                return all;
-            }
-        }
-    }
-    all
-}
-
 /// Segments that are asked about, however far down, and have a list.
-fn with_lists<'s>(
+pub(super) fn with_lists<'s>(
     conditions: impl Iterator<Item = &'s v1::Condition>,
     segments: &Segments<'s>,
 ) -> BTreeSet<&'s str> {

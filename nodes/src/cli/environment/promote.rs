@@ -58,7 +58,7 @@ pub(super) async fn promote(session: &Session, args: PromoteArgs) -> Result<(), 
 }
 
 fn describe(page: &mut Page, done: &v1::PromoteFlagsResponse, to: &str, dry: bool) {
-    let (changed, archived, unchanged) = (done.changed.len(), done.archived.len(), done.unchanged);
+    let (changed, archived, unchanged) = (done.changed_count, done.archived_count, done.unchanged);
     let verb = verb(dry, "changed", "would change");
     page.line(
         Tone::Good,

@@ -63,7 +63,7 @@ pub async fn import(session: &Session, args: ImportArgs) -> Result<(), Failure> 
     session.show(&done, |page| {
         let verb = verb(args.write.dry_run, "imported", "would import");
         let into = done.environment.as_ref().map_or_else(String::new, |e| key_of(&e.name).to_owned());
-        let (changed, archived) = (done.changed.len(), done.archived.len());
+        let (changed, archived) = (done.changed_count, done.archived_count);
         let summary = format!(
             "{verb} into {into}: {changed} changed, {archived} archived, {} unchanged, {} warnings",
             done.unchanged,

@@ -9,6 +9,7 @@ use featureops_evaluation::flagd::always_decides;
 use featureops_proto::v1::{self, rule};
 use serde_json::{Value as Json, json};
 
+use super::nature::{Nature, Natures};
 use super::shadow;
 use crate::cli::render::key_of;
 
@@ -34,7 +35,8 @@ impl Finding {
 }
 
 /// Looks through flags and what they share; archived flags are left out.
-pub fn findings(flags: &[v1::Flag], environment: &v1::Environment) -> Vec<Finding> {
+pub fn findings(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<Finding> {
+    let natures = Natures::of(segments);
     let shared: BTreeMap<&str, Json> = environment
         .evaluators
         .iter()
@@ -43,7 +45,7 @@ pub fn findings(flags: &[v1::Flag], environment: &v1::Environment) -> Vec<Findin
     let mut all = Vec::new();
     let mut referred = BTreeSet::new();
     for flag in flags.iter().filter(|flag| !flag.archived) {
-        let mut look = Look { flag, shared: &shared, found: Vec::new() };
+        let mut look = Look { flag, shared: &shared, natures: &natures, found: Vec::new() };
         look.run(&mut referred);
         all.append(&mut look.found);
     }
@@ -84,6 +86,7 @@ fn before_allocation(flag: &v1::Flag, environment: &v1::Environment) -> Option<F
 struct Look<'f> {
     flag: &'f v1::Flag,
     shared: &'f BTreeMap<&'f str, Json>,
+    natures: &'f Natures<'f>,
     found: Vec<Finding>,
 }
 
@@ -142,22 +145,22 @@ impl Look<'_> {
     fn rules(&mut self) {
         let flag = self.flag;
         for (at, rule) in flag.rules.iter().enumerate() {
-            if let Some((one, other)) = shadow::contradiction(&rule.conditions) {
-                let message =
-                    format!("conditions {one} and {other} of rule '{}' contradict each other", rule.id);
+            if let Nature::Never(why) = self.natures.clause(&rule.conditions) {
+                let message = format!("rule '{}': {why}", rule.id);
                 self.found("rule-never-matches", format!("rules[{at}].conditions"), message);
                 continue;
             }
             let earlier = flag.rules.iter().take(at).find(|earlier| {
-                shadow::contradiction(&earlier.conditions).is_none()
-                    && shadow::covers(&earlier.conditions, &rule.conditions)
+                !matches!(self.natures.clause(&earlier.conditions), Nature::Never(_))
+                    && shadow::covers(&self.natures.deciding(&earlier.conditions), &rule.conditions)
             });
             if let Some(earlier) = earlier {
                 let message = format!("rule '{}' before it matches whenever it would", earlier.id);
                 self.found("rule-never-matches", format!("rules[{at}]"), message);
             }
         }
-        let everybody = flag.rules.iter().position(|rule| rule.conditions.is_empty());
+        let always = |rule: &v1::Rule| self.natures.clause(&rule.conditions) == Nature::Always;
+        let everybody = flag.rules.iter().position(always);
         if let Some(at) = everybody
             && flag.allocation.is_some()
         {
@@ -420,7 +423,7 @@ mod tests {
     }
 
     fn codes(flag: &v1::Flag) -> Vec<(&'static str, String)> {
-        let found = findings(std::slice::from_ref(flag), &v1::Environment::default());
+        let found = findings(std::slice::from_ref(flag), &v1::Environment::default(), &[]);
         found.into_iter().map(|finding| (finding.code, finding.path)).collect()
     }
 
@@ -512,7 +515,7 @@ mod tests {
         let evaluators = rules.map(|(name, rule)| (name.to_owned(), rule.to_owned())).into();
         let environment = v1::Environment { evaluators, ..v1::Environment::default() };
         let flags = [flag(&[], r#"{"if": [true, {"$ref": "a"}]}"#, &["off", "on"])];
-        let found = findings(&flags, &environment);
+        let found = findings(&flags, &environment, &[]);
         assert_eq!(found.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["evaluators.c"]);
         // Twice itself, and rules that each name the next one twice: followed once each.
         let twice = |name: &str| format!(r#"{{"and":[{{"$ref":"{name}"}},{{"$ref":"{name}"}}]}}"#);
@@ -525,7 +528,7 @@ mod tests {
             flag(&[], r#"{"$ref": "r30"}"#, &["off", "on", "on2"]),
             flag(&[], r#"{"or": [{"$ref": "r40"}, {"$ref": "a"}]}"#, &["off", "on", "on2"]),
         ];
-        let found = findings(&flags, &environment);
+        let found = findings(&flags, &environment, &[]);
         let unused = (0..30).map(|n| format!("evaluators.r{n}"));
         let mut expected: Vec<String> = unused.collect();
         expected.sort();
@@ -536,6 +539,6 @@ mod tests {
             "a circle may result in any"
         );
         let dangling = [flag(&[], r#"{"$ref": "nobody"}"#, &["off", "on"])];
-        assert_eq!(findings(&dangling, &v1::Environment::default())[0].code, "reference");
+        assert_eq!(findings(&dangling, &v1::Environment::default(), &[])[0].code, "reference");
     }
 }

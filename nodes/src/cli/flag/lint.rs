@@ -1,12 +1,10 @@
 //! `flag lint`: what a definition says and can never happen. It finds and tells; what to do is a person's to say.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use featureops_cluster::environment::{Clock as _, SystemClock};
 use serde_json::json;
 
-use super::definitions;
+use super::definitions::{self, DefinitionsArgs, WITH_SEGMENTS};
 use super::findings::{Finding, findings};
 use super::ramps;
 use super::segments;
@@ -16,36 +14,44 @@ use crate::cli::session::Session;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Looks for:
-  rule-never-matches    an earlier rule always wins, or two conditions contradict each other
+  rule-never-matches    an earlier rule always wins, conditions contradict each other, or nobody is in the segment asked about
   allocation-never-reached  a rule or targeting decides for everybody before the running experiment
   weight                entries of a split or fractional that nobody is served by
   variant-never-served  no rule, split, arm, default or safe variant serves it
   variants-unused       a static flag with two or more variants that nobody is served
   no-default, no-safe   the code default is used; the flag can neither trip nor hold an experiment
   ramp-over             a ramp that has reached its end
-  reference             a shared rule nobody refers to, or a reference to none
-  segment-empty         a segment that nobody is in: no clause, and an empty list
+  reference             a shared rule nobody refers to, or a reference to a shared rule or segment that is none
+  clause-never-holds    a segment's clause whose conditions contradict each other, or that asks about a segment nobody is in
+  segment-empty         a segment that nobody is in: no clause that can hold, and an empty list
+  segment-everybody     a segment that everybody is in
   segment-unused        a segment that no flag and no other segment asks about
   segment-list          a flag asks about a list: clients that evaluate by themselves do not have it
+  prerequisite-lost     a prerequisite that a flagd document cannot say: to clients that evaluate by themselves it does not
+                        hold
   targeting             targeting that is not JSON, or names a variant that is none")]
 pub struct LintArgs {
     /// Only these flags [default: all].
     keys: Vec<String>,
-    /// Look through these definitions instead of the server's: a flagd document, a flag, or a list of flags.
-    #[arg(long, value_name = "FILE")]
-    definitions: Option<PathBuf>,
+    #[command(flatten)]
+    definitions: DefinitionsArgs,
     /// End with 1 when anything is found.
     #[arg(long)]
     strict: bool,
 }
 
 pub async fn run(session: &Session, args: LintArgs) -> Result<(), Failure> {
-    let found = match &args.definitions {
-        Some(path) => definitions::read(path, &session.settings.environment)?,
+    let found = match args.definitions.read(&session.settings.environment)? {
+        Some(found) => found,
         None => definitions::fetch(session).await?,
     };
-    let mut all = findings(&found.flags, &found.environment);
-    all.extend(segments::findings(&found.flags, &found.segments));
+    let mut all = findings(&found.flags, &found.environment, &found.segments);
+    all.extend(segments::findings(&found.flags, &found.environment, &found.segments));
+    all.extend(found.unknown_segments().into_iter().map(|(flag, path, segment)| {
+        let message =
+            format!("asks about segment {segment}, which is not among the definitions; {WITH_SEGMENTS}");
+        Finding { flag, code: "reference", path, message }
+    }));
     all.extend(ramps::over(&found.flags, SystemClock::start().unix_ms()));
     if !args.keys.is_empty() {
         all.retain(|finding| args.keys.contains(&finding.flag));

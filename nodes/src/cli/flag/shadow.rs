@@ -14,11 +14,27 @@ pub fn covers(earlier: &[Condition], later: &[Condition]) -> bool {
     earlier.iter().all(|wanted| later.iter().any(|given| implies(given, wanted)))
 }
 
-/// Two conditions of one rule that cannot both hold, by their places.
-pub fn contradiction(conditions: &[Condition]) -> Option<(usize, usize)> {
-    conditions.iter().enumerate().find_map(|(at, one)| {
+/// Conditions of one rule that cannot hold together, by their places: two, or those that together leave none of the values
+/// that an attribute can have.
+pub fn contradiction(conditions: &[Condition]) -> Option<Vec<usize>> {
+    let pair = conditions.iter().enumerate().find_map(|(at, one)| {
         let others = conditions.iter().enumerate().skip(at + 1);
-        others.into_iter().find(|(_, other)| excludes(one, other)).map(|(nth, _)| (at, nth))
+        others.into_iter().find(|(_, other)| excludes(one, other)).map(|(nth, _)| vec![at, nth])
+    });
+    pair.or_else(|| {
+        conditions.iter().enumerate().find_map(|(at, one)| {
+            let others: Vec<(usize, &Condition)> = conditions
+                .iter()
+                .enumerate()
+                .filter(|(nth, other)| *nth != at && other.attribute == one.attribute)
+                .collect();
+            let survives = |value: &Value| others.iter().all(|(_, c)| holds(c.operator(), &c.values, value));
+            let none = !only(one)?.iter().any(survives);
+            let mut places: Vec<usize> = others.iter().map(|(nth, _)| *nth).collect();
+            places.push(at);
+            places.sort_unstable();
+            none.then_some(places)
+        })
     })
 }
 
@@ -77,6 +93,22 @@ fn excludes(one: &Condition, other: &Condition) -> bool {
         {
             return true;
         }
+        // Types never convert: no text is a number, and no list either.
+        let (of_texts, of_numbers) = (is_of_texts(given.operator()), is_of_numbers(wanted.operator()));
+        if of_texts && of_numbers {
+            return true;
+        }
+        if matches!(given.operator(), Op::StartsWith | Op::EndsWith)
+            && given.operator == wanted.operator
+            && let Some((one, other)) = texts(given, wanted)
+        {
+            let (long, short) = if one.len() < other.len() { (other, one) } else { (one, other) };
+            let agree = match given.operator() {
+                Op::StartsWith => long.starts_with(short),
+                _ => long.ends_with(short),
+            };
+            return !agree;
+        }
         if matches!(given.operator(), Op::Greater | Op::GreaterOrEqual)
             && matches!(wanted.operator(), Op::Less | Op::LessOrEqual)
             && let Some((least, most)) = numbers(given, wanted)
@@ -86,6 +118,14 @@ fn excludes(one: &Condition, other: &Condition) -> bool {
         }
     }
     false
+}
+
+const fn is_of_texts(operator: Op) -> bool {
+    matches!(operator, Op::StartsWith | Op::EndsWith)
+}
+
+const fn is_of_numbers(operator: Op) -> bool {
+    matches!(operator, Op::Less | Op::LessOrEqual | Op::Greater | Op::GreaterOrEqual)
 }
 
 /// The values an attribute has if the condition holds, if they can be listed.
@@ -123,7 +163,7 @@ fn holds(operator: Op, values: &[Value], seen: &Value) -> bool {
     }
 }
 
-fn same_values(one: &[Value], other: &[Value]) -> bool {
+pub fn same_values(one: &[Value], other: &[Value]) -> bool {
     one.len() == other.len() && one.iter().all(|value| other.contains(value))
 }
 
@@ -209,6 +249,10 @@ mod tests {
             "a = 1 and b = 1 and a > 3",
             "a = true and a not exists",
             "in-segment(beta) and not in-segment(staff, beta)",
+            "a in [1, 2, 3] and a != 2 and a not in [1, 3]",
+            "a starts_with \"x\" and a starts_with \"y\"",
+            "a ends_with \"xy\" and a ends_with \"xz\"",
+            "a starts_with \"1\" and a > 1",
         ] {
             assert!(contradiction(&conditions(text)).is_some(), "{text}");
         }
@@ -218,6 +262,11 @@ mod tests {
             "a > 1 and a < 5",
             "a in [1, 2] and a > 1",
             "in-segment(a, b) and not in-segment(a)",
+            "a in [1, 2, 3] and a != 2 and a not in [1, 4]",
+            "a starts_with \"x\" and a starts_with \"xy\"",
+            "a starts_with \"x\" and a ends_with \"y\"",
+            "a contains \"x\" and a contains \"y\"",
+            "a > 5 and a < 6",
         ] {
             assert_eq!(contradiction(&conditions(text)), None, "{text}");
         }

@@ -11,7 +11,7 @@ use featureops_evaluation::{Context, evaluate};
 use featureops_proto::v1;
 use serde_json::json;
 
-use super::definitions;
+use super::definitions::{Definitions, DefinitionsArgs, KEY};
 use super::table::{self, Case};
 use crate::cli::failure::Failure;
 use crate::cli::page::{Page, Tone};
@@ -36,9 +36,8 @@ pub struct TestArgs {
     /// The table; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
-    /// Ask these definitions instead of a server: a flagd document, a flag, or a list of flags, as JSON or YAML.
-    #[arg(long, value_name = "FILE")]
-    definitions: Option<PathBuf>,
+    #[command(flatten)]
+    definitions: DefinitionsArgs,
 }
 
 /// A case and what it got.
@@ -51,8 +50,8 @@ struct Run {
 
 pub async fn run(session: &Session, args: TestArgs) -> Result<(), Failure> {
     let cases = table::read(&args.file)?;
-    let answers = match &args.definitions {
-        Some(path) => answers_of_file(session, path, &cases)?,
+    let answers = match &args.definitions.read(&session.settings.environment)? {
+        Some(definitions) => answers_of_file(session, definitions, &cases)?,
         None => answers_of_server(session, &cases).await?,
     };
     let runs: Vec<Run> = cases
@@ -90,14 +89,14 @@ async fn answers_of_server(session: &Session, cases: &[Case]) -> Result<Vec<v1::
 
 fn answers_of_file(
     session: &Session,
-    path: &std::path::Path,
+    definitions: &Definitions,
     cases: &[Case],
 ) -> Result<Vec<v1::EvaluateResponse>, Failure> {
     let environment = &session.settings.environment;
     let now_ms = SystemClock::start().unix_ms();
-    let snapshot = definitions::read(path, environment)?.snapshot(now_ms)?;
+    let snapshot = definitions.snapshot(now_ms)?;
     let answer = |case: &Case| {
-        let context = Context::new(&case.context);
+        let context = Context::new(&case.context).with_unit_key(&KEY);
         v1::EvaluateResponse::from(&evaluate(&snapshot, environment, key_of(&case.flag), &context, now_ms))
     };
     Ok(cases.iter().map(answer).collect())

@@ -35,8 +35,8 @@ const REQUEST_ID_BYTES_MAX: usize = 100;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A file has a unit a line, or is a CSV of which --column names the column of units. It is streamed in
-chunks; what ended in the middle is repeated as it was, and takes effect once.
+    after_help = "A file has a unit a line, or is a CSV of which --column names the column of units. In both, spaces and tabs
+around a unit are no part of it, and those within it are; a line without a unit is passed over. A file is streamed in chunks; what ended in the middle is repeated as it was, and takes effect once.
 Only keyed hashes of units are kept: a list can be asked about, and never be read."
 )]
 pub struct UnitsArgs {
@@ -232,7 +232,7 @@ fn lines<'a>(
             }
             let text = if line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes) } else { &bytes };
             let Ok(text) = std::str::from_utf8(text) else { return at("is not UTF-8") };
-            let unit = text.trim_end_matches(['\n', '\r']);
+            let unit = text.trim_ascii();
             if unit.is_empty() {
                 continue;
             }
@@ -262,7 +262,7 @@ fn cells<'a>(
     let units = reader.into_records().enumerate().map(move |(nth, record)| {
         let at = |what: &str| fault(path, &format!("row {}: {what}", nth + 1));
         let record = record.map_err(|error| at(&error.to_string()))?;
-        let unit = record.get(place).unwrap_or_default().trim().to_owned();
+        let unit = record.get(place).unwrap_or_default().trim_ascii().to_owned();
         checked(unit).map_err(|why| at(&format!("{column} {why}")))
     });
     Ok(Box::new(units))
@@ -277,7 +277,10 @@ mod tests {
         let of = |text: &'static str| -> Vec<_> { lines(text.as_bytes(), Path::new("f")).collect() };
         let plain: Vec<String> =
             of("\u{feff}ada\r\n\n bob,x \neve").into_iter().map(Result::unwrap).collect();
-        assert_eq!(plain, ["ada", " bob,x ", "eve"]);
+        assert_eq!(plain, ["ada", "bob,x", "eve"]);
+        let spaced: Vec<String> =
+            of(" \t\n\tada lovelace \n\u{a0}bob\n").into_iter().map(Result::unwrap).collect();
+        assert_eq!(spaced, ["ada lovelace", "\u{a0}bob"], "what is not ASCII is part of a unit");
         let long = Box::leak(format!("ada\n{}\n", "x".repeat(2_000)).into_boxed_str());
         let error = of(long)[1].clone().unwrap_err();
         assert_eq!(error.message, "f: line 2: has 2000 bytes, a unit at most 1024");

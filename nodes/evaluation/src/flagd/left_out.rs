@@ -1,0 +1,64 @@
+//! What a document leaves out, and so differs in clients that evaluate by themselves.
+//!
+//! Told is what a flag's author could not see in it: lists of segments, and prerequisites that the dialect cannot say.
+
+use featureops_proto::v1;
+
+use super::export::{SyncForm, by_key, key};
+use super::{prerequisites, segments};
+use crate::limits;
+
+/// What is left out of a flag's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Who is on a segment's list.
+    SegmentList,
+    /// A prerequisite: it counts as not held.
+    Prerequisite,
+}
+
+/// One thing that a document leaves out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The flag's key.
+    pub flag: String,
+    /// What is left out.
+    pub what: What,
+    /// What that means, in words.
+    pub message: String,
+}
+
+/// What the document of these flags leaves out. `flags` holds all of the environment, for they may rest on each other.
+#[must_use]
+pub fn left_out(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<LeftOut> {
+    let form = SyncForm::of(environment).with_segments(segments);
+    let by_key = by_key(flags);
+    let others = |id: &str| by_key.get(id).copied();
+    let mut all = Vec::new();
+    for flag in flags.iter().filter(|flag| !flag.archived && flag.trip.is_none()) {
+        let Some(id) = key(flag) else { continue };
+        let mut add = |what, message| all.push(LeftOut { flag: id.to_owned(), what, message });
+        let conditions = flag.rules.iter().flat_map(|rule| &rule.conditions);
+        for segment in segments::with_lists(conditions, form.segments()) {
+            let message = format!(
+                "the list of segment {segment} is not in it: to clients that evaluate by themselves nobody is on that list"
+            );
+            add(What::SegmentList, message);
+        }
+        // Without a rule of its own a flag serves its default, whether or not they hold.
+        let varies = !flag.rules.is_empty() || !flag.targeting.is_empty() || flag.allocation.is_some();
+        if varies && !flag.prerequisites.is_empty() {
+            for why in prerequisites::lost(flag, &form, &others) {
+                let message = format!(
+                    "a prerequisite is not in it ({why}): to clients that evaluate by themselves it does not hold"
+                );
+                add(What::Prerequisite, message);
+            }
+        }
+        if all.len() >= limits::MAX_WARNINGS {
+            all.truncate(limits::MAX_WARNINGS);
+            return all;
+        }
+    }
+    all
+}
