@@ -150,6 +150,7 @@ impl Node {
         });
         let options = Options {
             snapshot_after_entries: config.snapshot_every_entries,
+            snapshot_after_bytes: config.snapshot_every_bytes,
             ..Options::new(NODE, address.to_string())
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
