@@ -366,6 +366,7 @@ async fn give_identity(
         cluster: format!("{:016x}", environment.entropy.next_u64()),
         unit_key_id: unit_key.id(),
         receipt_key: Some(ReceiptKey { id: 1, key: receipt_key }),
+        now_ms: environment.clock.unix_ms(),
     };
     let entry = Entry {
         principal: Some(caller::system("start")),

@@ -33,6 +33,7 @@ mod prerequisites;
 mod producers;
 mod ramps;
 mod requests;
+mod shares;
 mod schedules;
 mod segments;
 mod snapshot;

@@ -17,7 +17,6 @@ use featureops_proto::{Collection, ErrorCode, Name, environment_of};
 use featureops_state::State;
 use prost::Message as _;
 use prost_types::value::Kind;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
@@ -25,6 +24,7 @@ use crate::page::Page;
 use crate::refusal;
 use crate::replica::Replica;
 use crate::rpc::environment_service_server::EnvironmentService;
+use crate::sent::{Sent, sent};
 use crate::services::compiled::Looks;
 use crate::services::{promotion, required};
 
@@ -72,7 +72,7 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<SetEnvironmentRequest>,
     ) -> Result<Response<Environment>, Status> {
-        let (metadata, _, mut request) = request.into_parts();
+        let (from, mut request) = sent(request);
         let environment = required(request.environment.take(), "environment")?;
         let id = environment_of(&environment.name).map_err(refusal::bad_name("environment.name"))?.to_owned();
         check_metadata(&environment, "environment.metadata")?;
@@ -80,7 +80,7 @@ impl EnvironmentService for Environments {
         let environment = definition(environment);
         let mut looks = Looks::default();
         loop {
-            let done = self.set(&metadata, &id, &request, environment.clone()).await;
+            let done = self.set(&from, &id, &request, environment.clone()).await;
             if !looks.again(&done) {
                 return done.map(Response::new);
             }
@@ -91,11 +91,11 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<ImportFlagsRequest>,
     ) -> Result<Response<ImportFlagsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let id = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?.to_owned();
         let mut looks = Looks::default();
         loop {
-            let done = self.import(&metadata, &id, &request).await;
+            let done = self.import(&from, &id, &request).await;
             if !looks.again(&done) {
                 return done.map(Response::new);
             }
@@ -146,10 +146,10 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<PromoteFlagsRequest>,
     ) -> Result<Response<PromoteFlagsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let mut looks = Looks::default();
         loop {
-            let done = promotion::promote(&self.0, &metadata, &request).await;
+            let done = promotion::promote(&self.0, &from, &request).await;
             if !looks.again(&done) {
                 return done.map(Response::new);
             }
@@ -184,7 +184,7 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
 impl Environments {
     async fn set(
         &self,
-        metadata: &MetadataMap,
+        from: &Sent,
         id: &str,
         request: &SetEnvironmentRequest,
         environment: Environment,
@@ -195,7 +195,7 @@ impl Environments {
             etag: request.etag.clone(),
         });
         let write = Write {
-            metadata,
+            from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -206,7 +206,7 @@ impl Environments {
 
     async fn import(
         &self,
-        metadata: &MetadataMap,
+        from: &Sent,
         id: &str,
         request: &ImportFlagsRequest,
     ) -> Result<ImportFlagsResponse, Status> {
@@ -230,7 +230,7 @@ impl Environments {
             promoted_from: String::new(),
         });
         let write = Write {
-            metadata,
+            from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -366,7 +366,7 @@ fn stops(flag: &str, error: &CompileError) -> Status {
 }
 
 /// What a person defines of an environment; what the log adds is left out.
-fn definition(environment: Environment) -> Environment {
+pub fn definition(environment: Environment) -> Environment {
     Environment { environment_version: 0, etag: String::new(), update_time: None, ..environment }
 }
 

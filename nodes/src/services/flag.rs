@@ -9,13 +9,13 @@ use featureops_proto::v1::{
 };
 use featureops_proto::{Collection, Name, environment_of};
 use featureops_state::State;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::flag_service_server::FlagService;
+use crate::sent::{Sent, sent};
 use crate::services::compiled::{Looks, compiled_against};
 use crate::services::{name, required};
 
@@ -60,10 +60,10 @@ impl FlagService for Flags {
     }
 
     async fn set_flag(&self, request: Request<SetFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let mut looks = Looks::default();
         loop {
-            let done = self.set(&metadata, request.clone()).await;
+            let done = self.set(&from, request.clone()).await;
             if !looks.again(&done) {
                 return done.map(Response::new);
             }
@@ -71,12 +71,12 @@ impl FlagService for Flags {
     }
 
     async fn archive_flag(&self, request: Request<ArchiveFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         let command =
             entry::Command::ArchiveFlag(log::ArchiveFlag { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -85,7 +85,7 @@ impl FlagService for Flags {
     }
 
     async fn revert_flag(&self, request: Request<RevertFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         if request.to_version == 0 {
             return Err(refusal::invalid(
@@ -96,7 +96,7 @@ impl FlagService for Flags {
         }
         let mut looks = Looks::default();
         loop {
-            let done = self.revert(&metadata, request.clone()).await;
+            let done = self.revert(&from, request.clone()).await;
             if !looks.again(&done) {
                 return done.map(Response::new);
             }
@@ -121,7 +121,7 @@ impl FlagService for Flags {
 }
 
 impl Flags {
-    async fn set(&self, metadata: &MetadataMap, request: SetFlagRequest) -> Result<Flag, Status> {
+    async fn set(&self, from: &Sent, request: SetFlagRequest) -> Result<Flag, Status> {
         let mut flag = required(request.flag, "flag")?;
         let mut etag = request.etag;
         let name = name(&flag.name, Collection::Flags, "flag.name")?;
@@ -145,7 +145,7 @@ impl Flags {
         })?;
         let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
         let write = Write {
-            metadata,
+            from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -154,7 +154,7 @@ impl Flags {
         self.0.write_compiled(write, Some(against), named_flag).await
     }
 
-    async fn revert(&self, metadata: &MetadataMap, request: RevertFlagRequest) -> Result<Flag, Status> {
+    async fn revert(&self, from: &Sent, request: RevertFlagRequest) -> Result<Flag, Status> {
         let against = self.compiles_still(&request.name, request.to_version)?;
         let command = entry::Command::RevertFlag(log::RevertFlag {
             name: request.name,
@@ -162,7 +162,7 @@ impl Flags {
             etag: request.etag,
         });
         let write = Write {
-            metadata,
+            from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,

@@ -16,6 +16,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::schedule_service_server::ScheduleService;
+use crate::sent::sent;
 use crate::services::flag::{definition, merge};
 use crate::services::{name, required};
 
@@ -44,7 +45,7 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<CreateScheduleRequest>,
     ) -> Result<Response<Schedule>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let mut schedule = required(request.schedule, "schedule")?;
         name(&schedule.name, Collection::Schedules, "schedule.name")?;
         let flag = self.compiles(&schedule)?;
@@ -54,7 +55,7 @@ impl ScheduleService for Schedules {
         }
         let command = entry::Command::CreateSchedule(log::CreateSchedule { schedule: Some(schedule) });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -93,12 +94,12 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<CancelScheduleRequest>,
     ) -> Result<Response<Schedule>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Schedules, "name")?;
         let command =
             entry::Command::CancelSchedule(log::CancelSchedule { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
