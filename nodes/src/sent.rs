@@ -192,7 +192,10 @@ mod tests {
                 description: description.into(),
                 ..Flag::default()
             };
-            hash_of(SetFlagRequest { update_mask: Some(FieldMask { paths: vec!["owner".into()] }), ..set(flag) })
+            hash_of(SetFlagRequest {
+                update_mask: Some(FieldMask { paths: vec!["owner".into()] }),
+                ..set(flag)
+            })
         };
         assert_eq!(masked("a", "as read once"), masked("a", "as read later"));
         assert_ne!(masked("a", ""), masked("b", ""));

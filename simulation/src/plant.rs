@@ -115,7 +115,9 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
         Some(Plant::OldVersion) => old_version(seen),
         Some(Plant::StaleRead) => {
             let done = |command: &Commanded| match command.outcome {
-                CommandOutcome::Done(Some(version)) => Some((command.flag.clone(), command.answered, version)),
+                CommandOutcome::Done(Some(version)) => {
+                    Some((command.flag.clone(), command.answered, version))
+                }
                 _ => None,
             };
             let written: Vec<_> = seen.commands.iter().filter_map(done).collect();
@@ -134,7 +136,9 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
                 let inputs = replay.recorded.as_ref().and_then(|recorded| recorded.inputs.as_ref());
                 inputs.is_some_and(|inputs| !inputs.strata.is_empty())
             };
-            let Some((_, replay)) = replays.into_iter().find(|(_, replay)| kept(replay)) else { return false };
+            let Some((_, replay)) = replays.into_iter().find(|(_, replay)| kept(replay)) else {
+                return false;
+            };
             replay.same = false;
             true
         }
@@ -148,8 +152,11 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
 
 /// Gives one flag of a layer a slot that another has.
 fn shared_slot(settled: &mut Settled) -> bool {
-    let mut allocations =
-        settled.flags.iter_mut().filter_map(|(flag, _)| flag.allocation.as_mut()).filter(|one| !one.slots.is_empty());
+    let mut allocations = settled
+        .flags
+        .iter_mut()
+        .filter_map(|(flag, _)| flag.allocation.as_mut())
+        .filter(|one| !one.slots.is_empty());
     let (Some(first), Some(other)) = (allocations.next(), allocations.next()) else { return false };
     other.slots.extend(first.slots.first().copied());
     true

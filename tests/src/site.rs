@@ -168,7 +168,10 @@ impl Site {
             None => self.command(),
             Some(blocks) => {
                 let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -f {blocks} && exec \"$0\" \"$@\"")).arg(binary::featureops());
+                shell
+                    .arg("-c")
+                    .arg(format!("ulimit -f {blocks} && exec \"$0\" \"$@\""))
+                    .arg(binary::featureops());
                 self.own(shell)
             }
         };

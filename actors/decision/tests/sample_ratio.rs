@@ -68,7 +68,13 @@ fn drawn(chance: &mut Chance, lost: f64) -> Vec<(Vec<u64>, Vec<u64>)> {
         let mut units = vec![0; 3];
         for _ in 0..400 + chance.bits() % 1_200 {
             let bucket = chance.bits() % 10_000;
-            let arm = if bucket < weights[0] { 0 } else if bucket < weights[0] + one { 1 } else { 2 };
+            let arm = if bucket < weights[0] {
+                0
+            } else if bucket < weights[0] + one {
+                1
+            } else {
+                2
+            };
             let draw = chance.unit();
             if arm != 1 || draw >= lost {
                 units[arm] += 1;

@@ -92,8 +92,7 @@ impl Growth {
     /// Counts the entry at `index`.
     pub(crate) fn applied(&self, index: u64, bytes: usize) {
         let mut counts = self.counts.lock();
-        counts.applied =
-            counts.applied.saturating_add(bytes as u64).saturating_add(ENTRY_OVERHEAD_BYTES);
+        counts.applied = counts.applied.saturating_add(bytes as u64).saturating_add(ENTRY_OVERHEAD_BYTES);
         let applied = counts.applied;
         if counts.marks.back().is_none_or(|(_, last)| applied.saturating_sub(*last) >= MARK_BYTES) {
             if counts.marks.len() >= MARKS_MAX {

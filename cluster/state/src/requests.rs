@@ -44,13 +44,7 @@ impl Requests {
     }
 
     /// Remembers a reply; the oldest leaves.
-    pub fn remember(
-        &mut self,
-        request_id: &str,
-        content_hash: u64,
-        sent_hash: Option<u64>,
-        reply: &Reply,
-    ) {
+    pub fn remember(&mut self, request_id: &str, content_hash: u64, sent_hash: Option<u64>, reply: &Reply) {
         if request_id.is_empty() || self.replies.contains_key(request_id) {
             return;
         }

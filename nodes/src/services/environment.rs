@@ -194,12 +194,8 @@ impl Environments {
             environment: Some(environment),
             etag: request.etag.clone(),
         });
-        let write = Write {
-            from,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         let read = |state: &State, _: &Done| Some(state.environment(id));
         self.0.write_compiled(write, Some(against), read).await
     }
@@ -229,12 +225,8 @@ impl Environments {
             etag: String::new(),
             promoted_from: String::new(),
         });
-        let write = Write {
-            from,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         let warnings = read.warnings;
         let read = |state: &State, done: &Done| Some(imported(done, warnings, state.environment(id)));
         self.0.write_compiled(write, Some(against), read).await

@@ -144,12 +144,8 @@ impl Flags {
             refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
         })?;
         let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
-        let write = Write {
-            from,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         let against = compiled_against(&environment);
         self.0.write_compiled(write, Some(against), named_flag).await
     }
@@ -161,12 +157,8 @@ impl Flags {
             to_version: request.to_version,
             etag: request.etag,
         });
-        let write = Write {
-            from,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         self.0.write_compiled(write, Some(against), named_flag).await
     }
 

@@ -359,8 +359,7 @@ fn experiment_shares() -> ExperimentRecord {
 }
 
 fn decision_shares() -> v1::Decision {
-    let inputs =
-        v1::DecisionInputs { sample_ratio: Some(sample_ratio()), ..v1::DecisionInputs::default() };
+    let inputs = v1::DecisionInputs { sample_ratio: Some(sample_ratio()), ..v1::DecisionInputs::default() };
     v1::Decision { inputs: Some(inputs), ..v1::Decision::default() }
 }
 
