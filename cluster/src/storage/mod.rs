@@ -17,6 +17,7 @@ pub mod folder;
 pub mod held;
 pub mod lane;
 pub mod log;
+mod long;
 pub mod marks;
 pub mod memory;
 mod settle;
