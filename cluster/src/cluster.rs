@@ -25,6 +25,7 @@ use crate::raft::types::Runtime;
 use crate::raft::{Stores, open_stores};
 use crate::storage::{Fault, OpenError};
 use crate::ticker::{ClockWatch, LogTime, tick};
+use crate::trim::trim;
 
 /// Longest wait for the lanes' end at shutdown, in milliseconds.
 const LANE_END_MS_MAX: u64 = 5_000;
@@ -145,6 +146,7 @@ impl<F: Fold> Cluster<F> {
         let config = options.raft().map_err(|error| StartError::Options { why: error.to_string() })?;
         let Stores { log, machine, shared, faults, lanes, hold } =
             open_stores(&environment, options.node, genesis, sink)?;
+        shared.growth().bound(options.snapshot_after_bytes);
         let seed = environment.entropy.next_u64();
         let started =
             Runtime::scope(seed, Raft::new(options.node, Arc::new(config), AbsentPeers, log, machine));
@@ -170,6 +172,7 @@ impl<F: Fold> Cluster<F> {
         let tasks = vec![
             tokio::spawn(coalesce(proposer.clone(), queue, time)),
             tokio::spawn(tick(proposer.clone(), clock.clone(), ticked)),
+            tokio::spawn(trim(proposer.clone())),
         ];
         let running = Running { tasks, lanes, hold };
         Ok(Self { proposer, facts, clock, running: Arc::new(Mutex::new(Some(running))) })
@@ -204,6 +207,14 @@ impl<F: Fold> Cluster<F> {
     /// time has not caught up since the start.
     pub async fn ingest(&self, batch: Batch) -> Result<BatchReply, ProposeError> {
         self.facts.ingest(batch).await
+    }
+
+    /// Whether a proposal would be refused now, whatever it says.
+    ///
+    /// # Errors
+    /// That of the proposal.
+    pub fn check(&self) -> Result<(), ProposeError> {
+        self.proposer.check()
     }
 
     /// Looks at the state of this node, as it is. Applying waits meanwhile, so be short.

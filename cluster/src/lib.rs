@@ -29,6 +29,7 @@ pub mod raft;
 mod state;
 pub mod storage;
 mod ticker;
+mod trim;
 
 pub use cluster::{Cluster, Health, StartError, Waits};
 pub use environment::Environment;

@@ -189,6 +189,14 @@ impl<F: Fold> Member<F> {
         self.opened()?.propose(entry).await.map_err(|error| self.ended(error))
     }
 
+    /// As [`Cluster::check`].
+    ///
+    /// # Errors
+    /// As there; `Waiting` while the disk takes no writes.
+    pub fn check(&self) -> Result<(), ProposeError> {
+        self.opened()?.check().map_err(|error| self.ended(error))
+    }
+
     /// As [`Cluster::ingest`].
     ///
     /// # Errors

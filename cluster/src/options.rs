@@ -13,8 +13,12 @@ pub struct Options {
     pub initialize: bool,
     /// Entries after which a snapshot is taken.
     pub snapshot_after_entries: u64,
+    /// Bytes of entries after which one is taken, when the last one is not larger; then after as many as that has.
+    pub snapshot_after_bytes: u64,
     /// Entries kept in the log behind a snapshot, for peers that lag a little.
     pub keep_entries: u64,
+    /// Bytes of these kept at least, and of larger ones not much more: for peers that lag a little.
+    pub keep_bytes: u64,
     /// Time between two heartbeats, in milliseconds.
     pub heartbeat_ms: u64,
     /// A follower stands for election after this time without a leader, at the earliest and at the latest.
@@ -50,7 +54,9 @@ impl Options {
             address: address.into(),
             initialize: true,
             snapshot_after_entries: 20_000,
+            snapshot_after_bytes: 8 << 20,
             keep_entries: 1_000,
+            keep_bytes: 1 << 20,
             heartbeat_ms: 100,
             election_ms: (300, 600),
             proposals_max: 4_096,

@@ -84,6 +84,7 @@ mod tests {
             cluster: "c".to_owned(),
             unit_key_id: 7,
             receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
+            now_ms: 0,
         };
         let commands = [
             Command::Initialize(initialize),

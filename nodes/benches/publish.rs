@@ -105,7 +105,12 @@ fn main() {
 fn filled(rules: usize) -> Held {
     let held = Held(Mutex::new((State::default(), 0)));
     let receipt_key = Some(ReceiptKey { id: 1, key: vec![7; 16] });
-    held.apply(Command::Initialize(Initialize { cluster: "c".to_owned(), unit_key_id: 7, receipt_key }));
+    held.apply(Command::Initialize(Initialize {
+        cluster: "c".to_owned(),
+        unit_key_id: 7,
+        receipt_key,
+        now_ms: 0,
+    }));
     for n in 0..FLAGS {
         held.apply(set(&format!("f{n}"), false, rules));
     }

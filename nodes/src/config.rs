@@ -79,6 +79,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Entries between two snapshots of the state.
     pub snapshot_every_entries: u64,
+    /// Bytes of entries between two snapshots, at least.
+    pub snapshot_every_bytes: u64,
     /// How long a drain waits for requests in flight.
     pub drain_timeout: Duration,
     /// Where traces and metrics are sent by OTLP over gRPC; off when absent.
@@ -104,6 +106,7 @@ impl Default for NodeConfig {
             data: PathBuf::from("featureops-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
             snapshot_every_entries: 50_000,
+            snapshot_every_bytes: 8 << 20,
             drain_timeout: Duration::from_secs(10),
             otlp_endpoint: None,
             log_format: LogFormat::Text,
@@ -167,6 +170,8 @@ pub const KEYS: &[Key] = keys! {
     "listen", "address and port, as 127.0.0.1:7400; loopback only" => listen = address;
     "snapshot_every_entries", "log entries between two snapshots of the state"
         => snapshot_every_entries = whole(100..=100_000_000);
+    "snapshot_every_bytes", "bytes of log entries between two snapshots; a larger snapshot waits for as many as it has"
+        => snapshot_every_bytes = whole(65_536..=1_099_511_627_776);
     "drain_timeout_seconds", "how long a stopping node waits for requests in flight" => drain_timeout = seconds(0..=600);
     "otlp_endpoint", "where traces and metrics go by OTLP over gRPC, as http://127.0.0.1:4317; empty: nowhere"
         => otlp_endpoint = collector;

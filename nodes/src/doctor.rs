@@ -165,8 +165,12 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
         Finding::new(
             "leader",
             true,
-            health.leader.is_none().then(|| "no leader is known".to_owned()),
-            format!("node {} leads term {}", health.leader.unwrap_or_default(), health.term),
+            // A node without its disk stands for nothing and hears nobody: that is the disk's fault, not the peers'.
+            (health.leader.is_none() && health.disk_error.is_none()).then(|| "no leader is known".to_owned()),
+            match health.leader {
+                Some(leader) => format!("node {leader} leads term {}", health.term),
+                None => "not asked for while the disk takes no writes: see 'disk'".to_owned(),
+            },
             "check that a majority of the nodes runs and that they reach each other",
         ),
         Finding::new(

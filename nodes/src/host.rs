@@ -11,7 +11,6 @@ use featureops_state::State;
 use prost::Message as _;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 
 use crate::budget::Budget;
 use crate::caller;
@@ -23,6 +22,7 @@ use crate::owners::Owners;
 use crate::publisher::Publisher;
 use crate::refusal::{self, Failure};
 use crate::replica::Replica;
+use crate::sent::Sent;
 use crate::services;
 use crate::unit_key::Standing;
 use crate::vital::Vital;
@@ -74,8 +74,8 @@ pub struct Host {
 
 /// A command and how it is to be proposed.
 pub struct Write<'a> {
-    /// The caller's metadata; it names the principal.
-    pub metadata: &'a MetadataMap,
+    /// Whence it comes, and what was asked for.
+    pub from: &'a Sent,
     /// The caller's request id.
     pub request_id: &'a str,
     /// Only say what would happen.
@@ -108,16 +108,19 @@ impl Host {
         read: impl FnOnce(&State, &Done) -> Option<T>,
     ) -> Result<T, Status> {
         let entry = Entry {
-            principal: Some(caller::principal(write.metadata)?),
+            principal: Some(caller::principal(&write.from.metadata)?),
             request_id: services::request_id(write.request_id)?,
             owner: None,
             compiled_against,
+            sent_hash: write.from.hash,
             command: Some(write.command),
         };
+        self.accepts_writes()?;
         if write.validate_only {
+            // What would happen now, where nothing can be written, is that.
+            self.replica.accepts_writes()?;
             return self.rehearse(entry, read).await;
         }
-        self.accepts_writes()?;
         let (position, done) = self.propose(&entry).await?;
         if !self.publisher.reach(position, PUBLISH_PATIENCE).await {
             return Err(Failure::Unseen(services::position(position)).into());

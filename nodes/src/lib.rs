@@ -38,6 +38,7 @@ pub mod registry;
 pub mod replica;
 pub mod reply;
 pub mod schedules;
+pub mod sent;
 pub mod serve;
 pub mod services;
 pub mod slice;

@@ -150,6 +150,7 @@ impl Node {
         });
         let options = Options {
             snapshot_after_entries: config.snapshot_every_entries,
+            snapshot_after_bytes: config.snapshot_every_bytes,
             ..Options::new(NODE, address.to_string())
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
@@ -365,6 +366,7 @@ async fn give_identity(
         cluster: format!("{:016x}", environment.entropy.next_u64()),
         unit_key_id: unit_key.id(),
         receipt_key: Some(ReceiptKey { id: 1, key: receipt_key }),
+        now_ms: environment.clock.unix_ms(),
     };
     let entry = Entry {
         principal: Some(caller::system("start")),

@@ -180,6 +180,7 @@ impl Proposer for LogProposer {
                 request_id: String::new(),
                 owner: Some(proposal.stamp),
                 compiled_against: None,
+                sent_hash: None,
                 command: Some(entry::Command::SubmitDecision(log::SubmitDecision {
                     decision: Some(proposal.decision),
                 })),

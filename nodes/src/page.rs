@@ -113,13 +113,16 @@ impl Page {
         (shown, String::new())
     }
 
-    fn token(&self, key: &str) -> String {
+    /// The token of the page behind `key`.
+    #[must_use]
+    pub fn token(&self, key: &str) -> String {
         self.scope.to_be_bytes().iter().chain(key.as_bytes()).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+    // Not left to the number's parser: that takes a sign for a digit.
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len())

@@ -456,7 +456,7 @@ mod tests {
         let held = Held(Mutex::new(State::default()));
         let publisher = Publisher::default();
         let receipt_key = Some(ReceiptKey { id: 1, key: vec![7; 16] });
-        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key };
+        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key, now_ms: 0 };
         held.apply(1, Command::Initialize(initialize));
         held.apply(2, Command::Tick(Tick { now_ms: 1_800_000_000_000, after_restart: true }));
         publisher.publish(&held);
@@ -503,7 +503,7 @@ mod tests {
             publisher.publish(held);
         };
         let publisher = Publisher::default();
-        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key };
+        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key, now_ms: 0 };
         step(&held, &publisher, Command::Initialize(initialize));
         for id in ["a", "b", "c"] {
             step(&held, &publisher, set(flag(id)));

@@ -27,6 +27,14 @@ impl Replica {
         self.0.propose(entry.into()).await.map_err(failure)
     }
 
+    /// Whether nothing can be written now.
+    ///
+    /// # Errors
+    /// That of the write.
+    pub fn accepts_writes(&self) -> Result<(), Failure> {
+        self.0.check().map_err(failure)
+    }
+
     /// Records one producer's batch, together with those of others.
     ///
     /// # Errors
@@ -83,7 +91,8 @@ fn failure(error: ProposeError) -> Failure {
         }
         ProposeError::Halted(halted) => Failure::Halted(halted.to_string()),
         ProposeError::Waiting { why } => Failure::Halted(format!(
-            "this node takes no writes until its disk does ({why}): it tries again every few seconds"
+            "this node takes no writes until its disk does ({why}); it opens the disk again by itself every few seconds: make \
+             room, then repeat this"
         )),
         ProposeError::ShuttingDown => Failure::Halted("this node is shutting down".to_owned()),
         ProposeError::Stopped { why } => Failure::Halted(format!("this node stopped writing: {why}")),

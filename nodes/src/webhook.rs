@@ -17,6 +17,7 @@ use tonic_types::StatusExt as _;
 use crate::caller;
 use crate::host::Host;
 use crate::reply::{json, refused};
+use crate::sent::Sent;
 use crate::services::administration::raise_alarm;
 
 /// Bytes of a body.
@@ -38,6 +39,23 @@ struct Alarm {
 struct Raised {
     decision: String,
     tripped: bool,
+}
+
+/// The alarm in a body.
+///
+/// # Errors
+/// It is no such JSON object: what is wrong, and what to send.
+pub fn read(body: &[u8]) -> Result<RaiseAlarmRequest, String> {
+    let alarm: Alarm = serde_json::from_slice(body).map_err(|error| {
+        format!("body: {error}; send {{\"environment\", \"flag\", \"source\", \"reason\"}}")
+    })?;
+    Ok(RaiseAlarmRequest {
+        name: Name::format(&alarm.environment, Collection::Flags, &alarm.flag),
+        source: alarm.source,
+        reason: alarm.reason,
+        request_id: alarm.request_id,
+        validate_only: false,
+    })
 }
 
 /// The webhook of an outside monitor. serde_json bounds the depth at 128 levels, the route the bytes.
@@ -65,23 +83,13 @@ pub async fn alarm(
             return refused(rejection.status(), "INVALID_ARGUMENT".to_owned(), message);
         }
     };
-    let alarm: Alarm = match serde_json::from_slice(&body) {
-        Ok(alarm) => alarm,
-        Err(error) => {
-            let message =
-                format!("body: {error}; send {{\"environment\", \"flag\", \"source\", \"reason\"}}");
-            return refused(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT".to_owned(), message);
-        }
-    };
-    let request = RaiseAlarmRequest {
-        name: Name::format(&alarm.environment, Collection::Flags, &alarm.flag),
-        source: alarm.source,
-        reason: alarm.reason,
-        request_id: alarm.request_id,
-        validate_only: false,
+    let request = match read(&body) {
+        Ok(request) => request,
+        Err(message) => return refused(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT".to_owned(), message),
     };
     headers.entry(caller::HEADER).or_insert(HeaderValue::from_static(caller::WEBHOOK));
-    match raise_alarm(&host, &MetadataMap::from_headers(headers), request).await {
+    let from = Sent::of(MetadataMap::from_headers(headers), &request);
+    match raise_alarm(&host, &from, request).await {
         Ok(raised) => json(StatusCode::OK, &Raised { decision: raised.decision, tripped: raised.tripped }),
         Err(status) => {
             let code = status.get_details_error_info().map_or_else(String::new, |info| info.reason);

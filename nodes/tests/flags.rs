@@ -61,8 +61,20 @@ async fn etags_masks_dry_runs_and_request_ids_guard_a_write() {
     let once = SetFlagRequest { request_id: "r-1".into(), etag: first.etag.clone(), ..set(changed) };
     let second = world.flags().set_flag(once.clone()).await.unwrap().into_inner();
     assert_eq!((second.flag_version, second.description.as_str()), (2, "new"));
-    let again = world.flags().set_flag(once).await.unwrap().into_inner();
+    let again = world.flags().set_flag(once.clone()).await.unwrap().into_inner();
     assert_eq!(again.flag_version, 2);
+    // Read again before it was repeated: the server's fields and the etag are others, and what is meant is the same.
+    let reread = SetFlagRequest { flag: Some(again.clone()), etag: again.etag, ..once.clone() };
+    assert_eq!(world.flags().set_flag(reread).await.unwrap().into_inner().flag_version, 2);
+    let mut other = checkout();
+    other.description = "other".into();
+    let other = SetFlagRequest { flag: Some(other), ..once.clone() };
+    let refused = world.flags().set_flag(other.clone()).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "CONTENT_MISMATCH");
+    assert!(refused.message().contains("request_id") && refused.message().contains("new id"), "{refused}");
+    let rehearsed = SetFlagRequest { validate_only: true, etag: String::new(), ..other };
+    assert_eq!(world.flags().set_flag(rehearsed).await.unwrap().into_inner().flag_version, 3);
+    assert_eq!(world.flags().set_flag(once).await.unwrap().into_inner().flag_version, 2);
 
     let stale = SetFlagRequest { etag: first.etag, ..set(checkout()) };
     let refused = world.flags().set_flag(stale).await.unwrap_err();

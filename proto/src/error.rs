@@ -45,7 +45,7 @@ codes! {
     LimitReached = "LIMIT_REACHED": "A stated bound is full.";
     SequenceTooOld = "SEQUENCE_TOO_OLD": "The sequence is below the producer's window; it was not counted.";
     SequenceTooFar = "SEQUENCE_TOO_FAR": "The sequence is too far ahead of the producer's window.";
-    ContentMismatch = "CONTENT_MISMATCH": "The sequence was used before with other content.";
+    ContentMismatch = "CONTENT_MISMATCH": "The sequence or the request id was used before with other content.";
     TooManyProducers = "TOO_MANY_PRODUCERS": "The producer table is full.";
     WrongUnitKey = "WRONG_UNIT_KEY": "The node hashes units with another key than the cluster's.";
     NotInitialized = "NOT_INITIALIZED": "The cluster has no identity yet.";

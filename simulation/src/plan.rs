@@ -46,6 +46,16 @@ pub enum Plant {
     StaleDecision,
     /// An experiment's ledger is recorded with more rows than there are units.
     BoundBroken,
+    /// Two experiments of a layer are recorded with one slot.
+    SharedSlot,
+    /// An experiment is recorded with a unit more than were exposed.
+    PhantomUnit,
+    /// An answer is recorded with an older version than one that came before it was asked for.
+    OldVersion,
+    /// A read is recorded with the version before an acknowledged one.
+    StaleRead,
+    /// A decision's replay is recorded as another decision.
+    OtherReplay,
 }
 
 impl Plant {
@@ -69,6 +79,11 @@ impl Plant {
         (Self::TwoOwners, "two-owners"),
         (Self::StaleDecision, "stale-decision"),
         (Self::BoundBroken, "bound-broken"),
+        (Self::SharedSlot, "shared-slot"),
+        (Self::PhantomUnit, "phantom-unit"),
+        (Self::OldVersion, "old-version"),
+        (Self::StaleRead, "stale-read"),
+        (Self::OtherReplay, "other-replay"),
     ];
 
     /// The plant of a name.
@@ -111,6 +126,8 @@ pub struct Plan {
     pub think_max_ms: u64,
     /// Entries between two snapshots of a node.
     pub snapshot_every_entries: u64,
+    /// Bytes of entries between two, at least.
+    pub snapshot_every_bytes: u64,
     /// Batches in a hundred that are sent again although they were answered.
     pub repeats_percent: u64,
     /// Autonomy the experiments are started with, 2 to 4.
@@ -144,6 +161,8 @@ impl Plan {
             latency_max_ms: latency_min_ms.saturating_add(dice.between(1, 40)),
             think_max_ms: dice.between(6, 50),
             snapshot_every_entries: dice.between(30, 600),
+            // From a dice of its own: every seed before it stays the world that it was but for this.
+            snapshot_every_bytes: Dice::new(seed, "snapshot bytes").between(4 << 10, 256 << 10),
             repeats_percent: dice.between(0, 40),
             autonomy: dice.between(2, 4),
             faults: Vec::new(),
@@ -192,8 +211,8 @@ impl fmt::Display for Plan {
         )?;
         writeln!(
             f,
-            "  snapshot every {} entries, repeats {} %",
-            self.snapshot_every_entries, self.repeats_percent
+            "  snapshot every {} entries or {} bytes, repeats {} %",
+            self.snapshot_every_entries, self.snapshot_every_bytes, self.repeats_percent
         )?;
         writeln!(f, "  restarted when healed: {}", self.restarts)?;
         writeln!(f, "  autonomy A{}, plant {}", self.autonomy, self.plant.map_or("none", Plant::name))?;

@@ -7,7 +7,7 @@ use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::{self, Decision};
 
 use crate::checks::tripped_at;
-use crate::history::Seen;
+use crate::history::{CommandOutcome, Commanded, Seen, Settled};
 use crate::plan::{Plan, Plant};
 
 /// Plants into the record. False when there was no place for it.
@@ -48,7 +48,7 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             let Some(command) = commands.find(|command| command.verb == "approve as agent") else {
                 return false;
             };
-            command.outcome = crate::history::CommandOutcome::Done(None);
+            command.outcome = CommandOutcome::Done(None);
             true
         }
         Some(Plant::LostUnit) => {
@@ -105,12 +105,80 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             status.rows = plan.units.saturating_add(1);
             true
         }
+        Some(Plant::SharedSlot) => seen.settled.iter_mut().any(|(_, settled)| shared_slot(settled)),
+        Some(Plant::PhantomUnit) => {
+            let mut statuses = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.experiments);
+            let Some(status) = statuses.next() else { return false };
+            status.exposed_units = status.exposed_units.saturating_add(1);
+            true
+        }
+        Some(Plant::OldVersion) => old_version(seen),
+        Some(Plant::StaleRead) => {
+            let done = |command: &Commanded| match command.outcome {
+                CommandOutcome::Done(Some(version)) => {
+                    Some((command.flag.clone(), command.answered, version))
+                }
+                _ => None,
+            };
+            let written: Vec<_> = seen.commands.iter().filter_map(done).collect();
+            let place = seen.reads.iter_mut().find_map(|read| {
+                let before = written.iter().filter(|(flag, at, _)| *flag == read.flag && *at <= read.asked);
+                let newest = before.map(|(_, _, version)| *version).max().filter(|newest| *newest > 0)?;
+                Some((read, newest))
+            });
+            let Some((read, newest)) = place else { return false };
+            read.version = newest.saturating_sub(1);
+            true
+        }
+        Some(Plant::OtherReplay) => {
+            let replays = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.replays);
+            let kept = |replay: &v1::ReplayDecisionResponse| {
+                let inputs = replay.recorded.as_ref().and_then(|recorded| recorded.inputs.as_ref());
+                inputs.is_some_and(|inputs| !inputs.strata.is_empty())
+            };
+            let Some((_, replay)) = replays.into_iter().find(|(_, replay)| kept(replay)) else {
+                return false;
+            };
+            replay.same = false;
+            true
+        }
         Some(Plant::WrongDigest) => {
             let Some(checkpoint) = seen.checkpoints.last_mut() else { return false };
             checkpoint.digest ^= 1;
             true
         }
     }
+}
+
+/// Gives one flag of a layer a slot that another has.
+fn shared_slot(settled: &mut Settled) -> bool {
+    let mut allocations = settled
+        .flags
+        .iter_mut()
+        .filter_map(|(flag, _)| flag.allocation.as_mut())
+        .filter(|one| !one.slots.is_empty());
+    let (Some(first), Some(other)) = (allocations.next(), allocations.next()) else { return false };
+    other.slots.extend(first.slots.first().copied());
+    true
+}
+
+/// Takes a version from an answer that was asked for after another one of its flag and life had come.
+fn old_version(seen: &mut Seen) -> bool {
+    let came: Vec<_> = seen
+        .evaluations
+        .iter()
+        .filter(|evaluated| evaluated.life > 0 && evaluated.answer.flag_version > 0)
+        .map(|one| (one.flag.clone(), one.life, one.answered, one.answer.flag_version))
+        .collect();
+    let place = seen.evaluations.iter_mut().rev().find_map(|evaluated| {
+        let before = came.iter().find(|(flag, life, answered, _)| {
+            *flag == evaluated.flag && *life == evaluated.life && *answered < evaluated.asked
+        })?;
+        Some((evaluated, before.3))
+    });
+    let Some((evaluated, version)) = place else { return false };
+    evaluated.answer.flag_version = version.saturating_sub(1);
+    true
 }
 
 /// Gives the first allocation that was read these weights, its runs as they are.

@@ -234,6 +234,7 @@ async fn node(number: u64, machine: Machine, world: World) -> turmoil::Result {
         let config = NodeConfig {
             listen: std::net::SocketAddr::from(([0, 0, 0, 0], PORT)),
             snapshot_every_entries: world.plan.snapshot_every_entries,
+            snapshot_every_bytes: world.plan.snapshot_every_bytes,
             loopback_only: false,
             observe_process: false,
             ..NodeConfig::default()

@@ -121,6 +121,11 @@ fn each_checker_that_reads_the_record_can_fail() {
         ("two-owners", "O1"),
         ("stale-decision", "O2"),
         ("bound-broken", "Q1"),
+        ("shared-slot", "A4"),
+        ("phantom-unit", "E2"),
+        ("old-version", "H5v"),
+        ("stale-read", "H6"),
+        ("other-replay", "H7"),
     ] {
         caught(plant, &[by]);
     }

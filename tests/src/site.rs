@@ -31,6 +31,7 @@ pub struct Site {
     /// Its port, the same in every life.
     pub port: u16,
     variables: Vec<(OsString, OsString)>,
+    file_blocks_max: Option<u64>,
 }
 
 /// A process that ended instead of serving.
@@ -81,7 +82,7 @@ impl Site {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("featureops-site-").tempdir().unwrap();
         let data = folder.path().join("data");
-        Self { folder: Some(folder), data, port: free_port(), variables: Vec::new() }
+        Self { folder: Some(folder), data, port: free_port(), variables: Vec::new(), file_blocks_max: None }
     }
 
     /// Sets a variable of the node's process.
@@ -95,6 +96,11 @@ impl Site {
     pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
         self.variables.retain(|(held, _)| held != name);
         self.variables.push((name.into(), value.into()));
+    }
+
+    /// Bounds the length of the files that the node writes in the lives to come, in blocks of 512 bytes.
+    pub fn limit_files(&mut self, blocks_max: Option<u64>) {
+        self.file_blocks_max = blocks_max;
     }
 
     /// A place beside the data folder that goes away with the site.
@@ -117,7 +123,11 @@ impl Site {
     /// The process of a command line, with the site's variables and none of the test run's.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary::featureops());
+        self.own(Command::new(binary::featureops()))
+    }
+
+    /// Any process, with the site's variables and none of the test run's.
+    fn own(&self, mut command: Command) -> Command {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("FEATUREOPS_") || text.starts_with("OTEL_") {
@@ -154,7 +164,17 @@ impl Site {
     async fn begin(&self, until: &str) -> Result<Node, Ended> {
         let log = self.beside("node.log");
         let output = File::create(&log).unwrap();
-        let mut command = self.command();
+        let mut command = match self.file_blocks_max {
+            None => self.command(),
+            Some(blocks) => {
+                let mut shell = Command::new("sh");
+                shell
+                    .arg("-c")
+                    .arg(format!("ulimit -f {blocks} && exec \"$0\" \"$@\""))
+                    .arg(binary::featureops());
+                self.own(shell)
+            }
+        };
         command
             .arg("serve")
             .env("FEATUREOPS_DATA", &self.data)

@@ -53,13 +53,28 @@ async fn evaluates(client: &Client) {
 }
 
 async fn write_flag(client: &Client) -> Result<(), tonic::Status> {
+    write_long_flag(client, 1).await
+}
+
+async fn write_long_flag(client: &Client, bytes: usize) -> Result<(), tonic::Status> {
+    let flag = featureops_proto::v1::Flag {
+        name: format!("{ENVIRONMENT}/flags/probe"),
+        r#type: featureops_proto::v1::ValueType::String.into(),
+        variants: [("on".to_owned(), "1".repeat(bytes).into())].into(),
+        ..featureops_proto::v1::Flag::default()
+    };
+    let request = SetFlagRequest { flag: Some(flag), ..SetFlagRequest::default() };
+    client.flags.clone().set_flag(request).await.map(drop)
+}
+
+async fn rehearse_flag(client: &Client) -> Result<(), tonic::Status> {
     let flag = featureops_proto::v1::Flag {
         name: format!("{ENVIRONMENT}/flags/probe"),
         r#type: featureops_proto::v1::ValueType::String.into(),
         variants: [("on".to_owned(), "1".into())].into(),
         ..featureops_proto::v1::Flag::default()
     };
-    let request = SetFlagRequest { flag: Some(flag), ..SetFlagRequest::default() };
+    let request = SetFlagRequest { flag: Some(flag), validate_only: true, ..SetFlagRequest::default() };
     client.flags.clone().set_flag(request).await.map(drop)
 }
 
@@ -101,7 +116,15 @@ fn a_full_disk() {
         };
         assert!(ready.body.contains("disk") && !ready.body.contains("restore"), "{}", ready.body);
         println!("refused with: {refused}\n{}", ready.body);
+        says_one_thing(&ready.body);
         evaluates(&client).await;
+        // A rehearsal does not promise what nobody can do now, and neither text takes back what the other says.
+        for refused in [rehearse_flag(&client).await.unwrap_err(), write_flag(&client).await.unwrap_err()] {
+            assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+            let said = refused.message();
+            assert!(said.contains("nothing was written") && said.contains("by itself"), "{said}");
+            assert!(!said.contains("unknown whether") && !said.contains("leader"), "{said}");
+        }
         assert!(node.runs(), "the process ended: {}", node.output());
         assert!(write_flag(&client).await.is_err(), "a write was acknowledged on a failed disk");
 
@@ -126,6 +149,7 @@ fn a_full_disk() {
         // Nothing is lost, so nobody is to be sent to the backups.
         assert!(!said.body.contains("disk loss") && !said.body.contains("restore"), "{}", said.body);
         println!("a start without room: {refused}\n{}", said.body);
+        says_one_thing(&said.body);
         mirror.fill_disk(false);
         writes_again(&client).await;
         assert!(node.runs(), "the process ended: {}", node.output());
@@ -165,6 +189,48 @@ async fn becomes_ready(site: &Site) {
         assert!(begin.elapsed() < Duration::from_secs(10), "not ready with room: {}", ready.body);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A full disk is one fault: the leader is not lost, and the log has not ended for good.
+fn says_one_thing(ready: &str) {
+    let faults: Vec<&str> = ready.lines().filter(|line| line.starts_with("[-]")).collect();
+    assert!(faults.iter().any(|line| line.starts_with("[-] disk: ")), "{ready}");
+    assert!(!ready.contains("[-] leader") && !ready.contains("no leader is known"), "{ready}");
+}
+
+#[test]
+fn a_bound_on_the_length_of_files_is_a_full_disk() {
+    runtime().block_on(async {
+        let mut site = Site::new();
+        site.limit_files(Some(4_096));
+        let (mut node, client, known) = filled(&site).await;
+        let mut refused = None;
+        for _ in 0..400 {
+            if let Err(status) = write_long_flag(&client, 60_000).await {
+                refused = Some(status);
+                break;
+            }
+        }
+        let refused = refused.expect("24 MB went into files of 2 MiB");
+        println!("refused with: {refused}");
+        evaluates(&client).await;
+        // The node looks at its disk a moment later, opens it again, and meets the bound again.
+        let begin = Instant::now();
+        while http::get(site.port, "/readyz?verbose").await.unwrap().status != 503 {
+            assert!(begin.elapsed() < NOTICE_MAX, "ready with files that are full");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(node.runs(), "the process ended: {}", node.output());
+        evaluates(&client).await;
+        node.kill();
+
+        // Without the bound everything is there.
+        site.limit_files(None);
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start without the bound: {ended}"));
+        whole(&client, &known, "files that were full").await;
+        write_flag(&client).await.unwrap();
+        drop(node);
+    });
 }
 
 #[test]

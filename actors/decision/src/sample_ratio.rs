@@ -4,8 +4,9 @@
 //! strata and V = sum_s N_s (diag(p_s) - p_s p_s'), d' V^- d is chi-square with (arms with expected units) - 1 degrees of
 //! freedom. With one stratum it is Pearson's statistic. Arms of weight 0 are no degree of freedom.
 //!
-//! What the ledger does not record it cannot test: a stratum's expected shares are known only while the weights did not
-//! change inside it. `of_inputs` therefore answers for a generation's first allocation only.
+//! Hours of the ledger are no such strata once weights changed inside them: the inputs then carry the sums over allocations
+//! ([`v1::SampleRatio`]), of the units that were surely assigned under their weights. Units in a second arm, known by a receipt only,
+//! or seen within two minutes of a change are in none of them, so an experiment that is reallocated all the time is not tested.
 
 use featureops_proto::v1;
 
@@ -58,6 +59,11 @@ pub fn p_value(strata: &[Shares<'_>]) -> Option<f64> {
     if impossible {
         return Some(0.0);
     }
+    tail(&apart, &spread, &expected_units)
+}
+
+/// Upper tail of d' V^- d, for differences that sum to 0; `None` when fewer than two arms were to have units.
+fn tail(apart: &[f64], spread: &Matrix, expected_units: &[f64]) -> Option<f64> {
     // The differences sum to 0: the last arm with expected units is told by the others.
     let mut members: Vec<usize> =
         expected_units.iter().enumerate().filter_map(|(arm, units)| (*units > 0.0).then_some(arm)).collect();
@@ -100,9 +106,39 @@ pub fn same_shares(left: &[u64], right: &[u64]) -> Option<f64> {
     (columns > 1).then(|| chi_square_tail(statistic, columns - 1))
 }
 
-/// The test on a decision's inputs, while the generation has its first allocation; `None` afterwards or with too few units.
+/// p-value of sums over allocations: d = units - N w, V = N (diag(w) - w w'), weights in basis points; `None` when there is
+/// nothing to test, or the lists do not fit each other.
+#[must_use]
+pub fn of_sums(sums: &v1::SampleRatio) -> Option<f64> {
+    /// Basis points of everything.
+    const WHOLE: f64 = 10_000.0;
+    let arms = sums.units.len();
+    if sums.expected.len() != arms || sums.spread.len() != arms.checked_mul(arms)? {
+        return None;
+    }
+    let expected: Vec<f64> = sums.expected.iter().map(|points| *points as f64 / WHOLE).collect();
+    if sums.units.iter().zip(&sums.expected).any(|(units, expected)| *units > 0 && *expected == 0) {
+        return Some(0.0);
+    }
+    let mut spread = Matrix::zero(arms);
+    for (row, own) in expected.iter().enumerate() {
+        spread.add(row, row, *own);
+    }
+    for (at, product) in sums.spread.iter().enumerate() {
+        spread.add(at.checked_div(arms)?, at.checked_rem(arms)?, -(*product as f64) / (WHOLE * WHOLE));
+    }
+    let apart: Vec<f64> =
+        sums.units.iter().zip(&expected).map(|(units, expected)| *units as f64 - expected).collect();
+    tail(&apart, &spread, &expected)
+}
+
+/// The test on a decision's inputs; `None` with too few units, or where nothing was recorded that could be tested.
 #[must_use]
 pub fn of_inputs(inputs: &v1::DecisionInputs) -> Option<f64> {
+    if let Some(sums) = &inputs.sample_ratio {
+        let units = sums.units.iter().fold(0_u64, |sum, units| sum.saturating_add(*units));
+        return if units < UNITS_MIN { None } else { of_sums(sums) };
+    }
     if inputs.allocation_version > 1 || inputs.weights.len() != inputs.arms.len() {
         return None;
     }

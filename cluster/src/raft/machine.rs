@@ -14,6 +14,7 @@ use openraft::{EntryPayload, OptionalSend};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::growth::Growth;
 use super::snapshots::Snapshots;
 use super::types::{Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::environment::Environment;
@@ -24,6 +25,7 @@ pub struct Shared<F> {
     state: RwLock<Arc<F>>,
     applied: watch::Sender<u64>,
     halted: Mutex<Option<Halted>>,
+    growth: Growth,
 }
 
 impl<F: Fold> Shared<F> {
@@ -34,6 +36,7 @@ impl<F: Fold> Shared<F> {
             state: RwLock::new(Arc::new(genesis)),
             applied: watch::Sender::new(0),
             halted: Mutex::new(None),
+            growth: Growth::default(),
         }
     }
 
@@ -57,6 +60,10 @@ impl<F: Fold> Shared<F> {
     /// Position of the last entry applied.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    pub(crate) fn growth(&self) -> &Growth {
+        &self.growth
     }
 
     /// Where the fold stopped, if it did.
@@ -132,6 +139,10 @@ impl<F: Fold> Machine<F> {
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.membership = StoredMembership::new(self.seen, membership.clone());
         }
+        let bytes = match &entry.payload {
+            EntryPayload::Normal(proposal) => proposal.0.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
         let answer = match (self.shared.halted(), entry.payload) {
             (Some(halted), _) => Answer::Halted(halted),
             (None, EntryPayload::Normal(proposal)) => self.fold(index, &proposal.0),
@@ -141,6 +152,7 @@ impl<F: Fold> Machine<F> {
             self.folded = self.seen;
             self.folded_membership = self.membership.clone();
             self.shared.applied.send_replace(index);
+            self.shared.growth.applied(index, bytes);
         }
         answer
     }
@@ -149,6 +161,9 @@ impl<F: Fold> Machine<F> {
 /// Takes one snapshot of a state that no longer changes.
 pub struct Builder<F> {
     state: Arc<F>,
+    shared: Arc<Shared<F>>,
+    /// Bytes of the entries that the state holds.
+    bytes: u64,
     meta: SnapshotMeta,
     snapshots: Snapshots,
     environment: Environment,
@@ -162,6 +177,8 @@ impl<F: Fold> RaftSnapshotBuilder<Types> for Builder<F> {
         let encoded = self.environment.run(move || Bytes::from(state.encode())).await;
         let encoded = encoded.ok_or_else(|| io::Error::other("encoding the state panicked"))?;
         self.snapshots.save(&self.meta, encoded.clone()).await?;
+        let index = self.meta.last_log_id.map_or(0, |id| id.index());
+        self.shared.growth.stored(index, self.bytes, encoded.len() as u64);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: encoded })
     }
 }
@@ -199,6 +216,8 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
     async fn get_snapshot_builder(&mut self) -> Builder<F> {
         Builder {
             state: self.shared.frozen(),
+            shared: Arc::clone(&self.shared),
+            bytes: self.shared.growth.bytes(),
             meta: SnapshotMeta { last_log_id: self.folded, last_membership: self.folded_membership.clone() },
             snapshots: self.snapshots.clone(),
             environment: self.environment.clone(),
@@ -207,6 +226,7 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let bytes = snapshot.clone();
+        let snapshot_bytes = snapshot.len() as u64;
         let decoded = self.environment.run(move || F::decode(&bytes)).await;
         let state = decoded.unwrap_or_else(|| Err("decoding it panicked".to_owned())).map_err(|why| {
             io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the state: {why}"))
@@ -224,6 +244,7 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
             self.sink.installed(&current, position);
         }
         self.shared.applied.send_replace(position);
+        self.shared.growth.installed(snapshot_bytes);
         Ok(())
     }
 

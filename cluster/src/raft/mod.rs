@@ -2,6 +2,7 @@
 //!
 //! Every use of openraft stands here and in [`crate::cluster`] and [`crate::proposer`], so that one of its alphas is one place's work.
 
+pub(crate) mod growth;
 pub mod log_store;
 pub mod machine;
 pub mod network;

@@ -21,8 +21,9 @@ use raft_log::{Dump, DumpApi, RaftLog, RaftLogAction, WALRecord};
 
 use super::log::{ENTRY_BYTES_MAX, Log, LogEntry, LogExtent, LogPosition, SyncFuture};
 
-/// Length at which a chunk file is closed, in bytes. Payloads of the open chunk stay in memory, so this bounds that too.
-const CHUNK_BYTES_MAX: usize = 16 << 20;
+/// Length at which a chunk file is closed, in bytes. Payloads of the open chunk stay in memory, so this bounds that too. A purge
+/// frees whole closed files only: what stays of a purged log is at most this and the entry that closed the file.
+const CHUNK_BYTES_MAX: usize = 2 << 20;
 const CHUNK_RECORDS_MAX: usize = 1 << 16;
 /// Payloads kept in memory beside the open chunk's, in bytes.
 const CACHE_BYTES_MAX: usize = 32 << 20;

@@ -17,6 +17,7 @@ pub mod folder;
 pub mod held;
 pub mod lane;
 pub mod log;
+mod long;
 pub mod marks;
 pub mod memory;
 mod settle;
@@ -96,9 +97,10 @@ impl OpenError {
 /// Whether an error of the disk may pass: it says nothing against what the disk holds.
 #[must_use]
 pub fn passes(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // A file that may not grow further is a disk without room to the process: a limit (`ulimit -f`) that others set.
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     // EIO has no kind of its own.
-    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | FileTooLarge)
         || error.raw_os_error() == Some(EIO)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! sled's flush writes with `sync_file_range`, which orders no metadata and flushes no device cache; the adapter adds
 //! `fdatasync` on the same inode. sled checks its own pages when it opens, not every value, so each value carries a CRC.
+//! The chunks of snapshots lie beside it ([`super::long`]); those of an earlier release are read where they are.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use super::chunks::guarded;
 use super::log::SyncFuture;
+use super::long::LongValues;
 use super::values::{Change, Named, Values, check_sizes};
 
 /// Memory for pages, in bytes.
@@ -22,6 +24,7 @@ pub struct SledValues {
     db: sled::Db,
     tree: sled::Tree,
     data: File,
+    long: LongValues,
 }
 
 fn seal(value: &[u8]) -> Vec<u8> {
@@ -54,8 +57,9 @@ impl SledValues {
             let db = config.open()?;
             let tree = db.open_tree("values")?;
             let data = File::open(folder.join("db"))?;
+            let long = LongValues::open(folder)?;
             File::open(folder)?.sync_all()?;
-            Ok(Self { db, tree, data })
+            Ok(Self { db, tree, data, long })
         })
     }
 }
@@ -64,21 +68,37 @@ impl Values for SledValues {
     fn write(&self, changes: Vec<Change>) -> io::Result<()> {
         check_sizes(&changes)?;
         let mut batch = sled::Batch::default();
+        let mut chunks_alone = true;
         for change in changes {
+            if let Change::Put(name, value) = &change
+                && self.long.put(name, value)?
+            {
+                continue;
+            }
+            chunks_alone = false;
             match change {
                 Change::Put(name, value) => batch.insert(name, seal(&value)),
                 Change::Delete(name) => batch.remove(name),
                 Change::DeleteRange(names) => {
+                    self.long.doom(&names)?;
                     for found in self.tree.range(names).keys() {
                         batch.remove(found?);
                     }
                 }
             }
         }
+        if chunks_alone {
+            return Ok(());
+        }
+        // What this names must be there when it is: the engine may write it to the disk at any time from here on.
+        self.long.sync()?;
         Ok(self.tree.apply_batch(batch)?)
     }
 
     fn get(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        if let Some(value) = self.long.get(name)? {
+            return Ok(Some(value));
+        }
         self.tree.get(name)?.map(|sealed| unseal(name, &sealed)).transpose()
     }
 
@@ -101,8 +121,10 @@ impl Values for SledValues {
 
     fn sync(&self) -> SyncFuture<'_> {
         Box::pin(async move {
+            self.long.sync()?;
             self.db.flush()?;
-            self.data.sync_data()
+            self.data.sync_data()?;
+            self.long.bury()
         })
     }
 }

@@ -22,6 +22,8 @@ pub struct Command {
     pub owner: Option<OwnerStamp>,
     /// Present where the door compiled flags.
     pub compiled_against: Option<CompiledAgainst>,
+    /// Of what the client meant, if it is to be compared.
+    pub sent_hash: Option<u64>,
     /// What to do.
     pub kind: entry::Command,
 }
@@ -67,6 +69,7 @@ impl Command {
             request_id: entry.request_id,
             owner: entry.owner,
             compiled_against: entry.compiled_against,
+            sent_hash: entry.sent_hash,
             kind,
         })
     }

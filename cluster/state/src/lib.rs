@@ -35,6 +35,7 @@ mod ramps;
 mod requests;
 mod schedules;
 mod segments;
+mod shares;
 mod snapshot;
 mod state;
 mod sticky;

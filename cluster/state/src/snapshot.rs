@@ -216,6 +216,7 @@ impl State {
             state.requests.remember(
                 &request.request_id,
                 request.content_hash,
+                request.sent_hash,
                 &request.reply.unwrap_or_default(),
             );
         }
@@ -394,6 +395,7 @@ fn frozen_record(frozen: &Frozen) -> FrozenRecord {
         crossed: frozen.crossed,
         lost: frozen.lost,
         rows: frozen.rows,
+        sample_ratio: frozen.sample_ratio.clone(),
     }
 }
 
@@ -406,6 +408,7 @@ fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Frozen {
         crossed: record.crossed,
         lost: record.lost,
         rows: record.rows,
+        sample_ratio: record.sample_ratio.clone(),
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Frozen {
     pub lost: u64,
     /// Units recorded.
     pub rows: u64,
+    /// Units against the weights they came under, once these changed.
+    pub sample_ratio: Option<featureops_proto::v1::SampleRatio>,
 }
 
 /// The replicated state.

@@ -156,6 +156,7 @@ impl State {
             exposed_units: frozen.rows,
             ramp_steps: definition.ramp_steps,
             allocated_ms: record.allocated_ms,
+            sample_ratio: frozen.sample_ratio.clone(),
         }
     }
 
@@ -176,6 +177,7 @@ impl State {
             crossed: ledger.crossed,
             lost: ledger.lost,
             rows: ledger.rows,
+            sample_ratio: crate::shares::sample_ratio(record),
         };
         let last_decision = self.decisions.get(record.last_decision).map(|(_, d)| d.name.clone());
         Some(ExperimentView {

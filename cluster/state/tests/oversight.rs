@@ -430,6 +430,15 @@ fn a_changed_limit_wakes_the_owners_of_its_environment() {
 }
 
 #[test]
+fn the_first_record_has_the_time_of_its_entry_though_no_tick_had_come() {
+    let d = Driver::new();
+    let first = &d.state.audit_from(1, 1)[0];
+    assert_eq!(first.action, "cluster.initialize");
+    assert_eq!(first.time.unwrap().seconds, (driver::START_MS - 1_000) / 1_000);
+    assert_eq!(d.state.log_time_ms(), driver::START_MS, "a wall clock is not log time");
+}
+
+#[test]
 fn a_request_id_is_answered_once() {
     let mut d = Driver::new();
     d.furnish();
@@ -443,8 +452,33 @@ fn a_request_id_is_answered_once() {
     let first = d.propose(entry.clone());
     assert_eq!(d.propose(entry.clone()), first);
     let other = entry::Command::ArchiveFlag(log::ArchiveFlag { name: FLAG.to_owned(), etag: String::new() });
-    assert_eq!(refusal(d.propose(log::Entry { command: Some(other), ..entry })).code, "CONTENT_MISMATCH");
+    let other = log::Entry { command: Some(other), ..entry.clone() };
+    assert_eq!(refusal(d.propose(other)).code, "CONTENT_MISMATCH");
+    // The first had no hash of what was sent, as in a log of an earlier release: nothing is compared.
+    assert_eq!(d.propose(log::Entry { sent_hash: Some(1), ..entry.clone() }), first);
     assert_eq!(d.state.flag("production", "checkout").unwrap().flag_version, 2);
+
+    let flag = d.state.flag("production", "checkout").unwrap();
+    let hashed = |sent_hash, description: &str| log::Entry {
+        request_id: "r2".to_owned(),
+        sent_hash,
+        command: Some(entry::Command::SetFlag(log::SetFlag {
+            flag: Some(v1::Flag { description: description.to_owned(), ..flag.clone() }),
+            etag: String::new(),
+        })),
+        ..entry.clone()
+    };
+    let first = d.propose(hashed(Some(1), "meant"));
+    assert_eq!(d.propose(hashed(Some(1), "completed otherwise")), first);
+    assert_eq!(d.propose(hashed(None, "by an earlier release")), first);
+    let refused = refusal(d.propose(hashed(Some(2), "something else")));
+    assert_eq!((refused.code.as_str(), refused.field.as_str()), ("CONTENT_MISMATCH", "request_id"));
+    assert!(refused.message.contains("was not written"), "{}", refused.message);
+    assert_eq!(d.state.flag("production", "checkout").unwrap().description, "meant");
+    // And so over a snapshot.
+    d.state = featureops_state::State::from_sections(&d.state.sections()).unwrap();
+    assert_eq!(refusal(d.propose(hashed(Some(2), "something else"))).code, "CONTENT_MISMATCH");
+    assert_eq!(d.propose(hashed(Some(1), "meant")), first);
 }
 
 #[test]

@@ -171,6 +171,14 @@ impl Client {
             Intent::Write { repeat_with } if unanswered || may_have_arrived && nothing_written(status) => {
                 let mut failure = Failure::from_status(status);
                 failure.exit = Exit::Unknown;
+                if nothing_written(status) {
+                    // Of two attempts: the server speaks of the last one.
+                    failure.message = format!(
+                        "the change may have taken effect: an attempt of it had no answer, and the one after it was refused: {}",
+                        failure.message
+                    );
+                    return if repeat_with.is_empty() { failure } else { failure.note(repeat_with) };
+                }
                 let what = if no_words(status) {
                     format!("no answer from {} within {:?}", self.server, self.timeout)
                 } else if std::error::Error::source(status).is_some() {

@@ -592,6 +592,8 @@ mod tests {
             let again = describe_rule(&rule);
             assert_eq!(parse_rule(&again, "rule-1").unwrap(), rule, "{text} became {again}");
         }
+        let ramp = describe_rule(&parsed("always -> ramp on from 150 at 1 to 5000 at 2"));
+        assert!(ramp.contains("from 1.5% at") && ramp.contains("to 50% at"), "shares as elsewhere: {ramp}");
     }
 
     #[test]

@@ -208,7 +208,8 @@ const fn is_present(value: &Value) -> bool {
 }
 
 /// Whether the client has the answer of this tag already.
-fn has(headers: &HeaderMap, tag: &str) -> bool {
+#[must_use]
+pub fn has(headers: &HeaderMap, tag: &str) -> bool {
     let listed = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = listed.flat_map(|list| list.split(',')).map(str::trim);
     let bare = tag.trim_matches('"');
@@ -321,7 +322,10 @@ pub(super) async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
 }
 
 /// The context in a body. No body is none, and neither is null. serde_json bounds the depth at 128 levels.
-fn context(body: &[u8]) -> Result<Option<Struct>, Refusal> {
+///
+/// # Errors
+/// It is no JSON object, or its context is none.
+pub fn context(body: &[u8]) -> Result<Option<Struct>, Refusal> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }

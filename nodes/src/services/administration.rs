@@ -12,7 +12,6 @@ use featureops_proto::v1::{
 use featureops_proto::{Collection, environment_of};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::doctor;
@@ -20,6 +19,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::administration_service_server::AdministrationService;
+use crate::sent::{Sent, sent};
 use crate::services::flag::named_flag;
 use crate::services::{Streamed, name, required, text, until_drain};
 
@@ -56,7 +56,7 @@ fn check_levels(levels: Option<&AutonomyLevels>, field: &str) -> Result<(), Stat
 /// The request is malformed, refused, or got no answer.
 pub async fn raise_alarm(
     host: &Host,
-    metadata: &MetadataMap,
+    from: &Sent,
     request: RaiseAlarmRequest,
 ) -> Result<RaiseAlarmResponse, Status> {
     let parsed = name(&request.name, Collection::Flags, "name")?;
@@ -71,7 +71,7 @@ pub async fn raise_alarm(
         source: text(&request.source, "source")?,
     });
     let write =
-        Write { metadata, request_id: &request.request_id, validate_only: request.validate_only, command };
+        Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
     host.write(write, |state, done| {
         let tripped = state.flag(&environment, &flag).is_some_and(|flag| flag.trip.is_some());
         Some(RaiseAlarmResponse { decision: done.decision.clone(), tripped })
@@ -82,7 +82,7 @@ pub async fn raise_alarm(
 #[tonic::async_trait]
 impl AdministrationService for Administration {
     async fn trip_flag(&self, request: Request<TripFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         let command = entry::Command::TripFlag(log::TripFlag {
             name: request.name,
@@ -91,7 +91,7 @@ impl AdministrationService for Administration {
             source: String::new(),
         });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -100,12 +100,12 @@ impl AdministrationService for Administration {
     }
 
     async fn resume_flag(&self, request: Request<ResumeFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         let reason = text(&request.reason, "reason")?;
         let command = entry::Command::ResumeFlag(log::ResumeFlag { name: request.name, reason });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -117,8 +117,8 @@ impl AdministrationService for Administration {
         &self,
         request: Request<RaiseAlarmRequest>,
     ) -> Result<Response<RaiseAlarmResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        raise_alarm(&self.0, &metadata, request).await.map(Response::new)
+        let (from, request) = sent(request);
+        raise_alarm(&self.0, &from, request).await.map(Response::new)
     }
 
     async fn get_oversight(
@@ -134,7 +134,7 @@ impl AdministrationService for Administration {
         &self,
         request: Request<SetOversightRequest>,
     ) -> Result<Response<Oversight>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let oversight = required(request.oversight, "oversight")?;
         let environment = oversight_of(&oversight.name, "oversight.name")?.to_owned();
         check_levels(oversight.limits.as_ref(), "oversight.limits")?;
@@ -156,7 +156,7 @@ impl AdministrationService for Administration {
             etag: request.etag,
         });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -168,7 +168,7 @@ impl AdministrationService for Administration {
         &self,
         request: Request<SetFlagAutonomyRequest>,
     ) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         let autonomy = required(request.autonomy, "autonomy")?;
         check_levels(Some(&autonomy), "autonomy")?;
@@ -177,7 +177,7 @@ impl AdministrationService for Administration {
             autonomy: Some(autonomy),
         });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,

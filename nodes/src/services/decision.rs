@@ -10,13 +10,13 @@ use featureops_proto::v1::{
 };
 use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::decision_service_server::DecisionService;
+use crate::sent::{Sent, sent};
 use crate::services::{name, text};
 
 /// The service.
@@ -40,7 +40,7 @@ impl Decisions {
 
     async fn resolve(
         &self,
-        metadata: &MetadataMap,
+        from: &Sent,
         resolution: Resolution,
         (decision, note, request_id, validate_only): (String, String, String, bool),
     ) -> Result<Response<Decision>, Status> {
@@ -50,7 +50,7 @@ impl Decisions {
             resolution: resolution.into(),
             note: text(&note, "note")?,
         });
-        let write = Write { metadata, request_id: &request_id, validate_only, command };
+        let write = Write { from, request_id: &request_id, validate_only, command };
         self.0.write(write, |state, _| named_decision(state, &decision)).await.map(Response::new)
     }
 }
@@ -89,27 +89,27 @@ impl DecisionService for Decisions {
         &self,
         request: Request<ApproveDecisionRequest>,
     ) -> Result<Response<Decision>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let what = (request.name, request.note, request.request_id, request.validate_only);
-        self.resolve(&metadata, Resolution::Approve, what).await
+        self.resolve(&from, Resolution::Approve, what).await
     }
 
     async fn reject_decision(
         &self,
         request: Request<RejectDecisionRequest>,
     ) -> Result<Response<Decision>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let what = (request.name, request.note, request.request_id, request.validate_only);
-        self.resolve(&metadata, Resolution::Reject, what).await
+        self.resolve(&from, Resolution::Reject, what).await
     }
 
     async fn revert_decision(
         &self,
         request: Request<RevertDecisionRequest>,
     ) -> Result<Response<Decision>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let what = (request.name, request.note, request.request_id, request.validate_only);
-        self.resolve(&metadata, Resolution::Revert, what).await
+        self.resolve(&from, Resolution::Revert, what).await
     }
 
     async fn replay_decision(

@@ -18,7 +18,6 @@ use featureops_proto::{Collection, ErrorCode, environment_of, id_of};
 use featureops_state::{MAX_SEGMENTS, State};
 use prost::Message as _;
 use prost_types::value::Kind;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
@@ -27,6 +26,7 @@ use crate::publisher::{READ_MAX, read_pages};
 use crate::refusal;
 use crate::replica::Replica;
 use crate::rpc::environment_service_server::EnvironmentService;
+use crate::sent::{Sent, sent};
 use crate::services::compiled::settled;
 use crate::services::{promotion, required};
 
@@ -71,22 +71,22 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<SetEnvironmentRequest>,
     ) -> Result<Response<Environment>, Status> {
-        let (metadata, _, mut request) = request.into_parts();
+        let (from, mut request) = sent(request);
         let environment = required(request.environment.take(), "environment")?;
         let id = environment_of(&environment.name).map_err(refusal::bad_name("environment.name"))?.to_owned();
         check_metadata(&environment, "environment.metadata")?;
         check_evaluators(&environment)?;
         let environment = definition(environment);
-        settled(|| self.set(&metadata, &id, &request, environment.clone())).await
+        settled(|| self.set(&from, &id, &request, environment.clone())).await
     }
 
     async fn import_flags(
         &self,
         request: Request<ImportFlagsRequest>,
     ) -> Result<Response<ImportFlagsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let id = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?.to_owned();
-        settled(|| self.import(&metadata, &id, &request)).await
+        settled(|| self.import(&from, &id, &request)).await
     }
 
     async fn export_flags(
@@ -132,8 +132,8 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<PromoteFlagsRequest>,
     ) -> Result<Response<PromoteFlagsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        settled(|| promotion::promote(&self.0, &metadata, &request)).await
+        let (from, request) = sent(request);
+        settled(|| promotion::promote(&self.0, &from, &request)).await
     }
 }
 
@@ -166,7 +166,7 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
 impl Environments {
     async fn set(
         &self,
-        metadata: &MetadataMap,
+        from: &Sent,
         id: &str,
         request: &SetEnvironmentRequest,
         environment: Environment,
@@ -176,19 +176,15 @@ impl Environments {
             environment: Some(environment),
             etag: request.etag.clone(),
         });
-        let write = Write {
-            metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         let read = |state: &State, _: &Done| Some(state.environment(id));
         self.0.write_compiled(write, Some(against), read).await
     }
 
     async fn import(
         &self,
-        metadata: &MetadataMap,
+        from: &Sent,
         id: &str,
         request: &ImportFlagsRequest,
     ) -> Result<ImportFlagsResponse, Status> {
@@ -211,12 +207,8 @@ impl Environments {
             etag: String::new(),
             promoted_from: String::new(),
         });
-        let write = Write {
-            metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         let warnings = read.warnings;
         let read = |state: &State, done: &Done| Some(imported(done, warnings, state.environment(id)));
         self.0.write_compiled(write, Some(against), read).await
@@ -350,7 +342,7 @@ fn stops(flag: &str, error: &CompileError) -> Status {
 }
 
 /// What a person defines of an environment; what the log adds is left out.
-fn definition(environment: Environment) -> Environment {
+pub fn definition(environment: Environment) -> Environment {
     Environment { environment_version: 0, etag: String::new(), update_time: None, ..environment }
 }
 

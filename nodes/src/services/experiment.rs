@@ -14,13 +14,13 @@ use featureops_state::State;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::experiment_service_server::ExperimentService;
+use crate::sent::{Sent, sent};
 use crate::services::{Streamed, name, required, until_drain};
 use crate::status;
 
@@ -40,12 +40,12 @@ fn named_experiment(state: &State, done: &Done) -> Option<Experiment> {
 impl Experiments {
     async fn write(
         &self,
-        metadata: &MetadataMap,
+        from: &Sent,
         request_id: &str,
         validate_only: bool,
         command: entry::Command,
     ) -> Result<Response<Experiment>, Status> {
-        let write = Write { metadata, request_id, validate_only, command };
+        let write = Write { from, request_id, validate_only, command };
         self.0.write(write, named_experiment).await.map(Response::new)
     }
 }
@@ -80,7 +80,7 @@ impl ExperimentService for Experiments {
         &self,
         request: Request<CreateExperimentRequest>,
     ) -> Result<Response<Experiment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let mut experiment = required(request.experiment, "experiment")?;
         name(&experiment.name, Collection::Experiments, "experiment.name")?;
         if experiment::Policy::try_from(experiment.policy).is_err() {
@@ -98,14 +98,14 @@ impl ExperimentService for Experiments {
         let command = entry::Command::CreateExperiment(log::CreateExperiment {
             experiment: Some(definition(experiment)),
         });
-        self.write(&metadata, &request.request_id, request.validate_only, command).await
+        self.write(&from, &request.request_id, request.validate_only, command).await
     }
 
     async fn start_experiment(
         &self,
         request: Request<StartExperimentRequest>,
     ) -> Result<Response<Experiment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Experiments, "name")?;
         if AutonomyLevel::try_from(request.autonomy).is_err() {
             let level = request.autonomy;
@@ -120,39 +120,39 @@ impl ExperimentService for Experiments {
             autonomy: request.autonomy,
             etag: request.etag,
         });
-        self.write(&metadata, &request.request_id, request.validate_only, command).await
+        self.write(&from, &request.request_id, request.validate_only, command).await
     }
 
     async fn pause_experiment(
         &self,
         request: Request<PauseExperimentRequest>,
     ) -> Result<Response<Experiment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Experiments, "name")?;
         let command =
             entry::Command::PauseExperiment(log::PauseExperiment { name: request.name, etag: request.etag });
-        self.write(&metadata, &request.request_id, request.validate_only, command).await
+        self.write(&from, &request.request_id, request.validate_only, command).await
     }
 
     async fn stop_experiment(
         &self,
         request: Request<StopExperimentRequest>,
     ) -> Result<Response<Experiment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Experiments, "name")?;
         let command = entry::Command::StopExperiment(log::StopExperiment {
             name: request.name,
             serve: request.serve,
             etag: request.etag,
         });
-        self.write(&metadata, &request.request_id, request.validate_only, command).await
+        self.write(&from, &request.request_id, request.validate_only, command).await
     }
 
     async fn set_allocation(
         &self,
         request: Request<SetAllocationRequest>,
     ) -> Result<Response<Experiment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Experiments, "name")?;
         let weights = request.weights_basis_points;
         let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
@@ -171,21 +171,21 @@ impl ExperimentService for Experiments {
             weights_basis_points: weights,
             etag: request.etag,
         });
-        self.write(&metadata, &request.request_id, request.validate_only, command).await
+        self.write(&from, &request.request_id, request.validate_only, command).await
     }
 
     async fn set_layer_share(
         &self,
         request: Request<SetLayerShareRequest>,
     ) -> Result<Response<Experiment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Experiments, "name")?;
         let command = entry::Command::SetLayerShare(log::SetLayerShare {
             name: request.name,
             basis_points: request.basis_points,
             etag: request.etag,
         });
-        self.write(&metadata, &request.request_id, request.validate_only, command).await
+        self.write(&from, &request.request_id, request.validate_only, command).await
     }
 
     async fn get_experiment_status(
@@ -236,7 +236,7 @@ impl ExperimentService for Experiments {
 }
 
 /// What a person defines of an experiment; all that the log adds is left out.
-fn definition(experiment: Experiment) -> Experiment {
+pub fn definition(experiment: Experiment) -> Experiment {
     Experiment {
         state: 0,
         number: 0,

@@ -9,13 +9,13 @@ use featureops_proto::v1::{
 };
 use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::flag_service_server::FlagService;
+use crate::sent::{Sent, sent};
 use crate::services::compiled::{compiled_against, settled};
 use crate::services::{name, required};
 
@@ -61,17 +61,17 @@ impl FlagService for Flags {
     }
 
     async fn set_flag(&self, request: Request<SetFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        settled(|| self.set(&metadata, request.clone())).await
+        let (from, request) = sent(request);
+        settled(|| self.set(&from, request.clone())).await
     }
 
     async fn archive_flag(&self, request: Request<ArchiveFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         let command =
             entry::Command::ArchiveFlag(log::ArchiveFlag { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -80,7 +80,7 @@ impl FlagService for Flags {
     }
 
     async fn revert_flag(&self, request: Request<RevertFlagRequest>) -> Result<Response<Flag>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Flags, "name")?;
         if request.to_version == 0 {
             return Err(refusal::invalid(
@@ -89,7 +89,7 @@ impl FlagService for Flags {
                 "is no version; list the flag's versions and take one",
             ));
         }
-        settled(|| self.revert(&metadata, request.clone())).await
+        settled(|| self.revert(&from, request.clone())).await
     }
 
     async fn list_flag_versions(
@@ -110,7 +110,7 @@ impl FlagService for Flags {
 }
 
 impl Flags {
-    async fn set(&self, metadata: &MetadataMap, request: SetFlagRequest) -> Result<Flag, Status> {
+    async fn set(&self, from: &Sent, request: SetFlagRequest) -> Result<Flag, Status> {
         let mut flag = required(request.flag, "flag")?;
         let mut etag = request.etag;
         let name = name(&flag.name, Collection::Flags, "flag.name")?;
@@ -133,29 +133,21 @@ impl Flags {
             refusal::invalid(&format!("flag.{}", error.path), &error.value, &error.message)
         })?;
         let command = entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag });
-        let write = Write {
-            metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         let against = compiled_against(&environment);
         self.0.write_compiled(write, Some(against), named_flag).await
     }
 
-    async fn revert(&self, metadata: &MetadataMap, request: RevertFlagRequest) -> Result<Flag, Status> {
+    async fn revert(&self, from: &Sent, request: RevertFlagRequest) -> Result<Flag, Status> {
         let against = self.compiles_still(&request.name, request.to_version)?;
         let command = entry::Command::RevertFlag(log::RevertFlag {
             name: request.name,
             to_version: request.to_version,
             etag: request.etag,
         });
-        let write = Write {
-            metadata,
-            request_id: &request.request_id,
-            validate_only: request.validate_only,
-            command,
-        };
+        let write =
+            Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
         self.0.write_compiled(write, Some(against), named_flag).await
     }
 

@@ -15,6 +15,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::layer_service_server::LayerService;
+use crate::sent::sent;
 use crate::services::{name, required};
 
 /// The service.
@@ -43,13 +44,13 @@ impl LayerService for Layers {
     }
 
     async fn set_layer(&self, request: Request<SetLayerRequest>) -> Result<Response<Layer>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let layer = required(request.layer, "layer")?;
         name(&layer.name, Collection::Layers, "layer.name")?;
-        let layer = Layer { name: layer.name, description: layer.description, ..Layer::default() };
+        let layer = definition(layer);
         let command = entry::Command::SetLayer(log::SetLayer { layer: Some(layer), etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -65,12 +66,12 @@ impl LayerService for Layers {
         &self,
         request: Request<DeleteLayerRequest>,
     ) -> Result<Response<DeleteLayerResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Layers, "name")?;
         let command =
             entry::Command::DeleteLayer(log::DeleteLayer { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -100,14 +101,14 @@ impl LayerService for Layers {
     }
 
     async fn set_holdout(&self, request: Request<SetHoldoutRequest>) -> Result<Response<Holdout>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let holdout = required(request.holdout, "holdout")?;
         name(&holdout.name, Collection::Holdouts, "holdout.name")?;
-        let holdout = Holdout { version: 0, etag: String::new(), experiments: Vec::new(), ..holdout };
+        let holdout = holdout_definition(holdout);
         let command =
             entry::Command::SetHoldout(log::SetHoldout { holdout: Some(holdout), etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -123,16 +124,26 @@ impl LayerService for Layers {
         &self,
         request: Request<DeleteHoldoutRequest>,
     ) -> Result<Response<DeleteHoldoutResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Holdouts, "name")?;
         let command =
             entry::Command::DeleteHoldout(log::DeleteHoldout { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
         };
         self.0.write(write, |_, _| Some(DeleteHoldoutResponse {})).await.map(Response::new)
     }
+}
+
+/// What a person defines of a layer; all that the log adds is left out.
+pub fn definition(layer: Layer) -> Layer {
+    Layer { name: layer.name, description: layer.description, ..Layer::default() }
+}
+
+/// What a person defines of a holdout.
+pub fn holdout_definition(holdout: Holdout) -> Holdout {
+    Holdout { version: 0, etag: String::new(), experiments: Vec::new(), ..holdout }
 }

@@ -14,6 +14,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::metric_service_server::MetricService;
+use crate::sent::sent;
 use crate::services::{name, required};
 
 /// The service.
@@ -42,14 +43,14 @@ impl MetricService for Metrics {
     }
 
     async fn set_metric(&self, request: Request<SetMetricRequest>) -> Result<Response<Metric>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let metric = required(request.metric, "metric")?;
         name(&metric.name, Collection::Metrics, "metric.name")?;
         check(&metric)?;
         let metric = Metric { etag: String::new(), number: 0, ..metric };
         let command = entry::Command::SetMetric(log::SetMetric { metric: Some(metric), etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,

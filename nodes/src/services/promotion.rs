@@ -15,10 +15,10 @@ use featureops_proto::{Collection, ErrorCode, Name, environment_of, id_of};
 use featureops_state::{MAX_IMPORT_BYTES, State};
 use prost::Message as _;
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 
 use crate::host::{Host, Write};
 use crate::refusal;
+use crate::sent::Sent;
 use crate::services::flag::{clear_maps, without_log};
 
 /// Flags that one request names at most.
@@ -37,7 +37,7 @@ struct Promotion {
 /// A name is malformed or unknown, the target could not compile a flag, the fold refused, or there was no answer.
 pub async fn promote(
     host: &Host,
-    metadata: &MetadataMap,
+    sent: &Sent,
     request: &PromoteFlagsRequest,
 ) -> Result<PromoteFlagsResponse, Status> {
     let from = environment_of(&request.from).map_err(refusal::bad_name("from"))?.to_owned();
@@ -75,7 +75,7 @@ pub async fn promote(
         return Err(refusal::invalid("flags", format!("{bytes} bytes"), way_out));
     }
     let write = Write {
-        metadata,
+        from: sent,
         request_id: &request.request_id,
         validate_only: request.validate_only,
         command: entry::Command::ImportFlags(command),

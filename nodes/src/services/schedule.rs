@@ -19,6 +19,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::schedule_service_server::ScheduleService;
+use crate::sent::sent;
 use crate::services::flag::{definition, merge};
 use crate::services::{name, required};
 
@@ -47,17 +48,17 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<CreateScheduleRequest>,
     ) -> Result<Response<Schedule>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let mut schedule = required(request.schedule, "schedule")?;
         name(&schedule.name, Collection::Schedules, "schedule.name")?;
-        let flag = self.writable(&metadata, &schedule).await?;
+        let flag = self.writable(&from.metadata, &schedule).await?;
         if let Some(Action::Change(change)) = &mut schedule.action {
             let written = change.flag.take().unwrap_or_default();
             change.flag = Some(Flag { name: flag, ..definition(written) });
         }
         let command = entry::Command::CreateSchedule(log::CreateSchedule { schedule: Some(schedule) });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -94,12 +95,12 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<CancelScheduleRequest>,
     ) -> Result<Response<Schedule>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Schedules, "name")?;
         let command =
             entry::Command::CancelSchedule(log::CancelSchedule { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,

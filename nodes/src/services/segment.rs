@@ -23,6 +23,7 @@ use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::segment_service_server::SegmentService;
+use crate::sent::sent;
 use crate::services::{name, required};
 use crate::view::View;
 
@@ -58,7 +59,7 @@ impl SegmentService for Segments {
     }
 
     async fn set_segment(&self, request: Request<SetSegmentRequest>) -> Result<Response<Segment>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let segment = required(request.segment, "segment")?;
         name(&segment.name, Collection::Segments, "segment.name")?;
         check_segment(&segment).map_err(|error| {
@@ -67,7 +68,7 @@ impl SegmentService for Segments {
         let segment = Some(definition(segment));
         let command = entry::Command::SetSegment(log::SetSegment { segment, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -79,12 +80,12 @@ impl SegmentService for Segments {
         &self,
         request: Request<DeleteSegmentRequest>,
     ) -> Result<Response<DeleteSegmentResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Segments, "name")?;
         let command =
             entry::Command::DeleteSegment(log::DeleteSegment { name: request.name, etag: request.etag });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -96,12 +97,14 @@ impl SegmentService for Segments {
         &self,
         request: Request<UpdateSegmentUnitsRequest>,
     ) -> Result<Response<UpdateSegmentUnitsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         name(&request.name, Collection::Segments, "name")?;
         let key = self.0.unit_key()?;
-        let command = entry::Command::UpdateSegmentUnits(hashed(key, &request)?);
+        let change = hashed(key, &request)?;
+        let from = from.with(&change);
+        let command = entry::Command::UpdateSegmentUnits(change);
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,
@@ -144,7 +147,7 @@ fn bounded(context: &Struct) -> Result<(), Status> {
 }
 
 /// What a person defines of a segment; all that the log adds is left out.
-fn definition(segment: Segment) -> Segment {
+pub fn definition(segment: Segment) -> Segment {
     Segment {
         segment_version: 0,
         etag: String::new(),

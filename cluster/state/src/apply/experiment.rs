@@ -596,6 +596,7 @@ impl State {
 
     /// Serves another map inside the generation.
     pub(super) fn reallocate(&mut self, number: u32, runs: Vec<featureops_proto::v1::Run>) {
+        self.close_shares(number);
         if let Some(record) = self.experiment_mut(number) {
             record.runs = runs;
             record.allocation_version += 1;
@@ -621,6 +622,7 @@ impl State {
             record.allocation_version = 1;
             record.human_allocation_version = 1;
         }
+        self.open_shares(number);
         self.ramp_begins_again(number);
         if let Some(ledger) = self.ledgers.get_mut(&number) {
             ledger.dirty = true;

@@ -187,6 +187,9 @@ impl State {
         match ledger.expose(unit, arm, generation, minute, marked, room) {
             Exposed::New => {
                 self.rows += 1;
+                if marked.is_none() {
+                    self.count_share(number, arm, unix_minute);
+                }
                 self.join_waiting(number, unit);
                 Verdict::Counted
             }

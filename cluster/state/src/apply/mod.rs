@@ -131,7 +131,7 @@ impl State {
         if command.request_id.is_empty() {
             None
         } else {
-            self.requests.find(&command.request_id, content_hash)
+            self.requests.find(&command.request_id, content_hash, command.sent_hash)
         }
     }
 
@@ -143,7 +143,11 @@ impl State {
     ) -> Result<Reply, Violation> {
         let ctx = Context {
             position: self.position,
-            now_ms: self.clock.now_ms(),
+            now_ms: match &command.kind {
+                // The first command may come before the first tick: it brings its own time, for the audit.
+                entry::Command::Initialize(c) => self.clock.now_ms().max(c.now_ms),
+                _ => self.clock.now_ms(),
+            },
             principal: command.principal.clone(),
             owner: command.owner,
         };
@@ -175,7 +179,8 @@ impl State {
             }
         };
         self.record(&ctx, action, resource, detail, code, effects);
-        self.requests.remember(&command.request_id, content_hash, &environment::kept_reply(&reply));
+        let kept = environment::kept_reply(&reply);
+        self.requests.remember(&command.request_id, content_hash, command.sent_hash, &kept);
         Ok(reply)
     }
 

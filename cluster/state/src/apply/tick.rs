@@ -84,6 +84,8 @@ impl State {
                 continue;
             }
             ledger.dirty = again;
+            let sample_ratio =
+                self.experiments.get(&number).and_then(|record| crate::shares::sample_ratio(record));
             let freezes: &mut VecDeque<Frozen> = self.frozen.entry(number).or_default();
             if freezes.len() >= FREEZES {
                 freezes.pop_front();
@@ -96,6 +98,7 @@ impl State {
                 crossed: ledger.crossed,
                 lost: ledger.lost,
                 rows: ledger.rows,
+                sample_ratio,
             });
             effects.push(Effect::Frozen { number });
         }

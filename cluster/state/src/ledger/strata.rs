@@ -64,6 +64,17 @@ impl Strata {
         &self.all
     }
 
+    /// Units of a generation by arm.
+    pub fn units(&self, generation: u8, arms: usize) -> Vec<u64> {
+        let mut units = vec![0_u64; arms];
+        for stratum in self.all.iter().filter(|stratum| stratum.generation == generation) {
+            for (sum, cell) in units.iter_mut().zip(&stratum.cells) {
+                *sum = sum.saturating_add(cell.units);
+            }
+        }
+        units
+    }
+
     /// The cell of an arm's first exposure at that minute, opening its hour if need be.
     pub fn open(&mut self, generation: u8, minute: u32, arm: u8) -> Option<&mut Cell> {
         if self.find(generation, minute).is_none() {

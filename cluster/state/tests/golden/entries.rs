@@ -96,7 +96,12 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 cluster: text("c"),
                 unit_key_id: 7,
                 receipt_key: Some(log::ReceiptKey { id: 1, key: vec![9; 16] }),
+                now_ms: 0,
             }),
+        ),
+        (
+            "initialize_at",
+            C::Initialize(log::Initialize { now_ms: 1_780_272_000_000, ..log::Initialize::default() }),
         ),
         ("tick", C::Tick(log::Tick { now_ms: 1_780_272_000_000, after_restart: true })),
         (
@@ -479,6 +484,7 @@ fn every_command_reads_and_writes_its_golden_bytes() {
                 request_id: text("r-1"),
                 owner: Some(log::OwnerStamp { epoch: 2, sequence: 3, expected_flag_version: 4 }),
                 compiled_against: None,
+                sent_hash: None,
                 command: Some(command.clone()),
             },
         );
@@ -496,5 +502,13 @@ fn every_command_reads_and_writes_its_golden_bytes() {
     };
     let bytes = golden.keeps("compiled_against", &entry);
     assert_eq!(Command::decode(&bytes).unwrap().compiled_against, Some(against));
+    let entry = Entry {
+        request_id: text("r-1"),
+        sent_hash: Some(0xfeed),
+        command: Some(entry::Command::SetFlag(log::SetFlag::default())),
+        ..Entry::default()
+    };
+    let bytes = golden.keeps("sent_hash", &entry);
+    assert_eq!(Command::decode(&bytes).unwrap().sent_hash, Some(0xfeed));
     golden.has_nothing_else();
 }

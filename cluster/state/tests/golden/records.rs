@@ -49,11 +49,15 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("producer", &producer());
     golden.keeps("remembered", &remembered());
     golden.keeps("request", &request());
+    golden.keeps("request_sent", &RequestRecord { sent_hash: Some(0xfeed), ..request() });
     golden.keeps("held", &held());
     golden.keeps("held_at", &held_at());
     golden.keeps("ledger", &ledger());
     golden.keeps("mark", &mark());
     golden.keeps("frozen", &frozen());
+    golden.keeps("frozen_shares", &FrozenRecord { sample_ratio: Some(sample_ratio()), ..frozen() });
+    golden.keeps("experiment_shares", &experiment_shares());
+    golden.keeps("decision_shares", &decision_shares());
     golden.keeps("shard", &shard());
     golden.keeps("side", &side());
     golden.keeps("audit", &audit());
@@ -341,6 +345,24 @@ fn decision_ramp() -> v1::Decision {
     }
 }
 
+fn sample_ratio() -> v1::SampleRatio {
+    v1::SampleRatio { units: vec![60, 40], expected: vec![500_000, 500_000], spread: vec![1, 2, 2, 4] }
+}
+
+fn experiment_shares() -> ExperimentRecord {
+    ExperimentRecord {
+        sample_ratio: Some(sample_ratio()),
+        units_since_allocation: vec![3, 4],
+        shares_since_ms: 1_780_272_120_500,
+        ..ExperimentRecord::default()
+    }
+}
+
+fn decision_shares() -> v1::Decision {
+    let inputs = v1::DecisionInputs { sample_ratio: Some(sample_ratio()), ..v1::DecisionInputs::default() };
+    v1::Decision { inputs: Some(inputs), ..v1::Decision::default() }
+}
+
 fn generation() -> GenerationRecord {
     GenerationRecord { opened_position: 9, opened_ms: 1_780_272_000_000, closed_ms: 1_780_272_060_000 }
 }
@@ -384,6 +406,9 @@ fn experiment() -> ExperimentRecord {
         layer_slots: Vec::new(),
         allocated_ms: 0,
         growth_before: 0,
+        sample_ratio: None,
+        units_since_allocation: Vec::new(),
+        shares_since_ms: 0,
     }
 }
 
@@ -481,7 +506,12 @@ fn producer() -> ProducerRecord {
 }
 
 fn request() -> RequestRecord {
-    RequestRecord { request_id: text("r-1"), reply: Some(replies::done()), content_hash: 0xbeef }
+    RequestRecord {
+        request_id: text("r-1"),
+        reply: Some(replies::done()),
+        content_hash: 0xbeef,
+        sent_hash: None,
+    }
 }
 
 fn held() -> HeldRecord {
@@ -531,6 +561,7 @@ fn frozen() -> FrozenRecord {
         crossed: 2,
         lost: 3,
         rows: 400,
+        sample_ratio: None,
     }
 }
 
@@ -616,6 +647,7 @@ fn decision() -> v1::Decision {
             exposed_units: 400,
             ramp_steps: Vec::new(),
             allocated_ms: 0,
+            sample_ratio: None,
         }),
         weights_before: vec![5_000, 5_000],
         weights_after: vec![2_000, 8_000],

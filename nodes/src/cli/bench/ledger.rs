@@ -135,6 +135,7 @@ impl Fold {
             cluster: "bench".to_owned(),
             unit_key_id: UNIT_KEY,
             receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
+            now_ms: 0,
         }))?;
         fold.command(entry::Command::Tick(log::Tick { now_ms: NOW_MS, after_restart: false }))?;
         Ok(fold)

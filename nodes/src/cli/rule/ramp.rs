@@ -2,6 +2,7 @@
 
 use featureops_proto::v1;
 
+use super::super::render::share_text;
 use super::{Parser, RuleError, Token, quoted_unless_plain};
 use crate::cli::span::parse_moment;
 
@@ -52,7 +53,8 @@ impl Parser<'_> {
 /// As it would parse.
 pub(super) fn describe(ramp: &v1::Ramp) -> String {
     let at = |share: Option<u32>, time: Option<&prost_types::Timestamp>| {
-        let share = share.map_or_else(String::new, |share| format!("{share} at "));
+        let share =
+            share.map_or_else(String::new, |share| format!("{} at ", share_text(share).replace(' ', "")));
         format!("{share}\"{}\"", time.map_or_else(String::new, ToString::to_string))
     };
     let start = at(Some(ramp.start_basis_points).filter(|share| *share > 0), ramp.start_time.as_ref());
