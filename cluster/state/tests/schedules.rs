@@ -10,23 +10,15 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, agent, done, human, refusal, system};
 use featureops_proto::log::{self, CreateSchedule, ExecuteSchedule, entry};
 use featureops_proto::v1::schedule::{Action, State as Phase};
-use featureops_proto::v1::{self, Flag, Principal, Schedule, ScheduledChange, principal};
+use featureops_proto::v1::{self, Flag, Schedule, ScheduledChange};
 use featureops_proto::{timestamp, unix_ms};
 use featureops_state::State;
 
 const NAME: &str = "environments/production/schedules/s";
 const FLAG: &str = "environments/production/flags/checkout";
-
-fn system() -> Principal {
-    Principal { kind: principal::Kind::System as i32, id: "schedule".to_owned(), verified: true }
-}
-
-fn agent() -> Principal {
-    Principal { kind: principal::Kind::Agent as i32, id: "copilot".to_owned(), verified: false }
-}
 
 fn schedule(id: &str, at_ms: i64, default: &str) -> Schedule {
     let flag = Flag { default_variant: Some(default.to_owned()), ..Flag::default() };
@@ -123,7 +115,7 @@ fn executed_once_not_before_its_time_in_the_name_of_its_author() {
     let audit = d.state.audit(0, 3);
     let told: Vec<_> =
         audit.iter().map(|r| (r.action.as_str(), r.principal.as_ref().unwrap().id.as_str())).collect();
-    assert_eq!(told[1..], [("schedule.execute", "schedule"), ("flag.set", "ada")]);
+    assert_eq!(told[1..], [("schedule.execute", "owner"), ("flag.set", "ada")]);
     assert!(audit[1].detail.contains("as human:ada: DONE"), "{}", audit[1].detail);
     assert!(d.state.check().is_ok());
 }
@@ -195,7 +187,7 @@ fn what_its_author_may_not_do_then_fails_and_says_why() {
     assert!(reason.contains("takes a person"), "{reason}");
     assert_eq!(d.state.flag("production", "checkout").unwrap().flag_version, version, "nothing was written");
     let refused = d.state.audit(0, 9).into_iter().find(|r| r.action == "flag.set" && !r.refused.is_empty());
-    assert_eq!(refused.unwrap().principal.unwrap().id, "copilot");
+    assert_eq!(refused.unwrap().principal.unwrap().id, "bot");
 
     // A person may; the experiment's growth rests, as after every command of a person.
     d.done(create(schedule("t", d.now_ms + 1, "on")));
