@@ -254,7 +254,8 @@ impl State {
             version: record.version + 1,
             ..record.as_ref().clone()
         }));
-        self.schedules.forget_oldest();
+        let gone = self.schedules.forget_oldest();
+        self.before.extend(gone.into_iter().map(Before::Schedule));
     }
 
     fn schedule_done(&self, id: &Key, name: String, touched: Vec<u32>) -> Outcome {
