@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::network::AbsentPeers;
 use crate::raft::types::Runtime;
 use crate::raft::{Stores, open_stores};
-use crate::storage::{Fault, OpenError};
+use crate::storage::OpenError;
 use crate::ticker::{ClockWatch, LogTime, tick};
 use crate::trim::trim;
 
@@ -152,7 +151,7 @@ impl<F: Fold> Cluster<F> {
             Runtime::scope(seed, Raft::new(options.node, Arc::new(config), AbsentPeers, log, machine));
         let raft = started.await.map_err(|error| {
             // Raft only repeats what the disk said.
-            let failed = disk_error(&faults);
+            let failed = OpenError::of_faults(&faults);
             failed.map_or_else(|| StartError::Raft { why: error.to_string() }, StartError::from)
         })?;
 
@@ -164,7 +163,7 @@ impl<F: Fold> Cluster<F> {
         if let Err(error) = begun.await {
             let running = Running { tasks: Vec::new(), lanes, hold };
             running.end(&proposer).await;
-            return Err(disk_error(proposer.faults()).map_or(error, StartError::from));
+            return Err(OpenError::of_faults(proposer.faults()).map_or(error, StartError::from));
         }
         let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_off_ms_max);
         let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
@@ -285,14 +284,14 @@ impl<F: Fold> Cluster<F> {
         running.end(&self.proposer).await;
     }
 
-    /// The first error of the disk.
+    /// The error of the disk, as one of opening.
     pub(crate) fn disk_failure(&self) -> Option<OpenError> {
-        disk_error(self.proposer.faults())
+        OpenError::of_faults(self.proposer.faults())
     }
 
     /// Whether the disk failed in a way that may pass, under a fold that goes on.
     pub(crate) fn fails_passingly(&self) -> bool {
-        self.proposer.fails_passingly() && self.proposer.shared().halted().is_none()
+        self.disk_failure().is_some_and(|error| error.passes()) && self.proposer.shared().halted().is_none()
     }
 
     /// Does `act` with the state and its position between two entries: none is applied meanwhile.
@@ -320,13 +319,6 @@ impl Running {
         }
         drop(hold);
     }
-}
-
-/// The first error of the lanes, as one of opening: whoever opens anew asks whether it passes.
-fn disk_error(faults: &[Fault]) -> Option<OpenError> {
-    let fault = faults.iter().find(|fault| fault.get().is_some())?;
-    let kind = if fault.passes() { io::ErrorKind::StorageFull } else { io::ErrorKind::InvalidData };
-    Some(OpenError::io("the data folder for writing", io::Error::new(kind, fault.get()?)))
 }
 
 async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {

@@ -232,7 +232,7 @@ impl<F: Fold> Member<F> {
     /// # Errors
     /// As there; `Waiting` while the disk takes no writes.
     pub async fn snapshot(&self) -> Result<(), ProposeError> {
-        self.opened()?.snapshot().await
+        self.opened()?.snapshot().await.map_err(|error| self.ended(error))
     }
 
     /// How this node is, now.

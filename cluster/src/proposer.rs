@@ -171,12 +171,6 @@ impl<F: Fold> Proposer<F> {
         self.0.faults.iter().find_map(Fault::get)
     }
 
-    /// Whether the disk failed, in a way that may pass.
-    pub(crate) fn fails_passingly(&self) -> bool {
-        let mut failed = self.0.faults.iter().filter(|fault| fault.get().is_some()).peekable();
-        failed.peek().is_some() && failed.all(Fault::passes)
-    }
-
     pub(crate) fn close(&self) {
         self.0.closing.send_replace(true);
     }

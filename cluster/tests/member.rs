@@ -12,7 +12,7 @@ use bytes::Bytes;
 use featureops_cluster::environment::{Clock, Entropy, Environment, Inline, SystemClock, Tcp};
 use featureops_cluster::storage::folder::Folder;
 use featureops_cluster::storage::memory::MemoryDisk;
-use featureops_cluster::storage::{LogEntry, Storage};
+use featureops_cluster::storage::{LogEntry, OpenError, Storage};
 use featureops_cluster::{EffectSink, Member, NoSink, Options, ProposeError, StartError, Waits};
 use parking_lot::Mutex;
 use toy::Toy;
@@ -117,6 +117,7 @@ async fn a_disk_with_room_again_is_opened_again_and_nothing_acknowledged_is_lost
     member.propose(entry("last")).await.unwrap();
     assert!(!held(&member).contains(&"refused".to_owned()));
     let told = ears.0.lock().clone();
+    assert!(!told.is_empty());
     assert!(told.is_sorted_by(|a, b| a < b), "an entry was told twice: {told:?}");
     member.shutdown().await;
     assert!(matches!(member.propose(entry("late")).await, Err(ProposeError::ShuttingDown)));
@@ -168,6 +169,37 @@ async fn an_empty_disk_without_room_is_refused_and_a_lost_tail_is_not_tried_agai
     assert!(health.disk_error.is_some_and(|why| why.contains("disk loss")));
     assert_eq!(held(&member).len(), 20, "reads go on");
     member.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_asked_for_while_the_disk_has_failed_is_told_that_the_node_waits() {
+    let disk = MemoryDisk::default();
+    let member = start(&disk, Arc::new(NoSink)).await.unwrap();
+    member.propose(entry("one")).await.unwrap();
+    disk.set_full(true);
+    let mut asked = Vec::new();
+    // Raft ends at once; the keeper looks only some time later.
+    while member.health().waits.is_none() {
+        drop(member.propose(entry("full")).await);
+        asked.extend(member.snapshot().await.err());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!asked.is_empty());
+    for error in asked {
+        assert!(matches!(error, ProposeError::Waiting { .. }), "{error}");
+    }
+    member.shutdown().await;
+    assert!(matches!(member.snapshot().await, Err(ProposeError::ShuttingDown)));
+}
+
+#[test]
+fn a_look_at_an_empty_disk_in_memory_leaves_it_to_whoever_opens_it_first() {
+    let disk = MemoryDisk::default();
+    let Err(OpenError::Io { error, .. }) = disk.glimpse(1) else { panic!("there is nothing to read") };
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(disk.open(2, 9).unwrap().marks.current().incarnation, 9);
+    assert!(matches!(disk.glimpse(1), Err(OpenError::OtherNode { found: 2, asked: 1 })));
+    assert_eq!(disk.glimpse(2).unwrap().durable, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,7 +64,7 @@ fn ramp_of(inputs: &DecisionInputs) -> Option<RampStatus> {
     let standing = ramp::standing(inputs).ok()?;
     let waits = match ramp::decide(inputs) {
         Ok(ramp::Verdict::Wait(waits)) => waits.iter().map(ramp::Wait::text).collect(),
-        Ok(ramp::Verdict::Go(climb)) if climb.approval => vec!["a person's approval".to_owned()],
+        Ok(ramp::Verdict::Go(climb)) if climb.standing.approval => vec!["a person's approval".to_owned()],
         Ok(ramp::Verdict::Go(_)) => Vec::new(),
         Err(error) => vec![format!("inputs refused: {error}")],
     };

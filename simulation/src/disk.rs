@@ -158,6 +158,21 @@ struct Platter {
 }
 
 impl Platter {
+    /// This node's mark, if there is one, beside what it says is there.
+    fn mark_of(&self, node: u64) -> Result<Option<Mark>, OpenError> {
+        let found = Inspection { extent: self.entries.live.extent(), fault: None };
+        let reading = self.marks.live.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
+        if verify(reading.as_ref(), &found)? == Verdict::Empty && !self.values.live.is_empty() {
+            return Err(values_alone());
+        }
+        match reading {
+            Some(Reading { mark, .. }) if mark.node != node => {
+                Err(OpenError::OtherNode { found: mark.node, asked: node })
+            }
+            reading => Ok(reading.map(|reading| reading.mark)),
+        }
+    }
+
     /// The archive forgets what the log lost or cut off at its end.
     fn trim_archive(&mut self) {
         let last = self.entries.live.extent().last.map_or(0, |last| last.index);
@@ -383,24 +398,12 @@ impl Storage for SimulatedDisk {
     fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError> {
         let life = {
             let mut platter = self.0.lock();
-            let found = Inspection { extent: platter.entries.live.extent(), fault: None };
-            let reading =
-                platter.marks.live.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
-            if verify(reading.as_ref(), &found)? == Verdict::Empty && !platter.values.live.is_empty() {
-                return Err(values_alone());
-            }
-            match reading {
-                Some(reading) if reading.mark.node != node => {
-                    return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
-                }
-                Some(_) => {}
-                None => {
-                    // Made whole or not at all, as the mark file is: drafted, synced, renamed.
-                    let mark = Mark { node, incarnation, vote: None, durable: None };
-                    platter.marks.write(mark);
-                    let upto = platter.marks.written;
-                    platter.marks.keep(upto);
-                }
+            if platter.mark_of(node)?.is_none() {
+                // Made whole or not at all, as the mark file is: drafted, synced, renamed.
+                let mark = Mark { node, incarnation, vote: None, durable: None };
+                platter.marks.write(mark);
+                let upto = platter.marks.written;
+                platter.marks.keep(upto);
             }
             platter.life
         };
@@ -409,9 +412,13 @@ impl Storage for SimulatedDisk {
     }
 
     fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
-        let Disk { log, values, marks, hold } = self.open(node, 0)?;
-        let durable = marks.current().durable;
-        Ok(Glimpse { values, durable, replay: replay_from(log, durable), hold })
+        let platter = self.0.lock();
+        let Some(mark) = platter.mark_of(node)? else {
+            return Err(OpenError::nothing_stored("the simulated disk"));
+        };
+        let handle = Arc::new(Handle { disk: self.clone(), life: platter.life });
+        let replay = replay_from(handle.clone(), mark.durable);
+        Ok(Glimpse { values: handle, durable: mark.durable, replay, hold: Box::new(()) })
     }
 
     fn probe(&self) -> io::Result<()> {
@@ -491,6 +498,16 @@ mod tests {
             found |= matches!(disk.open(1, 9), Err(OpenError::DiskLoss { .. }));
         }
         assert!(found);
+    }
+
+    #[test]
+    fn a_look_at_an_empty_disk_leaves_it_to_whoever_opens_it_first() {
+        let disk = SimulatedDisk::new(1, 1);
+        let Err(OpenError::Io { error, .. }) = disk.glimpse(1) else { panic!("there is nothing to read") };
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(disk.open(2, 9).unwrap().marks.current().incarnation, 9);
+        assert!(matches!(disk.glimpse(1), Err(OpenError::OtherNode { found: 2, asked: 1 })));
+        assert_eq!(disk.glimpse(2).unwrap().durable, None);
     }
 
     #[test]

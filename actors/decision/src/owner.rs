@@ -319,7 +319,7 @@ impl Owner {
             if Self::is_step_known(view, &decision) {
                 return Err(Wait::Quiet);
             }
-            let asks = climb.approval && status == Status::Applied;
+            let asks = climb.standing.approval && status == Status::Applied;
             return Ok(finish(decision, if asks { Status::Proposed } else { status }));
         }
         // A fixed allocation is judged as a fixed test; crossed units void it.

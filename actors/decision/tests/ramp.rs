@@ -87,6 +87,7 @@ fn the_next_step_when_the_one_in_force_was_held_and_seen() {
     assert_eq!((decision.weights_before, decision.weights_after), (vec![9_900, 100], vec![9_500, 500]));
     assert_eq!(decision.traffic_moved_basis_points, 400);
     assert_eq!(decision.inverse.unwrap().runs, view().runs);
+    assert!(!decision.narrative.is_empty());
     for sentence in &decision.narrative {
         for name in &sentence.numbers {
             let known =
@@ -250,9 +251,13 @@ proptest! {
         view.inputs.strata[0].arms[1].units = units;
         view.inputs.strata[0].arms[1].slots[0] = harness::slot(0, 0);
         view.growth = Level::try_from(level).unwrap();
+        let current = view.inputs.ramp_steps.iter().rfind(|step| step.basis_points <= weight);
+        let hold_ms = current.map_or(0, |step| step.hold_seconds * 1_000);
+        let seen = current.is_none_or(|step| units >= step.minimum_units.max(1));
+        let goes = matches!(ramp::decide(&view.inputs).unwrap(), Verdict::Go(_));
+        prop_assert_eq!(goes, held_ms >= hold_ms && seen);
         let (decision, _) = step(&view);
         let Some(decision) = decision else { return Ok(()) };
-        let current = view.inputs.ramp_steps.iter().rfind(|step| step.basis_points <= weight);
         let next = view.inputs.ramp_steps.iter().find(|step| step.basis_points > weight);
         if let Some(current) = current {
             prop_assert!(held_ms >= current.hold_seconds * 1_000 && units >= current.minimum_units.max(1));

@@ -23,10 +23,13 @@ use super::log::{Log, LogPosition};
 use super::marks::{Mark, MarkFile, Marks, Reading, read};
 use super::settle::{Copy, settle};
 use super::sled::SledValues;
-use super::{Disk, Glimpse, OpenError, Storage, Verdict, passes, verify, verify_new};
+use super::{Disk, Glimpse, OpenError, Outlook, Storage, Verdict, each_entry, outlook, verify, verify_new};
 
 /// Longest mark file that is read; a longer one is not ours.
 const MARK_FILE_BYTES_MAX: u64 = 1 << 16;
+
+/// Payload bytes that are read at once when the log is looked through.
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// Bytes that a disk must take to be worth an open: more than an open writes before it has anything to show for it.
 const PROBE_BYTES: usize = 1 << 20;
@@ -64,7 +67,9 @@ impl Folder {
         }
     }
 
-    fn read_marks(&self, path: &Path) -> Result<Option<Reading>, OpenError> {
+    /// The marks, if there are any: this node's.
+    fn marks_of(&self, node: u64) -> Result<Option<Reading>, OpenError> {
+        let path = &self.path.join("marks");
         match std::fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(OpenError::io(path.display(), error)),
@@ -74,7 +79,9 @@ impl Folder {
             Ok(_) => {}
         }
         let bytes = std::fs::read(path).map_err(|error| OpenError::io(path.display(), error))?;
-        read(&bytes).map(Some).map_err(|why| OpenError::loss(path.display(), "slots 0 and 1", why))
+        let reading = read(&bytes).map_err(|why| OpenError::loss(path.display(), "slots 0 and 1", why))?;
+        let found = reading.mark.node;
+        if found == node { Ok(Some(reading)) } else { Err(OpenError::OtherNode { found, asked: node }) }
     }
 }
 
@@ -95,13 +102,10 @@ fn make_folder(path: &Path) -> Result<(), OpenError> {
 
 /// A disk that is full or closed to us has lost nothing: who is told to restore a backup then may throw a good log away.
 fn fault(place: &Path, position: &str, error: io::Error) -> OpenError {
-    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    match error.kind() {
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied => {
-            OpenError::io(place.display(), error)
-        }
-        _ if passes(&error) => OpenError::io(place.display(), error),
-        _ => OpenError::loss(place.display(), position, error),
+    if error.kind() == io::ErrorKind::PermissionDenied || outlook(&error) == Outlook::Passes {
+        OpenError::io(place.display(), error)
+    } else {
+        OpenError::loss(place.display(), position, error)
     }
 }
 
@@ -116,30 +120,21 @@ fn check_opened(log: &ChunkLog, durable: Option<LogPosition>) -> io::Result<()> 
     {
         next = first.position.index;
     }
-    while next <= last.index {
-        let entries = log.read(next..last.index.saturating_add(1), 1 << 20)?;
-        let Some(end) = entries.last().map(|entry| entry.position) else {
-            return Err(io::Error::other(format!("a hole at {next}, before the end at {last}")));
-        };
-        for entry in entries {
-            let position = entry.position;
-            if position.index != next || previous.is_some_and(|previous| position.term < previous.term) {
-                return Err(io::Error::other(format!("entry {position} stands where {next} should")));
-            }
-            if let Some(durable) = durable
-                && position.index == durable.index
-                && position.term != durable.term
-            {
-                return Err(io::Error::other(format!("entry {position} stands at the mark {durable}")));
-            }
-            previous = Some(position);
-            next = next.saturating_add(1);
+    each_entry(log, next, last, BLOCK_BYTES, &mut |entry| {
+        let position = entry.position;
+        if position.index != next || previous.is_some_and(|previous| position.term < previous.term) {
+            return Err(io::Error::other(format!("entry {position} stands where {next} should")));
         }
-        if end == last {
-            return Ok(());
+        if let Some(durable) = durable
+            && position.index == durable.index
+            && position.term != durable.term
+        {
+            return Err(io::Error::other(format!("entry {position} stands at the mark {durable}")));
         }
-    }
-    Ok(())
+        previous = Some(position);
+        next = next.saturating_add(1);
+        Ok(())
+    })
 }
 
 impl Storage for Folder {
@@ -149,12 +144,7 @@ impl Storage for Folder {
         let marks_path = self.path.join("marks");
         make_folder(&self.path)?;
         let lock = self.lock()?;
-        let reading = self.read_marks(&marks_path)?;
-        if let Some(reading) = &reading
-            && reading.mark.node != node
-        {
-            return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
-        }
+        let reading = self.marks_of(node)?;
         make_folder(&log_path)?;
         let doubtful = self.doubtful.swap(true, Ordering::Relaxed);
         if doubtful {
@@ -198,15 +188,9 @@ impl Storage for Folder {
     fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
         let log_path = self.path.join("log");
         let lock = self.lock()?;
-        let reading = self.read_marks(&self.path.join("marks"))?;
-        if let Some(reading) = &reading
-            && reading.mark.node != node
-        {
-            return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
-        }
+        let reading = self.marks_of(node)?;
         if reading.is_none() && !log_path.is_dir() {
-            let nothing = io::Error::new(io::ErrorKind::NotFound, "nothing was stored here yet");
-            return Err(OpenError::io(self.path.display(), nothing));
+            return Err(OpenError::nothing_stored(self.path.display()));
         }
         let found = inspect(&log_path).map_err(|error| fault(&log_path, "open", error))?;
         verify(reading.as_ref(), &found)?;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::log::{Log, LogPosition};
 use super::marks::{Mark, Marks, Vote};
 use super::values::{Change, Values, check_sizes};
+use super::{Outlook, outlook};
 
 /// Writes that may wait for the lane before `submit` itself waits.
 pub const QUEUE_LENGTH_MAX: usize = 4096;
@@ -40,30 +41,39 @@ trait Device: Send + Sync + 'static {
 
 /// The first error of a lane, kept so that health can name it.
 #[derive(Clone, Default)]
-pub struct Fault(Arc<Mutex<Option<(io::ErrorKind, String)>>>);
+pub struct Fault(Arc<Mutex<Option<Stopped>>>);
+
+struct Stopped {
+    kind: io::ErrorKind,
+    text: String,
+    outlook: Outlook,
+}
 
 impl Fault {
     /// The error that stopped the lane.
     #[must_use]
     pub fn get(&self) -> Option<String> {
-        self.0.lock().as_ref().map(|(_, text)| text.clone())
+        self.0.lock().as_ref().map(|stopped| stopped.text.clone())
     }
 
-    /// Whether it may pass with the disk's trouble. What was written wrongly, or cannot be read, stays so.
+    /// Whether it may pass with the disk's trouble. One that says nothing may: whoever opens anew looks at the data.
     #[must_use]
     pub fn passes(&self) -> bool {
-        use io::ErrorKind::{InvalidData, InvalidInput};
-        self.0.lock().as_ref().is_some_and(|(kind, _)| !matches!(kind, InvalidData | InvalidInput))
+        self.0.lock().as_ref().is_some_and(|stopped| stopped.outlook != Outlook::Stays)
     }
 
     /// Notes an error: the first one stops everything.
     pub(crate) fn set(&self, error: &io::Error) {
-        self.0.lock().get_or_insert_with(|| (error.kind(), error.to_string()));
+        self.0.lock().get_or_insert_with(|| Stopped {
+            kind: error.kind(),
+            text: error.to_string(),
+            outlook: outlook(error),
+        });
     }
 
     fn check(&self) -> io::Result<()> {
         match self.0.lock().as_ref() {
-            Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+            Some(stopped) => Err(io::Error::new(stopped.kind, stopped.text.clone())),
             None => Ok(()),
         }
     }

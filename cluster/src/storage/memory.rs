@@ -59,6 +59,21 @@ impl Contents {
             Operation::Mark(mark) => self.mark = Some(mark),
         }
     }
+
+    /// This node's mark, if there is one, beside what it says is there.
+    fn mark_of(&self, node: u64) -> Result<Option<Mark>, OpenError> {
+        let found = Inspection { extent: self.entries.extent(), fault: None };
+        let reading = self.mark.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
+        if verify(reading.as_ref(), &found)? == Verdict::Empty && !self.values.is_empty() {
+            return Err(values_alone());
+        }
+        match reading {
+            Some(Reading { mark, .. }) if mark.node != node => {
+                Err(OpenError::OtherNode { found: mark.node, asked: node })
+            }
+            reading => Ok(reading.map(|reading| reading.mark)),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -263,23 +278,10 @@ impl Storage for MemoryDisk {
     fn open(&self, node: u64, incarnation: u64) -> Result<Disk, OpenError> {
         {
             let mut platter = self.platter.lock();
-            let found = Inspection { extent: platter.live.entries.extent(), fault: None };
-            let reading =
-                platter.live.mark.clone().map(|mark| Reading { mark, sequence: 0, damaged_slot: false });
-            let verdict = verify(reading.as_ref(), &found)?;
-            if verdict == Verdict::Empty && !platter.live.values.is_empty() {
-                return Err(values_alone());
-            }
-            match reading {
-                Some(reading) if reading.mark.node != node => {
-                    return Err(OpenError::OtherNode { found: reading.mark.node, asked: node });
-                }
-                Some(_) => {}
-                None => {
-                    let mark = Mark { node, incarnation, vote: None, durable: None };
-                    platter.durable.mark = Some(mark.clone());
-                    platter.live.mark = Some(mark);
-                }
+            if platter.live.mark_of(node)?.is_none() {
+                let mark = Mark { node, incarnation, vote: None, durable: None };
+                platter.durable.mark = Some(mark.clone());
+                platter.live.mark = Some(mark);
             }
         }
         let handle = Arc::new(self.handle());
@@ -287,9 +289,12 @@ impl Storage for MemoryDisk {
     }
 
     fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
-        let Disk { log, values, marks, hold } = self.open(node, 0)?;
-        let durable = marks.current().durable;
-        Ok(Glimpse { values, durable, replay: replay_from(log, durable), hold })
+        let Some(mark) = self.platter.lock().live.mark_of(node)? else {
+            return Err(OpenError::nothing_stored("the disk in memory"));
+        };
+        let handle = Arc::new(self.handle());
+        let replay = replay_from(handle.clone(), mark.durable);
+        Ok(Glimpse { values: handle, durable: mark.durable, replay, hold: Box::new(()) })
     }
 
     fn probe(&self) -> io::Result<()> {

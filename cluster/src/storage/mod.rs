@@ -68,6 +68,14 @@ pub enum OpenError {
         /// The node that asked.
         asked: u64,
     },
+    /// It failed again while it was opened.
+    #[error("cannot open the data folder for writing: {why}")]
+    Failed {
+        /// The error of the lane that stopped.
+        why: String,
+        /// Whether every lane that stopped may run again when it is opened anew.
+        passes: bool,
+    },
     /// The operating system refused.
     #[error("cannot open `{place}`: {error}")]
     Io {
@@ -87,21 +95,56 @@ impl OpenError {
         Self::Io { place: place.to_string(), error }
     }
 
+    /// Nothing was ever stored in `place`: there is nothing to read.
+    #[must_use]
+    pub fn nothing_stored(place: impl ToString) -> Self {
+        Self::io(place, io::Error::new(io::ErrorKind::NotFound, "nothing was stored here yet"))
+    }
+
+    /// The error of lanes that stopped, if one did: that of one that stays so before that of one that may pass.
+    pub(crate) fn of_faults(faults: &[Fault]) -> Option<Self> {
+        let mut failed = faults.iter().filter_map(|fault| Some((fault.get()?, fault.passes())));
+        let first = failed.next()?;
+        let (why, passes) = if first.1 { failed.find(|(_, passes)| !passes).unwrap_or(first) } else { first };
+        Some(Self::Failed { why, passes })
+    }
+
     /// Whether it may pass without anybody touching the data: room that is made, a device that answers again.
     #[must_use]
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Io { error, .. } if passes(error))
+        match self {
+            Self::Io { error, .. } => outlook(error) == Outlook::Passes,
+            Self::Failed { passes, .. } => *passes,
+            _ => false,
+        }
     }
 }
 
-/// Whether an error of the disk may pass: it says nothing against what the disk holds.
+/// What an error of the disk says about what the disk holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// Nothing against it: room is made, a device answers again.
+    Passes,
+    /// Nothing at all. An open is refused for it; who was writing may open anew, for that judges the data.
+    Unclear,
+    /// It was written wrongly, or cannot be read: that stays so.
+    Stays,
+}
+
+/// What an error of the disk says: the one place that tells.
 #[must_use]
-pub fn passes(error: &io::Error) -> bool {
-    // A file that may not grow further is a disk without room to the process: a limit (`ulimit -f`) that others set.
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    // EIO has no kind of its own.
-    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | FileTooLarge)
-        || error.raw_os_error() == Some(EIO)
+pub fn outlook(error: &io::Error) -> Outlook {
+    use io::ErrorKind::{
+        FileTooLarge, InvalidData, InvalidInput, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    match error.kind() {
+        // A file that may not grow further is a disk without room to the process: a limit (`ulimit -f`) that others set.
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem | FileTooLarge => Outlook::Passes,
+        InvalidData | InvalidInput => Outlook::Stays,
+        // EIO has no kind of its own.
+        _ if error.raw_os_error() == Some(EIO) => Outlook::Passes,
+        _ => Outlook::Unclear,
+    }
 }
 
 /// `EIO`, on every system this is built for.
@@ -169,17 +212,28 @@ pub fn replay_from(log: Arc<dyn Log>, durable: Option<LogPosition>) -> Replay {
     const BYTES_MAX: usize = 4 << 20;
     Box::new(move |after, each| {
         let Some(last) = durable else { return Ok(()) };
-        let mut next = after.saturating_add(1);
-        while next <= last.index {
-            let entries = log.read(next..last.index.saturating_add(1), BYTES_MAX)?;
-            let Some(end) = entries.last().map(|entry| entry.position.index) else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a hole at {next}")));
-            };
-            entries.into_iter().try_for_each(&mut *each)?;
-            next = end.saturating_add(1);
-        }
-        Ok(())
+        each_entry(log.as_ref(), after.saturating_add(1), last, BYTES_MAX, each)
     })
+}
+
+/// Gives the entries from index `next` to `last` to `each`, in order, read in blocks of about `bytes_max` payload bytes.
+pub(crate) fn each_entry(
+    log: &dyn Log,
+    mut next: u64,
+    last: LogPosition,
+    bytes_max: usize,
+    each: &mut dyn FnMut(LogEntry) -> io::Result<()>,
+) -> io::Result<()> {
+    while next <= last.index {
+        let entries = log.read(next..last.index.saturating_add(1), bytes_max)?;
+        let Some(end) = entries.last().map(|entry| entry.position.index) else {
+            let why = format!("a hole at {next}, before the end at {last}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        };
+        entries.into_iter().try_for_each(&mut *each)?;
+        next = end.saturating_add(1);
+    }
+    Ok(())
 }
 
 /// What opening may do with the files as they were found.
@@ -256,4 +310,58 @@ pub(crate) fn verify_new(verdict: Verdict, values: &dyn Values) -> Result<(), Op
 #[must_use]
 pub fn values_alone() -> OpenError {
     OpenError::loss("log", "start", "`log` and `marks` are missing beside values that are not")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(errors: [Option<io::Error>; 2]) -> [Fault; 2] {
+        errors.map(|error| {
+            let fault = Fault::default();
+            error.iter().for_each(|error| fault.set(error));
+            fault
+        })
+    }
+
+    #[test]
+    fn an_error_says_the_same_of_a_lane_and_of_an_open_but_where_it_says_nothing() {
+        use io::ErrorKind as Kind;
+        let eio = || io::Error::from_raw_os_error(EIO);
+        let cases = [
+            (Kind::StorageFull.into(), Outlook::Passes, true),
+            (Kind::QuotaExceeded.into(), Outlook::Passes, true),
+            (Kind::ReadOnlyFilesystem.into(), Outlook::Passes, true),
+            (eio(), Outlook::Passes, true),
+            (io::Error::other("the log's writer has stopped"), Outlook::Unclear, true),
+            (Kind::PermissionDenied.into(), Outlook::Unclear, true),
+            (Kind::InvalidData.into(), Outlook::Stays, false),
+            (Kind::InvalidInput.into(), Outlook::Stays, false),
+        ];
+        for (error, expected, again) in cases {
+            let error: io::Error = error;
+            assert_eq!(outlook(&error), expected, "{error}");
+            let text = error.to_string();
+            let [fault, none] = faults([Some(error), None]);
+            assert_eq!(fault.passes(), again, "{text}");
+            assert!(!none.passes());
+            let opening = OpenError::of_faults(&[none, fault]).unwrap();
+            assert_eq!(opening.passes(), again, "{text}");
+            assert!(opening.to_string().ends_with(&text), "{opening}");
+        }
+        assert!(OpenError::io("log", eio()).passes());
+        assert!(!OpenError::io("log", io::Error::other("x")).passes(), "an open says no without a reason");
+        assert!(OpenError::of_faults(&faults([None, None])).is_none());
+    }
+
+    #[test]
+    fn of_two_lanes_the_one_that_stays_stopped_is_told() {
+        let full = || Some(io::Error::new(io::ErrorKind::StorageFull, "full"));
+        let wrong = || Some(io::Error::new(io::ErrorKind::InvalidData, "wrong"));
+        for errors in [[full(), wrong()], [wrong(), full()], [None, wrong()]] {
+            let error = OpenError::of_faults(&faults(errors)).unwrap();
+            assert!(!error.passes() && error.to_string().ends_with("wrong"), "{error}");
+        }
+        assert!(OpenError::of_faults(&faults([full(), full()])).unwrap().passes());
+    }
 }

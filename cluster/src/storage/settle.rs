@@ -7,7 +7,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +19,12 @@ const DEPTH_MAX: usize = 4;
 const COPY_BYTES_MAX: u64 = 2 << 30;
 /// Copies made by this process, so that two have two names.
 static COPIES: AtomicU64 = AtomicU64::new(0);
+/// Name of a copy, before the process and the number.
+const COPY_NAME: &str = "featureops-values-";
+/// Names that are tried: in a container every process has the same id.
+const NAMES_MAX: usize = 1_000;
+/// Entries of a place that are looked at for copies that nobody holds.
+const LOOKED_AT_MAX: usize = 100_000;
 
 /// Writes every file below `folder` over with its own content, and syncs it. A folder that is not there is settled.
 ///
@@ -56,8 +62,13 @@ fn each_file(folder: &Path, depth: usize, act: &mut dyn FnMut(&Path) -> io::Resu
     Ok(())
 }
 
-/// A copy of a folder outside the data folder, in memory where the system has such a place; gone when it is dropped.
-pub(super) struct Copy(PathBuf);
+/// A copy of a folder outside the data folder, in memory where the system has such a place; gone when it is dropped, or,
+/// where the process was killed, when the next copy is made.
+pub(super) struct Copy {
+    path: PathBuf,
+    /// Its lock says that somebody uses it.
+    _held: File,
+}
 
 impl Copy {
     /// Copies `folder`. One that is not there gives an empty copy.
@@ -95,21 +106,18 @@ impl Copy {
 
     /// The copy.
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     fn into(folder: &Path, place: &Path) -> io::Result<Self> {
-        let number = COPIES.fetch_add(1, Ordering::Relaxed);
-        let target = place.join(format!("featureops-{}-{number}", std::process::id()));
-        // Not recursive: a name that is taken is somebody else's. Whoever may not read the data may not read the copy.
-        DirBuilder::new().mode(0o700).create(&target)?;
-        let copy = Self(target);
+        sweep(place);
+        let copy = Self::empty(place)?;
         if !folder.is_dir() {
             return Ok(copy);
         }
         each_file(folder, DEPTH_MAX, &mut |path| {
             let below = path.strip_prefix(folder).map_err(io::Error::other)?;
-            let to = copy.0.join(below);
+            let to = copy.path.join(below);
             if let Some(parent) = to.parent() {
                 DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
             }
@@ -118,12 +126,60 @@ impl Copy {
         })?;
         Ok(copy)
     }
+
+    fn empty(place: &Path) -> io::Result<Self> {
+        for _ in 0..NAMES_MAX {
+            let number = COPIES.fetch_add(1, Ordering::Relaxed);
+            let path = place.join(format!("{COPY_NAME}{}-{number}", std::process::id()));
+            // Not recursive: a name that is taken is somebody else's. Whoever may not read the data may not read the copy.
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            }
+            // A sweep in between has it locked, or has removed it: then another name.
+            if let Ok(held) = File::open(&path)
+                && held.try_lock().is_ok()
+                && is_at(&held, &path)
+            {
+                return Ok(Self { path, _held: held });
+            }
+        }
+        let why = format!("{NAMES_MAX} names of copies are taken in {}; remove them", place.display());
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+    }
+}
+
+/// Whether what was opened still stands there.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(found)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (found.dev(), found.ino())
+}
+
+/// Removes the copies in a place that nobody holds: their process was killed, and they take memory. What cannot be removed
+/// stays; it is only in the way of its own name.
+fn sweep(place: &Path) {
+    let Ok(entries) = std::fs::read_dir(place) else { return };
+    for entry in entries.take(LOOKED_AT_MAX).flatten() {
+        let is_copy = entry.file_name().to_str().is_some_and(|name| name.starts_with(COPY_NAME));
+        if !is_copy || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        if let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
+            && is_at(&file, &path)
+            && let Err(error) = std::fs::remove_dir_all(&path)
+        {
+            tracing::warn!(path = %path.display(), error = %error, "a copy that nobody holds was not removed");
+        }
+    }
 }
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), error = %error, "a copy in memory was not removed");
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), error = %error, "a copy in memory was not removed");
         }
     }
 }
@@ -149,5 +205,37 @@ mod tests {
         let path = copy.path().to_path_buf();
         drop(copy);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_passed_over_and_what_a_killed_process_left_is_removed() {
+        let (folder, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("db"), b"values").unwrap();
+        // As an earlier process with the same id left them; every other one is another container's and in use.
+        let next = COPIES.load(Ordering::Relaxed);
+        let mut held = Vec::new();
+        for number in next..next + 40 {
+            let path = place.path().join(format!("{COPY_NAME}{}-{number}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("db"), number.to_string()).unwrap();
+            let file = File::open(&path).unwrap();
+            if number % 2 == 0 {
+                file.lock().unwrap();
+            }
+            held.push((number % 2 == 0, path, file));
+        }
+        let other = place.path().join("featureops-other");
+        std::fs::create_dir(&other).unwrap();
+        let copies = [0; 30].map(|_| Copy::into(folder.path(), place.path()).unwrap());
+        for copy in &copies {
+            assert_eq!(std::fs::read(copy.path().join("db")).unwrap(), b"values");
+        }
+        for (in_use, path, _) in &held {
+            let left = std::fs::read(path.join("db")).is_ok_and(|db| db != b"values");
+            assert_eq!(left, *in_use, "{}", path.display());
+        }
+        drop(copies);
+        assert!(other.exists());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 21);
     }
 }

@@ -10,6 +10,7 @@ use featureops_proto::v1::{Environment, FractionalVersion};
 use featureops_proto::{ErrorCode, environment_of, timestamp_if_set};
 
 use crate::State;
+use crate::flags::above;
 use crate::state::Key;
 
 /// Environments that may be set.
@@ -22,8 +23,6 @@ pub const MAX_EVALUATOR_BYTES: usize = 1 << 20;
 pub const MAX_METADATA_BYTES: usize = 64 << 10;
 /// Bytes of an environment's source.
 pub const MAX_SOURCE_BYTES: usize = 256;
-/// Bytes of an environment's description.
-pub const MAX_DESCRIPTION_BYTES: usize = 4_096;
 /// Bytes of one import's encoded command.
 pub const MAX_IMPORT_BYTES: usize = 4 << 20;
 /// Ids of flags that a repeated import is told again.
@@ -80,10 +79,9 @@ impl State {
     /// Grows with every change of a definition in the environment, and with nothing else.
     #[must_use]
     pub fn definitions(&self, environment: &str) -> u64 {
-        let flags = self.flags.range((environment.to_owned(), String::new())..);
-        let flags = flags.take_while(|((of, _), _)| of == environment);
+        let flags = above(&self.flags, environment, "");
         // Each change gives its flag a greater version than any before.
-        flags.fold(0, |sum, (_, flag)| sum.wrapping_add(flag.definition_version))
+        flags.fold(0, |sum, flag| sum.wrapping_add(flag.definition_version))
     }
 
     /// Refuses a command that was compiled against something else than what is there now: nobody knows whether it still

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use featureops_proto::log::{ExperimentRecord, HoldoutRecord, LayerRecord};
 use featureops_proto::v1::experiment::State as Phase;
-use featureops_proto::v1::{Experiment, Holdout, HoldoutShare, Layer, LayerOccupant, SlotRange};
+use featureops_proto::v1::{Holdout, HoldoutShare, Layer, LayerOccupant, SlotRange};
 use featureops_proto::{Collection, Name};
 
 use crate::State;
@@ -241,11 +241,6 @@ fn holdout_message(record: &HoldoutRecord, live: &[&ExperimentRecord]) -> Holdou
 
 fn experiment_name(record: &ExperimentRecord) -> String {
     Name::format(&record.environment, Collection::Experiments, &record.experiment)
-}
-
-/// The part of a definition that says who may be in the experiment.
-pub fn is_placed(given: &Experiment) -> bool {
-    !given.layer.is_empty() || given.layer_share_basis_points != 0 || !given.holdouts.is_empty()
 }
 
 #[cfg(test)]

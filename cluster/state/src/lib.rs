@@ -27,6 +27,7 @@ mod flags;
 mod invariant;
 mod layers;
 mod ledger;
+mod levels;
 mod metrics;
 mod oversight;
 mod prerequisites;

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   checkout ── names ──> new-cart, served "on" ── names ──> payments, served "v2"
-//!   Dependents: (environment, payments, new-cart), (environment, new-cart, checkout)
+//!   Links: (environment, payments, new-cart), (environment, new-cart, checkout)
 //! ```
 //!
-//! Wanted, after every write: no flag rests on itself, however far round; no chain has more than [`MAX_LEVELS`] links; what
+//! Wanted, after every write: no flag rests on itself, however far round; no chain has more than [`MAX_LEVELS`](crate::levels::MAX_LEVELS) links; what
 //! a flag written by hand names is there, the variant too. Archived flags rest on nothing. The index is derived from the
 //! definitions: it stands in no snapshot.
 
@@ -18,12 +18,12 @@ use featureops_proto::v1::Flag;
 use crate::State;
 use crate::apply::held::shown;
 use crate::apply::refuse;
+use crate::levels::check_levels;
+use crate::segments::links_of_flag;
 use crate::state::{Key, key};
 
 /// Prerequisites of a flag.
 pub const MAX_PREREQUISITES: usize = 16;
-/// Links from a flag to the farthest that it rests on.
-pub const MAX_LEVELS: usize = 16;
 /// Flags that are looked up for one, as many as its evaluation looks at.
 const MAX_FOLLOWED: usize = 256;
 
@@ -36,32 +36,8 @@ pub(crate) enum Serves {
     Otherwise,
 }
 
-/// Live flags by what they name.
-#[derive(Debug, Clone, Default)]
-pub struct Dependents(BTreeSet<(String, String, String)>);
-
-impl Dependents {
-    /// Takes in a flag.
-    pub fn insert(&mut self, record: &FlagRecord) {
-        self.0.extend(links(record));
-    }
-
-    /// Takes a flag out, as it was taken in.
-    pub fn remove(&mut self, record: &FlagRecord) {
-        for link in links(record) {
-            self.0.remove(&link);
-        }
-    }
-
-    /// The flags that name this one, by id.
-    fn of<'a>(&'a self, environment: &'a str, flag: &'a str) -> impl Iterator<Item = &'a str> {
-        let first = (environment.to_owned(), flag.to_owned(), String::new());
-        let links = self.0.range(first..);
-        links.take_while(move |(e, named, _)| e == environment && named == flag).map(|(_, _, d)| d.as_str())
-    }
-}
-
-fn links(record: &FlagRecord) -> impl Iterator<Item = (String, String, String)> + '_ {
+/// What a live flag names.
+pub fn links(record: &FlagRecord) -> impl Iterator<Item = (String, String, String)> + '_ {
     let live = record.definition.iter().filter(|_| !record.archived);
     live.flat_map(|definition| &definition.prerequisites)
         .map(|prerequisite| (record.environment.clone(), prerequisite.flag.clone(), record.flag.clone()))
@@ -103,7 +79,7 @@ impl<'a> Written<'a> {
     /// The flags that will name this one.
     pub(crate) fn dependents(&self, flag: &'a str) -> impl Iterator<Item = &'a str> {
         let held = self.state.dependents.of(self.environment, flag);
-        let held = held.filter(|dependent| !self.changed.contains_key(dependent));
+        let held = held.map(String::as_str).filter(|dependent| !self.changed.contains_key(dependent));
         let named = self.named.range((flag, "")..).take_while(move |(named, _)| *named == flag);
         held.chain(named.map(|(_, dependent)| *dependent))
     }
@@ -113,11 +89,9 @@ impl<'a> Written<'a> {
     pub(crate) fn check(&self, flag: &'a str, definition: &'a Flag) -> Result<(), Refusal> {
         if !definition.prerequisites.is_empty() {
             self.check_named(definition)?;
-            let below = self.below(flag, definition, &mut vec![flag], &mut BTreeMap::new())?;
-            let above = self.above(flag, 0, &mut BTreeMap::new());
-            if below + above > MAX_LEVELS {
-                return refuse_levels(flag, below + above);
-            }
+            let below = |flag| self.live(flag).map(|flag| flag.prerequisites.iter().map(|p| p.flag.as_str()));
+            let above = |flag| self.dependents(flag);
+            check_levels(flag, below, above, "prerequisites", "flag.prerequisites")?;
         }
         for dependent in self.dependents(flag) {
             let named = self.live(dependent).into_iter().filter(|definition| !definition.imported);
@@ -160,65 +134,6 @@ impl<'a> Written<'a> {
         }
         Ok(())
     }
-
-    /// Links to the farthest flag below. `path` leads here, this flag last, and bounds the descent.
-    fn below(
-        &self,
-        flag: &'a str,
-        definition: &'a Flag,
-        path: &mut Vec<&'a str>,
-        known: &mut BTreeMap<&'a str, usize>,
-    ) -> Result<usize, Refusal> {
-        let mut links = 0;
-        for prerequisite in &definition.prerequisites {
-            let next = prerequisite.flag.as_str();
-            if let Some(at) = path.iter().position(|earlier| *earlier == next) {
-                let mut round: Vec<&str> = path.iter().skip(at).copied().collect();
-                round.push(next);
-                let message = format!("prerequisites in a circle: {}; leave one out", round.join(" -> "));
-                return refuse(ErrorCode::InvalidArgument, "flag.prerequisites", next, message);
-            }
-            let deep = match (known.get(next), self.live(next)) {
-                (Some(deep), _) => *deep,
-                (None, None) => 0,
-                (None, Some(other)) => {
-                    if path.len() > MAX_LEVELS {
-                        return refuse_levels(path.first().unwrap_or(&flag), path.len());
-                    }
-                    path.push(next);
-                    let deep = self.below(next, other, path, known)?;
-                    path.pop();
-                    deep
-                }
-            };
-            links = links.max(deep + 1);
-        }
-        known.insert(flag, links);
-        Ok(links)
-    }
-
-    /// Links from the farthest flag that rests on this one, as far as they count.
-    fn above(&self, flag: &'a str, climbed: usize, known: &mut BTreeMap<&'a str, usize>) -> usize {
-        if climbed > MAX_LEVELS {
-            return 0;
-        }
-        let mut links = 0;
-        for dependent in self.dependents(flag) {
-            let high = match known.get(dependent) {
-                Some(high) => *high,
-                None => self.above(dependent, climbed + 1, known),
-            };
-            links = links.max(high + 1);
-        }
-        known.insert(flag, links);
-        links
-    }
-}
-
-fn refuse_levels<T>(flag: &str, levels: usize) -> Result<T, Refusal> {
-    let message =
-        format!("{levels} levels of prerequisites, at most {MAX_LEVELS}: name the last ones directly");
-    refuse(ErrorCode::LimitReached, "flag.prerequisites", flag, message)
 }
 
 impl State {
@@ -231,8 +146,8 @@ impl State {
             _ => Serves::Otherwise,
         };
         if let Some(record) = self.flags.get(key) {
-            self.dependents.remove(record);
-            self.segment_users.remove_flag(record);
+            self.dependents.remove(links(record));
+            self.segment_users.remove(links_of_flag(record));
         }
         if let Some(record) = self.flag_mut(key) {
             record.archived = definition.is_none();
@@ -241,8 +156,8 @@ impl State {
             }
         }
         if let Some(record) = self.flags.get(key) {
-            self.dependents.insert(record);
-            self.segment_users.insert_flag(record);
+            self.dependents.insert(links(record));
+            self.segment_users.insert(links_of_flag(record));
         }
         serves
     }

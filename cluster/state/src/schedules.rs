@@ -99,12 +99,14 @@ impl Schedules {
         Some(record)
     }
 
-    /// Lets the oldest of those that are over go, until the rest may stay.
-    pub fn forget_oldest(&mut self) {
+    /// Lets the oldest of those that are over go, until the rest may stay. Returns what is gone.
+    pub fn forget_oldest(&mut self) -> Vec<Arc<ScheduleRecord>> {
+        let mut gone = Vec::new();
         while self.finished.len() > MAX_FINISHED {
             let Some((_, key)) = self.finished.first().cloned() else { break };
-            self.take(&key);
+            gone.extend(self.take(&key));
         }
+        gone
     }
 
     /// Those whose time has come, in the order of their times.

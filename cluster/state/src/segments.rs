@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!   checkout ── asks about ──> beta ── asks about ──> staff
-//!   Users: (environment, beta, flag checkout), (environment, staff, segment beta)
+//!   Links: (environment, beta, flag checkout), (environment, staff, segment beta)
 //! ```
 //!
 //! Wanted, after every write: what a live flag or a segment asks about is there; no segment asks about itself, however far
-//! round; no chain has more than [`MAX_LEVELS`] links. So a segment that is asked about is not deleted, not even by an import.
+//! round; no chain has more than [`MAX_LEVELS`](crate::levels::MAX_LEVELS) links. So a segment that is asked about is not deleted, not even by an import.
 //! The index is derived from the definitions: it stands in no snapshot.
 
 mod units;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use featureops_proto::log::{FlagRecord, Refusal, SegmentRecord};
 use featureops_proto::v1::condition::Operator;
@@ -22,6 +22,7 @@ use prost_types::value::Kind;
 use crate::State;
 use crate::apply::refuse;
 use crate::flags::above;
+use crate::levels::check_levels;
 use crate::state::{Key, key};
 
 pub use units::{Shards, Units, hashes_of};
@@ -34,8 +35,6 @@ pub const MAX_SEGMENTS_OVER_ALL: usize = 100_000;
 pub const MAX_CLAUSES: usize = 64;
 /// Other segments that one asks about.
 pub const MAX_NAMED: usize = 64;
-/// Links from a segment to the farthest that it rests on.
-pub const MAX_LEVELS: usize = 16;
 /// Bytes of one encoded definition.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 10;
 /// Units on the list of one segment.
@@ -49,54 +48,29 @@ const MAX_USERS_TOLD: usize = 100;
 
 /// Who asks about a segment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum User {
+pub enum User {
+    /// A live flag, by id.
     Flag(String),
+    /// Another segment, by id.
     Segment(String),
 }
 
-/// Live flags and segments by the segments that they ask about.
-#[derive(Debug, Clone, Default)]
-pub struct Users(BTreeSet<(String, String, User)>);
-
-impl Users {
-    /// Takes in a flag.
-    pub fn insert_flag(&mut self, record: &FlagRecord) {
-        self.0.extend(links_of_flag(record));
-    }
-
-    /// Takes a flag out, as it was taken in.
-    pub fn remove_flag(&mut self, record: &FlagRecord) {
-        for link in links_of_flag(record) {
-            self.0.remove(&link);
-        }
-    }
-
-    /// Takes in a segment.
-    pub fn insert_segment(&mut self, record: &SegmentRecord) {
-        self.0.extend(links_of_segment(record));
-    }
-
-    /// Takes a segment out, as it was taken in.
-    pub fn remove_segment(&mut self, record: &SegmentRecord) {
-        for link in links_of_segment(record) {
-            self.0.remove(&link);
-        }
-    }
-
-    fn of<'a>(&'a self, environment: &'a str, segment: &'a str) -> impl Iterator<Item = &'a User> {
-        let first = (environment.to_owned(), segment.to_owned(), User::Flag(String::new()));
-        let links = self.0.range(first..);
-        links.take_while(move |(e, named, _)| e == environment && named == segment).map(|(_, _, user)| user)
+impl Default for User {
+    /// Before every other.
+    fn default() -> Self {
+        Self::Flag(String::new())
     }
 }
 
-fn links_of_flag(record: &FlagRecord) -> impl Iterator<Item = (String, String, User)> + '_ {
+/// What a live flag asks about.
+pub fn links_of_flag(record: &FlagRecord) -> impl Iterator<Item = (String, String, User)> + '_ {
     let live = record.definition.iter().filter(|_| !record.archived);
     live.flat_map(named_by_flag)
         .map(|named| (record.environment.clone(), named.to_owned(), User::Flag(record.flag.clone())))
 }
 
-fn links_of_segment(record: &SegmentRecord) -> impl Iterator<Item = (String, String, User)> + '_ {
+/// What a segment asks about.
+pub fn links_of_segment(record: &SegmentRecord) -> impl Iterator<Item = (String, String, User)> + '_ {
     record
         .definition
         .iter()
@@ -150,77 +124,6 @@ fn check_condition(
     Ok(())
 }
 
-/// Links below a segment that is written, and above it.
-struct Levels<'a> {
-    state: &'a State,
-    environment: &'a str,
-    known: BTreeMap<&'a str, usize>,
-}
-
-impl<'a> Levels<'a> {
-    fn new(state: &'a State, environment: &'a str) -> Self {
-        Self { state, environment, known: BTreeMap::new() }
-    }
-
-    /// Links to the farthest segment below. `path` leads here, this segment last, and bounds the descent.
-    fn below(
-        &mut self,
-        segment: &'a str,
-        definition: &'a Segment,
-        path: &mut Vec<&'a str>,
-    ) -> Result<usize, Refusal> {
-        let mut links = 0;
-        for next in named_by_segment(definition) {
-            if let Some(at) = path.iter().position(|earlier| *earlier == next) {
-                let mut round: Vec<&str> = path.iter().skip(at).copied().collect();
-                round.push(next);
-                let message = format!("segments in a circle: {}; leave one out", round.join(" -> "));
-                return refuse(ErrorCode::InvalidArgument, "segment.clauses", next, message);
-            }
-            let other = self.state.segments.get(&key(self.environment, next));
-            let deep = match (self.known.get(next), other.and_then(|record| record.definition.as_ref())) {
-                (Some(deep), _) => *deep,
-                (None, None) => 0,
-                (None, Some(other)) => {
-                    if path.len() > MAX_LEVELS {
-                        return refuse_levels(path.first().unwrap_or(&segment), path.len());
-                    }
-                    path.push(next);
-                    let deep = self.below(next, other, path)?;
-                    path.pop();
-                    deep
-                }
-            };
-            links = links.max(deep + 1);
-        }
-        self.known.insert(segment, links);
-        Ok(links)
-    }
-
-    /// Links from the farthest segment that rests on this one, as far as they count.
-    fn above(&mut self, segment: &'a str, climbed: usize) -> usize {
-        if climbed > MAX_LEVELS {
-            return 0;
-        }
-        let mut links = 0;
-        for user in self.state.segment_users.of(self.environment, segment) {
-            let User::Segment(user) = user else { continue };
-            let high = match self.known.get(user.as_str()) {
-                Some(high) => *high,
-                None => self.above(user, climbed + 1),
-            };
-            links = links.max(high + 1);
-        }
-        self.known.insert(segment, links);
-        links
-    }
-}
-
-fn refuse_levels<T>(segment: &str, levels: usize) -> Result<T, Refusal> {
-    let message = format!("{levels} levels of segments, at most {MAX_LEVELS}: name the last ones directly");
-    refuse(ErrorCode::LimitReached, "segment.clauses", segment, message)
-}
-
 impl State {
     /// Refuses a flag that asks about a segment that is not there.
     pub(crate) fn check_segments_of_flag(&self, environment: &str, definition: &Flag) -> Result<(), Refusal> {
@@ -251,9 +154,17 @@ impl State {
             let message = format!("a segment asks about at most {MAX_NAMED} others; put some of them in one");
             return refuse(ErrorCode::InvalidArgument, "segment.clauses", named, message);
         }
-        let below = Levels::new(self, environment).below(segment, definition, &mut vec![segment])?;
-        let above = Levels::new(self, environment).above(segment, 0);
-        if below + above > MAX_LEVELS { refuse_levels(segment, below + above) } else { Ok(()) }
+        let below = |id: &str| {
+            let held = || self.segments.get(&key(environment, id))?.definition.as_ref();
+            if id == segment { Some(definition) } else { held() }.map(named_by_segment)
+        };
+        let above = |id| {
+            self.segment_users.of(environment, id).filter_map(|user| match user {
+                User::Flag(_) => None,
+                User::Segment(id) => Some(id.as_str()),
+            })
+        };
+        check_levels(segment, below, above, "segments", "segment.clauses")
     }
 
     /// Refuses to let go of a segment that is asked about.
@@ -330,12 +241,6 @@ impl State {
         let units = self.segment_units.get(&key)?;
         let version = self.segments.get(&key).map_or(0, |record| record.units_version);
         Some((units.shards(), version))
-    }
-
-    /// Bytes that all lists take.
-    #[must_use]
-    pub fn segment_unit_bytes(&self) -> u64 {
-        self.segment_units.values().map(Units::bytes).sum()
     }
 
     fn segment_message(&self, record: &SegmentRecord) -> Segment {

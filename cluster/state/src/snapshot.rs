@@ -20,7 +20,8 @@ use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
 use crate::ledger::{Cell, Held, Ledger, Marks, Row, Shape, Shard, Side, Strata, Stratum};
-use crate::segments::{Units, hashes_of};
+use crate::prerequisites::links;
+use crate::segments::{Units, hashes_of, links_of_flag};
 use crate::state::{Frozen, Key, key};
 
 /// One named part of a snapshot.
@@ -160,26 +161,19 @@ impl State {
             |name: &str| sections.iter().find(|s| s.name == name).ok_or_else(|| error(name, "missing"));
         let mut state = Self::new();
         let header: HeaderRecord = records(find("header")?)?.pop().ok_or_else(|| error("header", "empty"))?;
-        // Absent: none was ever set.
-        for section in sections.iter().filter(|s| s.name == "environments") {
-            for environment in records::<EnvironmentRecord>(section)? {
-                state.environments.insert(environment.environment.clone(), Arc::new(environment));
-            }
+        for environment in optional::<EnvironmentRecord>(sections, "environments")? {
+            state.environments.insert(environment.environment.clone(), Arc::new(environment));
         }
         state.restore_segments(sections)?;
-        for section in sections.iter().filter(|s| s.name == "layers") {
-            for layer in records::<LayerRecord>(section)? {
-                state.layers.insert(key(&layer.environment, &layer.layer), Arc::new(layer));
-            }
+        for layer in optional::<LayerRecord>(sections, "layers")? {
+            state.layers.insert(key(&layer.environment, &layer.layer), Arc::new(layer));
         }
-        for section in sections.iter().filter(|s| s.name == "holdouts") {
-            for holdout in records::<HoldoutRecord>(section)? {
-                state.holdouts.insert(key(&holdout.environment, &holdout.holdout), Arc::new(holdout));
-            }
+        for holdout in optional::<HoldoutRecord>(sections, "holdouts")? {
+            state.holdouts.insert(key(&holdout.environment, &holdout.holdout), Arc::new(holdout));
         }
         for flag in records::<FlagRecord>(find("flags")?)? {
-            state.dependents.insert(&flag);
-            state.segment_users.insert_flag(&flag);
+            state.dependents.insert(links(&flag));
+            state.segment_users.insert(links_of_flag(&flag));
             state.flags.insert(key(&flag.environment, &flag.flag), Arc::new(flag));
         }
         for history in records::<FlagHistoryRecord>(find("histories")?)? {
@@ -202,10 +196,8 @@ impl State {
         for oversight in records::<OversightRecord>(find("oversight")?)? {
             state.oversight.insert(oversight.environment.clone(), Arc::new(oversight));
         }
-        for section in sections.iter().filter(|s| s.name == "schedules") {
-            for schedule in records::<ScheduleRecord>(section)? {
-                state.schedules.put(Arc::new(schedule));
-            }
+        for schedule in optional::<ScheduleRecord>(sections, "schedules")? {
+            state.schedules.put(Arc::new(schedule));
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {
@@ -263,16 +255,14 @@ impl State {
                 lists.entry(key(&part.environment, &part.segment)).or_default().extend(units);
             }
         }
-        for section in sections.iter().filter(|section| section.name == "segments") {
-            for record in records::<SegmentRecord>(section)? {
-                let id = key(&record.environment, &record.segment);
-                let mut units = lists.remove(&id).unwrap_or_default();
-                units.sort_unstable();
-                if units.windows(2).any(|pair| pair.first() == pair.last()) {
-                    return Err(error(&section.name, "a unit stands on a list twice"));
-                }
-                self.put_segment(&id, Some(Arc::new(record)), Some(Units::of(&units)));
+        for record in optional::<SegmentRecord>(sections, "segments")? {
+            let id = key(&record.environment, &record.segment);
+            let mut units = lists.remove(&id).unwrap_or_default();
+            units.sort_unstable();
+            if units.windows(2).any(|pair| pair.first() == pair.last()) {
+                return Err(error("segments", "a unit stands on a list twice"));
             }
+            self.put_segment(&id, Some(Arc::new(record)), Some(Units::of(&units)));
         }
         match lists.pop_first() {
             None => Ok(()),
@@ -366,6 +356,11 @@ fn records<M: Message + Default>(section: &Section) -> Result<Vec<M>, SnapshotEr
         all.push(record);
     }
     Ok(all)
+}
+
+/// The records of a section that is left out while there is none.
+fn optional<M: Message + Default>(sections: &[Section], name: &str) -> Result<Vec<M>, SnapshotError> {
+    sections.iter().find(|section| section.name == name).map_or(Ok(Vec::new()), records)
 }
 
 fn decision_key(decision: &Decision) -> Option<(crate::state::Key, u64)> {

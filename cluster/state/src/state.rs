@@ -14,11 +14,12 @@ use crate::clock::LogClock;
 use crate::decisions::Decisions;
 use crate::layers::Occupants;
 use crate::ledger::{Ledger, Strata, Waiting};
-use crate::prerequisites::Dependents;
+use crate::levels::Links;
+use crate::prerequisites::links;
 use crate::producers::Producers;
 use crate::requests::Requests;
 use crate::schedules::Schedules;
-use crate::segments::{Units, Users};
+use crate::segments::{Units, User, links_of_flag, links_of_segment};
 
 /// (environment, id).
 pub type Key = (String, String);
@@ -80,15 +81,15 @@ pub struct State {
     /// Those that were ever set.
     pub(crate) environments: BTreeMap<String, Arc<EnvironmentRecord>>,
     pub(crate) flags: BTreeMap<Key, Arc<FlagRecord>>,
-    /// Derived from `flags`.
-    pub(crate) dependents: Dependents,
+    /// Live flags by what they name. Derived from `flags`.
+    pub(crate) dependents: Links<String>,
     pub(crate) segments: BTreeMap<Key, Arc<SegmentRecord>>,
     /// Lists that somebody is on.
     pub(crate) segment_units: BTreeMap<Key, Units>,
     /// Units on all of them.
     pub(crate) listed_units: u64,
-    /// Derived from `flags` and `segments`.
-    pub(crate) segment_users: Users,
+    /// Live flags and segments by the segments that they ask about. Derived from `flags` and `segments`.
+    pub(crate) segment_users: Links<User>,
     pub(crate) histories: BTreeMap<Key, Arc<FlagHistoryRecord>>,
     pub(crate) metrics: BTreeMap<Key, Arc<MetricRecord>>,
     /// Keys by number; numbers begin at 1.
@@ -210,19 +211,15 @@ impl State {
             None => self.segment_units.remove(key),
         };
         self.listed_units -= gone.map_or(0, |gone| gone.len());
-        let gone = match record {
-            Some(record) => {
-                let gone = self.segments.insert(key.clone(), Arc::clone(&record));
-                if let Some(gone) = &gone {
-                    self.segment_users.remove_segment(gone);
-                }
-                self.segment_users.insert_segment(&record);
-                None
-            }
+        let gone = match &record {
+            Some(record) => self.segments.insert(key.clone(), Arc::clone(record)),
             None => self.segments.remove(key),
         };
         if let Some(gone) = gone {
-            self.segment_users.remove_segment(&gone);
+            self.segment_users.remove(links_of_segment(&gone));
+        }
+        if let Some(record) = record {
+            self.segment_users.insert(links_of_segment(&record));
         }
     }
 
@@ -232,11 +229,11 @@ impl State {
             match before {
                 Before::Flag(key, record) => {
                     if let Some(written) = self.flags.insert(key, Arc::clone(&record)) {
-                        self.dependents.remove(&written);
-                        self.segment_users.remove_flag(&written);
+                        self.dependents.remove(links(&written));
+                        self.segment_users.remove(links_of_flag(&written));
                     }
-                    self.dependents.insert(&record);
-                    self.segment_users.insert_flag(&record);
+                    self.dependents.insert(links(&record));
+                    self.segment_users.insert(links_of_flag(&record));
                 }
                 Before::Experiment(number, record) => {
                     self.experiments.insert(number, record);

@@ -8,7 +8,7 @@ use featureops_proto::ErrorCode;
 use featureops_proto::log::Refusal;
 use featureops_proto::v1::{Flag, Rule, Run, Split, rule};
 
-use crate::allocation::{BUCKETS, MAX_RUNS, move_exactly, runs_of};
+use crate::allocation::{BUCKETS, MAX_RUNS, move_exactly, runs_of, weights_of};
 use crate::apply::refuse;
 
 /// Gives every sticky split of a definition its map: from the one that its rule has at present, if it has one. A map that comes
@@ -60,13 +60,11 @@ fn check(split: &Split, rule: usize) -> Result<(), Refusal> {
 
 /// Whether the runs give each variant exactly its weight.
 fn is_map(split: &Split, runs: &[Run]) -> bool {
-    let mut lengths = vec![0_u64; split.variants.len()];
-    let known = runs.iter().all(|run| {
-        let length = lengths.get_mut(run.arm as usize).filter(|_| run.length > 0);
-        length.map(|length| *length += u64::from(run.length)).is_some()
-    });
-    let weights = split.variants.iter().map(|entry| u64::from(entry.weight_basis_points));
-    known && !runs.is_empty() && runs.len() <= MAX_RUNS && weights.eq(lengths)
+    let weights: Vec<u32> = split.variants.iter().map(|entry| entry.weight_basis_points).collect();
+    let known = |run: &Run| run.length > 0 && (run.arm as usize) < weights.len();
+    (1..=MAX_RUNS).contains(&runs.len())
+        && runs.iter().all(known)
+        && weights_of(runs, weights.len()) == weights
 }
 
 fn map(split: &Split, held: Option<&Split>) -> Vec<Run> {

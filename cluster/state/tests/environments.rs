@@ -10,9 +10,9 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, boolean_flag, done, human, refusal};
 use featureops_proto::log::{self, Entry, entry};
-use featureops_proto::v1::{Environment, Flag, FractionalVersion, ValueType};
+use featureops_proto::v1::{Environment, Flag, FractionalVersion};
 use featureops_state::{Effect, MAX_ENVIRONMENTS, MAX_IMPORT_BYTES, State};
 use prost_types::{Value, value::Kind};
 
@@ -38,14 +38,7 @@ fn boolean(value: bool) -> Value {
 }
 
 fn flag(id: &str) -> Flag {
-    Flag {
-        name: format!("{NAME}/flags/{id}"),
-        r#type: ValueType::Boolean as i32,
-        variants: [("off".to_owned(), boolean(false)), ("on".to_owned(), boolean(true))].into(),
-        default_variant: Some("off".to_owned()),
-        imported: true,
-        ..Flag::default()
-    }
+    Flag { safe_variant: None, imported: true, ..boolean_flag(id) }
 }
 
 fn import(flags: Vec<Flag>, prune: bool) -> log::ImportFlags {

@@ -11,16 +11,12 @@
 
 mod driver;
 
-use driver::{Driver, batch, done, human, refusal};
+use driver::{Driver, agent, batch, boolean_flag as flag, done, human, refusal, system};
 use featureops_proto::log::{self, entry};
 use featureops_proto::v1::decision::Status;
-use featureops_proto::v1::{self, AutonomyLevel, Principal, Verdict, principal};
+use featureops_proto::v1::{self, AutonomyLevel, Verdict};
 
 const EXPERIMENT: &str = "environments/production/experiments/e";
-
-fn agent() -> Principal {
-    Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false }
-}
 
 fn set(flag: v1::Flag) -> entry::Command {
     entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag: String::new() })
@@ -40,18 +36,6 @@ fn stop(name: &str, serve: Option<&str>) -> entry::Command {
         serve: serve.map(ToOwned::to_owned),
         etag: String::new(),
     })
-}
-
-fn flag(id: &str) -> v1::Flag {
-    let value = |b| prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(b)) };
-    v1::Flag {
-        name: format!("environments/production/flags/{id}"),
-        r#type: v1::ValueType::Boolean as i32,
-        variants: [("off".to_owned(), value(false)), ("on".to_owned(), value(true))].into(),
-        default_variant: Some("off".to_owned()),
-        safe_variant: Some("off".to_owned()),
-        ..v1::Flag::default()
-    }
 }
 
 fn resting_on(flag: v1::Flag, other: &str) -> v1::Flag {
@@ -195,8 +179,7 @@ fn a_schedule_writes_a_held_flags_forced_units_only_for_a_person() {
         done(d.command_as(author.clone(), create));
         d.tick(61_000);
         let execute = log::ExecuteSchedule { name, flag: Some(changed), ..log::ExecuteSchedule::default() };
-        let leader = Principal { kind: principal::Kind::System as i32, ..agent() };
-        done(d.command_as(leader, entry::Command::ExecuteSchedule(execute)));
+        done(d.command_as(system(), entry::Command::ExecuteSchedule(execute)));
         assert_eq!(d.state.schedule("production", &author.id).unwrap().state(), expected);
     }
 }

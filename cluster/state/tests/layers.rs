@@ -12,22 +12,17 @@ mod driver;
 
 use std::collections::BTreeMap;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, agent, boolean_flag, done, human, refusal};
 use featureops_proto::log::{self, Refusal, entry};
-use featureops_proto::v1::{self, Flag, SlotRange, ValueType, principal};
+use featureops_proto::v1::{self, SlotRange};
 use featureops_state::{Effect, State};
 use proptest::prelude::*;
-use prost_types::{Value, value::Kind};
 
 const LAYER: &str = "environments/production/layers/page";
 const HOLDOUT: &str = "environments/production/holdouts/q3";
 
 fn name(experiment: &str) -> String {
     format!("environments/production/experiments/{experiment}")
-}
-
-fn agent() -> v1::Principal {
-    v1::Principal { kind: principal::Kind::Agent as i32, id: "copilot".to_owned(), verified: false }
 }
 
 fn set_layer() -> entry::Command {
@@ -71,17 +66,9 @@ fn share(id: &str, basis_points: u32) -> entry::Command {
 fn furnished(ids: &[String]) -> Driver {
     let mut d = Driver::new();
     d.furnish();
-    let boolean = |value| Value { kind: Some(Kind::BoolValue(value)) };
     for id in ids {
-        let flag = Flag {
-            name: format!("environments/production/flags/{id}"),
-            r#type: ValueType::Boolean as i32,
-            variants: [("off".to_owned(), boolean(false)), ("on".to_owned(), boolean(true))].into(),
-            default_variant: Some("off".to_owned()),
-            safe_variant: Some("off".to_owned()),
-            ..Flag::default()
-        };
-        d.done(entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag: String::new() }));
+        let flag = Some(boolean_flag(id));
+        d.done(entry::Command::SetFlag(log::SetFlag { flag, etag: String::new() }));
     }
     d.done(set_layer());
     d

@@ -10,7 +10,7 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, agent, done, human, refusal};
 use featureops_proto::log::{self, entry, resolve_decision::Resolution};
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::State as Phase;
@@ -211,8 +211,7 @@ fn the_environment_and_the_action_class_bind_too() {
     let (stamp, decision) = d.reallocation(e, &[4_000, 6_000]);
     assert!(!done(d.submit(stamp, decision)).took_effect);
     assert_eq!(d.refused(class("guess", AutonomyLevel::A2Recommend)), "INVALID_ARGUMENT");
-    let agent = Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false };
-    let reply = d.command_as(agent, class("reallocate", AutonomyLevel::A5Autopilot));
+    let reply = d.command_as(agent(), class("reallocate", AutonomyLevel::A5Autopilot));
     assert_eq!(refusal(reply).code, "NOT_PERMITTED");
 }
 
@@ -224,8 +223,7 @@ fn a_proposal_takes_another_person() {
     let (stamp, decision) = d.reallocation(e, &[4_000, 6_000]);
     d.submit(stamp, decision);
     let name = newest(&d).name;
-    let agent = Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false };
-    assert_eq!(refusal(resolve(&mut d, &name, Resolution::Approve, agent)).code, "NOT_PERMITTED");
+    assert_eq!(refusal(resolve(&mut d, &name, Resolution::Approve, agent())).code, "NOT_PERMITTED");
     assert_eq!(refusal(resolve(&mut d, &name, Resolution::Revert, human("ada"))).code, "WRONG_STATE");
     done(resolve(&mut d, &name, Resolution::Approve, human("ada")));
     assert_eq!(weights(&d), [4_000, 6_000]);
@@ -297,8 +295,7 @@ fn a_trip_ignores_cool_downs_and_holds_until_a_person_resumes() {
     let resume = |name: &str| {
         entry::Command::ResumeFlag(log::ResumeFlag { name: name.to_owned(), reason: String::new() })
     };
-    let agent = Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false };
-    assert_eq!(refusal(d.command_as(agent, resume(FLAG))).code, "NOT_PERMITTED");
+    assert_eq!(refusal(d.command_as(agent(), resume(FLAG))).code, "NOT_PERMITTED");
     d.done(resume(FLAG));
     let experiment = d.state.experiment("production", "e").unwrap();
     assert_eq!((experiment.state(), experiment.allocation.unwrap().generation), (Phase::Running, 2));

@@ -11,22 +11,14 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, agent, done, human, refusal, system};
 use featureops_proto::log::{self, entry, resolve_decision::Resolution};
 use featureops_proto::v1::decision::Status;
-use featureops_proto::v1::{self, AutonomyLevel, AutonomyLevels, Principal, principal};
+use featureops_proto::v1::{self, AutonomyLevel, AutonomyLevels};
 use featureops_state::State;
 
 const FLAG: &str = "environments/production/flags/checkout";
 const EXPERIMENT: &str = "environments/production/experiments/e";
-
-fn agent() -> Principal {
-    Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false }
-}
-
-fn system() -> Principal {
-    Principal { kind: principal::Kind::System as i32, id: "owner".to_owned(), verified: true }
-}
 
 fn budget(basis_points: u32) -> entry::Command {
     entry::Command::SetOversight(log::SetOversight {

@@ -10,26 +10,16 @@
 
 mod driver;
 
-use driver::{Driver, refusal};
+use driver::{Driver, boolean_flag, refusal};
 use featureops_proto::log::{self, entry};
-use featureops_proto::v1::{Flag, Prerequisite, ValueType};
+use featureops_proto::v1::{Flag, Prerequisite};
 use featureops_state::State;
-use prost_types::{Value, value::Kind};
 
 const NAME: &str = "environments/production";
 
 fn flag(id: &str, names: &[&str]) -> Flag {
-    let boolean = |value| Value { kind: Some(Kind::BoolValue(value)) };
     let named = |other: &&str| Prerequisite { flag: (*other).to_owned(), variants: vec!["on".to_owned()] };
-    Flag {
-        name: format!("{NAME}/flags/{id}"),
-        r#type: ValueType::Boolean as i32,
-        variants: [("off".to_owned(), boolean(false)), ("on".to_owned(), boolean(true))].into(),
-        default_variant: Some("off".to_owned()),
-        safe_variant: Some("off".to_owned()),
-        prerequisites: names.iter().map(named).collect(),
-        ..Flag::default()
-    }
+    Flag { prerequisites: names.iter().map(named).collect(), ..boolean_flag(id) }
 }
 
 fn set(flag: Flag) -> entry::Command {

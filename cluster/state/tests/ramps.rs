@@ -10,11 +10,11 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, agent, done, human, refusal};
 use featureops_proto::log::{self, entry, resolve_decision::Resolution};
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::{Policy, State as Phase};
-use featureops_proto::v1::{self, AutonomyLevel, Experiment, Principal, RampStep, principal};
+use featureops_proto::v1::{self, AutonomyLevel, Experiment, RampStep};
 use featureops_state::State;
 
 const NAME: &str = "environments/production/experiments/r";
@@ -40,10 +40,6 @@ fn definition() -> Experiment {
 
 fn create(experiment: Experiment) -> entry::Command {
     entry::Command::CreateExperiment(log::CreateExperiment { experiment: Some(experiment) })
-}
-
-fn agent() -> Principal {
-    Principal { kind: principal::Kind::Agent as i32, id: "copilot".to_owned(), verified: false }
 }
 
 fn climbing() -> (Driver, u32) {

@@ -10,23 +10,16 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
-use featureops_proto::log::{self, CreateSchedule, ExecuteSchedule, entry};
+use driver::{Driver, agent, done, human, refusal, system};
+use featureops_proto::log::{self, CreateSchedule, ExecuteSchedule, ExperimentRecord, entry};
 use featureops_proto::v1::schedule::{Action, State as Phase};
-use featureops_proto::v1::{self, Flag, Principal, Schedule, ScheduledChange, principal};
+use featureops_proto::v1::{self, Flag, Schedule, ScheduledChange};
 use featureops_proto::{timestamp, unix_ms};
 use featureops_state::State;
+use prost::Message as _;
 
 const NAME: &str = "environments/production/schedules/s";
 const FLAG: &str = "environments/production/flags/checkout";
-
-fn system() -> Principal {
-    Principal { kind: principal::Kind::System as i32, id: "schedule".to_owned(), verified: true }
-}
-
-fn agent() -> Principal {
-    Principal { kind: principal::Kind::Agent as i32, id: "copilot".to_owned(), verified: false }
-}
 
 fn schedule(id: &str, at_ms: i64, default: &str) -> Schedule {
     let flag = Flag { default_variant: Some(default.to_owned()), ..Flag::default() };
@@ -123,7 +116,7 @@ fn executed_once_not_before_its_time_in_the_name_of_its_author() {
     let audit = d.state.audit(0, 3);
     let told: Vec<_> =
         audit.iter().map(|r| (r.action.as_str(), r.principal.as_ref().unwrap().id.as_str())).collect();
-    assert_eq!(told[1..], [("schedule.execute", "schedule"), ("flag.set", "ada")]);
+    assert_eq!(told[1..], [("schedule.execute", "owner"), ("flag.set", "ada")]);
     assert!(audit[1].detail.contains("as human:ada: DONE"), "{}", audit[1].detail);
     assert!(d.state.check().is_ok());
 }
@@ -195,7 +188,7 @@ fn what_its_author_may_not_do_then_fails_and_says_why() {
     assert!(reason.contains("takes a person"), "{reason}");
     assert_eq!(d.state.flag("production", "checkout").unwrap().flag_version, version, "nothing was written");
     let refused = d.state.audit(0, 9).into_iter().find(|r| r.action == "flag.set" && !r.refused.is_empty());
-    assert_eq!(refused.unwrap().principal.unwrap().id, "copilot");
+    assert_eq!(refused.unwrap().principal.unwrap().id, "bot");
 
     // A person may; the experiment's growth rests, as after every command of a person.
     d.done(create(schedule("t", d.now_ms + 1, "on")));
@@ -318,6 +311,35 @@ fn a_thousand_that_are_over_are_kept_and_a_snapshot_holds_them_all() {
     let oldest = |d: &Driver| d.state.schedule("production", "s50").is_some();
     assert!(!oldest(&d), "the order in which they ended came with the snapshot");
     assert_eq!(d.state.schedules("production", "", 9_999, "checkout", false).len(), 0);
+}
+
+#[test]
+fn a_violation_puts_back_what_was_forgotten_for_the_one_that_ended() {
+    let mut d = Driver::new();
+    d.running();
+    for n in 0..1_000 {
+        let id = format!("s{n}");
+        d.done(create(schedule(&id, d.now_ms + 1, "on")));
+        d.done(cancel(&format!("environments/production/schedules/{id}")));
+    }
+    d.done(create(schedule("next", d.now_ms + 1, "on")));
+    d.tick(1);
+    // The experiment that holds the flag has lost a bucket: whatever touches it breaks A1.
+    let mut sections = d.state.sections();
+    let experiments = sections.iter_mut().find(|section| section.name == "experiments").unwrap();
+    let mut record = ExperimentRecord::decode_length_delimited(experiments.bytes.as_slice()).unwrap();
+    record.runs[0].length -= 1;
+    experiments.bytes = record.encode_length_delimited_to_vec();
+    let mut broken = State::from_sections(&sections).unwrap();
+    let before = broken.schedules("production", "", 9_999, "", true);
+    assert_eq!(before.len(), 1_001);
+    let command = Some(execution(&d, "next"));
+    let entry = log::Entry { principal: Some(system()), command, ..log::Entry::default() };
+    let violation = broken.apply(broken.position() + 1, &entry.encode_to_vec(), &mut Vec::new()).unwrap_err();
+    assert!(violation.detail.contains("weights sum to 9999"), "{violation}");
+    let after = broken.schedules("production", "", 9_999, "", true);
+    let lost: Vec<_> = before.iter().filter(|held| !after.contains(held)).map(|held| &held.name).collect();
+    assert!(lost.is_empty() && after.len() == before.len(), "not as before: {lost:?}");
 }
 
 #[test]

@@ -273,6 +273,16 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
+    /// Compiles a row of conditions at a path, behind those so far. Says how many there are.
+    pub(crate) fn add(&mut self, given: &[v1::Condition], path: &str) -> Outcome<usize> {
+        within(path, given.len(), limits::MAX_CONDITIONS, "conditions")?;
+        for (nth, given) in given.iter().enumerate() {
+            let compiled = condition(given, &format!("{path}[{nth}]"), self)?;
+            self.all.push(compiled);
+        }
+        Ok(given.len())
+    }
+
     /// The attribute's index, the same for the same text.
     fn index_of(&mut self, attribute: &str) -> u32 {
         if let Some(index) = self.indexes.get(attribute) {
@@ -301,12 +311,7 @@ fn rules(flag: &v1::Flag, variants: &[Variant], conditions: &mut Conditions) -> 
                     "another rule has this id; ids are unique in a flag",
                 );
             }
-            let path = format!("rules[{at}].conditions");
-            within(&path, rule.conditions.len(), limits::MAX_CONDITIONS, "conditions")?;
-            for (nth, given) in rule.conditions.iter().enumerate() {
-                let compiled = condition(given, &format!("{path}[{nth}]"), conditions)?;
-                conditions.all.push(compiled);
-            }
+            let count = conditions.add(&rule.conditions, &format!("rules[{at}].conditions"))?;
             let serve = match &rule.serve {
                 Some(rule::Serve::Variant(name)) => {
                     Serve::Variant(index_of(variants, name, || format!("rules[{at}].variant"))?)
@@ -326,7 +331,7 @@ fn rules(flag: &v1::Flag, variants: &[Variant], conditions: &mut Conditions) -> 
                     );
                 }
             };
-            Ok(Rule { id: rule.id.as_str().into(), conditions: rule.conditions.len(), serve })
+            Ok(Rule { id: rule.id.as_str().into(), conditions: count, serve })
         })
         .collect()
 }
@@ -348,11 +353,7 @@ fn split(given: &v1::Split, variants: &[Variant], rule: usize) -> Outcome<Box<[S
     Ok(kept.unwrap_or(stretches).into())
 }
 
-pub(crate) fn condition(
-    given: &v1::Condition,
-    path: &str,
-    conditions: &mut Conditions,
-) -> Outcome<Condition> {
+fn condition(given: &v1::Condition, path: &str, conditions: &mut Conditions) -> Outcome<Condition> {
     if matches!(given.operator(), Operator::InSegment | Operator::NotInSegment) {
         return segment::condition(given, path);
     }

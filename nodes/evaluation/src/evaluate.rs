@@ -23,7 +23,7 @@
 use featureops_proto::v1::{self, EvaluationError, Reason, ValueType};
 use prost_types::Value;
 
-use crate::bucket::{bucket_after, target_of};
+use crate::bucket::{spread, target_of};
 use crate::condition::Condition;
 use crate::context::{Context, Path, Seen};
 use crate::explain::{Trace, Untraced, step};
@@ -364,23 +364,26 @@ fn serve_ramp<'s>(
     // As `$flagd.timestamp`, by which clients that evaluate by themselves follow the ramp.
     let at = now.ms.div_euclid(1_000);
     trace.step(|| step("ramp", ramp.describe(at), true));
-    let Some(bucket) = find_bucket(flag, context, trace) else { return serve_default(flag, trace) };
-    let hash = context.unit().map_or(0, |unit| flag.generation.hash_of_unit(flag.seed, unit));
+    let Some(hash) = find_hash(flag, context, trace) else { return serve_default(flag, trace) };
+    let bucket = Some(spread(hash));
     match ramp.serves(hash, at) {
-        Some(variant) => {
-            Evaluation { bucket: Some(bucket), ..serve(flag, Some(variant), Reason::Split, trace) }
-        }
-        None => Evaluation { bucket: Some(bucket), ..serve_default(flag, trace) },
+        Some(variant) => Evaluation { bucket, ..serve(flag, Some(variant), Reason::Split, trace) },
+        None => Evaluation { bucket, ..serve_default(flag, trace) },
     }
 }
 
 fn find_bucket(flag: &CompiledFlag, context: &Context<'_>, trace: &mut impl Trace) -> Option<u16> {
-    let bucket = context.unit().map(|unit| bucket_after(flag.generation, flag.seed, unit));
-    trace.step(|| match bucket {
-        Some(bucket) => step("bucket", format!("{bucket} of 10,000"), true),
+    find_hash(flag, context, trace).map(spread)
+}
+
+/// The hash of the unit under the flag's key, told as the bucket it falls into.
+fn find_hash(flag: &CompiledFlag, context: &Context<'_>, trace: &mut impl Trace) -> Option<u32> {
+    let hash = context.unit().map(|unit| flag.generation.hash_of_unit(flag.seed, unit));
+    trace.step(|| match hash {
+        Some(hash) => step("bucket", format!("{} of 10,000", spread(hash)), true),
         None => step("bucket", "the context has no targetingKey, so there is no unit to assign", false),
     });
-    bucket
+    hash
 }
 
 /// Whether a fact could name the unit. One that none can is in no experiment: an arm without a denominator would be shown.

@@ -43,7 +43,6 @@ pub use explain::{Explanation, explain};
 pub use flag::CompiledFlag;
 pub use murmur::Murmur3;
 pub use number::{MAX_SAFE_INTEGER, as_float, as_integer, is_lossless};
-pub use ramp::share_of_ramp;
 pub use receipt::{Key, Receipt, ReceiptError, SealedReceipt, VerifiedReceipt};
 pub use refusal::CompileError;
 pub use segment::{CompiledSegment, UnitList, check_segment, compile_segment, explain_segment};

@@ -172,14 +172,6 @@ impl Ramp {
     }
 }
 
-/// The growing variant's share at a time, in basis points, rounded down. `None` for a ramp that does not compile.
-#[must_use]
-pub fn share_of_ramp(ramp: &v1::Ramp, now_ms: i64) -> Option<u32> {
-    let shares = Shares::of(ramp).ok()?;
-    let weight = shares.weight(now_ms.div_euclid(1_000));
-    u32::try_from(weight.checked_mul(i64::from(BUCKETS))?.checked_div(shares.sum)?).ok()
-}
-
 fn second(field: &str, time: Option<&Timestamp>) -> Outcome<i64> {
     match time {
         Some(time) if time.nanos == 0 && (0..MAX_SECOND).contains(&time.seconds) => Ok(time.seconds),

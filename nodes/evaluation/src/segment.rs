@@ -17,14 +17,14 @@ use featureops_proto::v1::{self, ExplainStep, condition::Operator};
 use featureops_proto::{Collection, Name};
 use prost_types::value::Kind;
 
-use crate::compile::{Conditions, condition as compiled_condition};
+use crate::compile::Conditions;
 use crate::condition::{Condition, Test};
 use crate::context::{Context, Path};
 use crate::evaluate::{KEPT, all_hold};
 use crate::explain::{Trace, step};
 use crate::limits;
 use crate::refusal::{CompileError, Outcome, refused, within};
-use crate::size::weigh;
+use crate::size::weigh_conditions;
 use crate::snapshot::Snapshot;
 
 /// What a condition about segments has instead of an attribute.
@@ -141,12 +141,7 @@ pub fn compile_segment(
         if clause.conditions.is_empty() {
             return refused(path, 0, "a clause needs a condition; who means everybody needs no segment");
         }
-        within(&path, clause.conditions.len(), limits::MAX_CONDITIONS, "conditions")?;
-        for (nth, given) in clause.conditions.iter().enumerate() {
-            let compiled = compiled_condition(given, &format!("{path}[{nth}]"), &mut conditions)?;
-            conditions.all.push(compiled);
-        }
-        clauses.push(clause.conditions.len());
+        clauses.push(conditions.add(&clause.conditions, &path)?);
     }
     Ok(CompiledSegment {
         id: name.id.into(),
@@ -163,13 +158,7 @@ fn check_size(segment: &v1::Segment) -> Outcome<()> {
     let mut bytes = segment.description.len() + segment.owner.len();
     bytes += segment.tags.iter().map(|tag| tag.len() + 16).sum::<usize>();
     for (at, clause) in segment.clauses.iter().enumerate() {
-        for (nth, condition) in clause.conditions.iter().enumerate() {
-            bytes += 16 + condition.attribute.len();
-            for (value_at, value) in condition.values.iter().enumerate() {
-                let path = || format!("clauses[{at}].conditions[{nth}].values[{value_at}]");
-                bytes += weigh(value, 1, &path)?;
-            }
-        }
+        bytes += weigh_conditions(&clause.conditions, || format!("clauses[{at}].conditions"))?;
     }
     if bytes > limits::MAX_SEGMENT_BYTES {
         let max = limits::MAX_SEGMENT_BYTES;

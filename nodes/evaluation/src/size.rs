@@ -26,13 +26,7 @@ pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<usize> {
     }
     for (at, rule) in flag.rules.iter().enumerate() {
         bytes += 16 + rule.id.len();
-        for (nth, condition) in rule.conditions.iter().enumerate() {
-            bytes += 16 + condition.attribute.len();
-            for (value_at, value) in condition.values.iter().enumerate() {
-                let path = || format!("rules[{at}].conditions[{nth}].values[{value_at}]");
-                bytes += weigh(value, 1, &path)?;
-            }
-        }
+        bytes += weigh_conditions(&rule.conditions, || format!("rules[{at}].conditions"))?;
         if let Some(rule::Serve::Split(split)) = &rule.serve {
             bytes += split.variants.iter().map(|entry| entry.variant.len() + 16).sum::<usize>();
         }
@@ -51,8 +45,20 @@ pub(crate) fn check_size(flag: &v1::Flag) -> Outcome<usize> {
     Ok(bytes)
 }
 
+/// The bytes of a row of conditions at a path.
+pub(crate) fn weigh_conditions(conditions: &[v1::Condition], path: impl Fn() -> String) -> Outcome<usize> {
+    let mut bytes = 0;
+    for (nth, condition) in conditions.iter().enumerate() {
+        bytes += 16 + condition.attribute.len();
+        for (at, value) in condition.values.iter().enumerate() {
+            bytes += weigh(value, 1, &|| format!("{}[{nth}].values[{at}]", path()))?;
+        }
+    }
+    Ok(bytes)
+}
+
 /// A value's bytes: its text, and 16 for every value in it.
-pub(crate) fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
+fn weigh(value: &Value, depth: usize, path: &dyn Fn() -> String) -> Outcome<usize> {
     if depth > limits::MAX_DEPTH {
         let max = limits::MAX_DEPTH;
         return refused(path(), depth, format_args!("values have at most {max} levels; flatten the object"));

@@ -334,8 +334,7 @@ fn ramps(generation: v1::FractionalVersion) -> Json {
                 let snapshot = Snapshot::empty().apply([compile(&flag, &environment).unwrap()], 1, 0);
                 flags.push(flag);
                 for unit in (0..40).map(|unit| format!("user-{unit}")) {
-                    let context =
-                        Struct { fields: [("targetingKey".to_owned(), unit.as_str().into())].into() };
+                    let context = generated::unit(&unit);
                     let at = |second: i64| {
                         evaluate(&snapshot, ENVIRONMENT, &key, &Context::new(&context), second * 1_000)
                             .variant
@@ -457,34 +456,38 @@ fn the_node_engine_serves_what_the_server_serves() {
         command.arg(clients("exported_rules.mjs"));
         command
     };
+    let generation = v1::FractionalVersion::FractionalVersion2;
     run(&conditions(), "exported_conditions_node.json", &mut command(), &[&modules]);
-    run(
-        &ramps(v1::FractionalVersion::FractionalVersion2),
-        "exported_ramps_v2.json",
-        &mut command(),
-        &[&modules],
-    );
-    let drawn = suite(500, 20, v1::FractionalVersion::FractionalVersion2);
+    run(&ramps(generation), "exported_ramps_v2.json", &mut command(), &[&modules]);
+    let drawn = suite(500, 20, generation);
     run(&drawn, "exported_v2.json", &mut command(), &[&modules]);
-    let families = families(300, 20, v1::FractionalVersion::FractionalVersion2);
+    let families = families(300, 20, generation);
     run(&families, "exported_families_v2.json", &mut command(), &[&modules]);
 }
 
 /// The cases are worth their time: every reason and many answers occur among them.
 #[test]
 fn the_cases_are_not_all_alike() {
-    let suite = suite(500, 20, v1::FractionalVersion::FractionalVersion2);
-    let cases = suite["cases"].as_array().unwrap();
-    let mut variants = BTreeMap::<&str, usize>::new();
-    for case in cases {
-        *variants.entry(case["variant"].as_str().unwrap_or("none")).or_default() += 1;
-    }
-    assert!(cases.len() > 5_000, "{}", cases.len());
-    assert!(variants.len() == 5 && variants.values().all(|count| *count > 100), "{variants:?}");
-    let flags = suite["document"]["flags"].as_object().unwrap();
-    let with = |part: &str| flags.values().filter(|flag| flag.to_string().contains(part)).count();
-    for part in ["\"if\"", "fractional", "DISABLED", "starts_with", "merge", "some", ".length"] {
-        assert!(with(part) > 20, "{part}: {}", with(part));
+    let generation = v1::FractionalVersion::FractionalVersion2;
+    let alone = ["\"if\"", "fractional", "DISABLED", "starts_with", "merge", "some", ".length"];
+    // Of those that rest on others: forced units, and another flag's buckets.
+    let resting = ["\"if\"", "fractional", "DISABLED", "\"in\":[{\"var\":\"targetingKey\"}", "[\"yes\","];
+    for (drawn, cases_min, parts) in [
+        (suite(500, 20, generation), 5_000, &alone[..]),
+        (families(300, 20, generation), 4_000, &resting[..]),
+    ] {
+        let cases = drawn["cases"].as_array().unwrap();
+        let mut variants = BTreeMap::<&str, usize>::new();
+        for case in cases {
+            *variants.entry(case["variant"].as_str().unwrap_or("none")).or_default() += 1;
+        }
+        assert!(cases.len() > cases_min, "{}", cases.len());
+        assert!(variants.len() == 5 && variants.values().all(|count| *count > 100), "{variants:?}");
+        let flags = drawn["document"]["flags"].as_object().unwrap();
+        let with = |part: &str| flags.values().filter(|flag| flag.to_string().contains(part)).count();
+        for part in parts {
+            assert!(with(part) > 20, "{part}: {}", with(part));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use featureops_evaluation::flagd::export;
 use featureops_evaluation::{Context, Key, Receipt, Snapshot, check, compile, evaluate, explain};
 use featureops_proto::v1::{self, Flag, Reason, rule};
-use generated::{ENVIRONMENT, FLAG};
+use generated::{ENVIRONMENT, FLAG, unit};
 use prost_types::{Struct, Value};
 use serde_json::{Value as Json, json};
 
@@ -41,10 +41,6 @@ fn targeting(flag: Flag) -> Json {
 
 fn snapshot(flag: &Flag) -> Snapshot {
     Snapshot::empty().apply([compile(flag, &v1::Environment::default()).unwrap()], 1, 0)
-}
-
-fn unit(unit: &str) -> Struct {
-    Struct { fields: [("targetingKey".to_owned(), Value::from(unit))].into() }
 }
 
 #[test]

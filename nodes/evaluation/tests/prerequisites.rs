@@ -6,8 +6,8 @@ mod generated;
 
 use featureops_evaluation::{Context, Snapshot, bucket_of, check, compile, evaluate, explain};
 use featureops_proto::v1::{self, Flag, Reason, rule::Serve};
-use generated::{ENVIRONMENT, EXPERIMENT};
-use prost_types::{Struct, Value};
+use generated::{ENVIRONMENT, EXPERIMENT, unit};
+use prost_types::Value;
 
 /// Serves "on" to everybody.
 fn flag(id: &str) -> Flag {
@@ -38,10 +38,6 @@ fn resting(id: &str, prerequisites: &[v1::Prerequisite]) -> Flag {
 fn snapshot(flags: &[Flag]) -> Snapshot {
     let environment = v1::Environment::default();
     Snapshot::empty().apply(flags.iter().map(|flag| compile(flag, &environment).unwrap()), 1, 0)
-}
-
-fn unit(unit: &str) -> Struct {
-    Struct { fields: [("targetingKey".to_owned(), Value::from(unit))].into() }
 }
 
 /// Variant and reason of "a" for ada, a minute after the last log time.

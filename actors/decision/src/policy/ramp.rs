@@ -115,8 +115,6 @@ pub struct Climb {
     pub standing: Standing,
     /// The next step's weights; `None`: the last was held, promote.
     pub weights: Option<Vec<u32>>,
-    /// A person must say yes.
-    pub approval: bool,
     /// Every guardrail, as it was judged.
     pub judgements: Vec<guardrail::Judgement>,
 }
@@ -190,7 +188,7 @@ pub fn decide(inputs: &v1::DecisionInputs) -> Result<Verdict, InputError> {
         return Ok(Verdict::Wait(waits));
     }
     let weights = next.map(|next| vec![WHOLE.saturating_sub(next.basis_points), next.basis_points]);
-    Ok(Verdict::Go(Box::new(Climb { approval: standing.approval, standing, weights, judgements })))
+    Ok(Verdict::Go(Box::new(Climb { standing, weights, judgements })))
 }
 
 /// The record of a step, or of a proposal to promote.
@@ -267,7 +265,7 @@ pub fn record(inputs: &v1::DecisionInputs, climb: &Climb) -> Result<v1::Decision
                 format!("It gets {after} basis points; {moved} change arm."),
                 &["traffic_moved_basis_points"],
             ));
-            if climb.approval {
+            if standing.approval {
                 narrative.push(sentence("This step takes a person's approval.".to_owned(), &[]));
             }
             v1::Decision {

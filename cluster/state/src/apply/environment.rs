@@ -11,14 +11,14 @@ use featureops_proto::{Collection, ErrorCode, environment_of};
 use prost::Message as _;
 
 use super::flag::checked as checked_flag;
-use super::{Context, Outcome, refuse};
+use super::{Context, Outcome, check_description, done, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::environments::{
-    MAX_DESCRIPTION_BYTES, MAX_ENVIRONMENTS, MAX_EVALUATOR_BYTES, MAX_EVALUATORS, MAX_IMPORT_BYTES,
-    MAX_METADATA_BYTES, MAX_REPEATED_IDS, MAX_SOURCE_BYTES, etag, generation,
+    MAX_ENVIRONMENTS, MAX_EVALUATOR_BYTES, MAX_EVALUATORS, MAX_IMPORT_BYTES, MAX_METADATA_BYTES,
+    MAX_REPEATED_IDS, MAX_SOURCE_BYTES, etag, generation,
 };
-use crate::flags::{Change, check_etag, parse};
+use crate::flags::{Change, above, check_etag, parse};
 use crate::prerequisites::Written;
 use crate::state::{Before, Key, MAX_FLAGS, key};
 use crate::sticky;
@@ -46,13 +46,8 @@ impl State {
         check_etag(&c.etag, &etag(self.environments.get(id).map(AsRef::as_ref)))?;
         let definition = self.checked_environment(ctx, id, environment)?;
         let version = self.write_environment(ctx, id, definition, effects);
-        let done = Done {
-            name: environment.name.clone(),
-            version,
-            etag: format!("n{version}"),
-            took_effect: true,
-            ..Done::default()
-        };
+        let etag = etag(self.environments.get(id).map(AsRef::as_ref));
+        let done = done(&environment.name, version, etag);
         Ok(Outcome { done, detail: format!("version {version}"), ..Outcome::default() })
     }
 
@@ -103,14 +98,8 @@ impl State {
             imported.changed_count, imported.archived_count, imported.kept_count, imported.unchanged_count
         );
         let record = self.environments.get(environment).map(AsRef::as_ref);
-        let done = Done {
-            name: c.parent.clone(),
-            version: record.map_or(0, |record| record.version),
-            etag: etag(record),
-            took_effect: true,
-            imported: Some(imported),
-            ..Done::default()
-        };
+        let done = done(&c.parent, record.map_or(0, |record| record.version), etag(record));
+        let done = Done { imported: Some(imported), ..done };
         Ok(Outcome { done, detail, touched: touched.into_iter().collect() })
     }
 
@@ -193,13 +182,15 @@ impl State {
         }
         plan.changed.sort_by(|a, b| a.0.cmp(&b.0));
         if c.prune {
-            let of_environment =
-                self.flags.range(key(environment, "")..).take_while(|(k, _)| k.0 == environment);
-            for (key, record) in of_environment.filter(|(k, r)| !r.archived && !seen.contains(*k)) {
+            for record in above(&self.flags, environment, "").filter(|record| !record.archived) {
+                let key = key(environment, &record.flag);
+                if seen.contains(&key) {
+                    continue;
+                }
                 if record.trip.is_some() || record.experiment != 0 {
-                    plan.kept.push(key.1.clone());
+                    plan.kept.push(key.1);
                 } else {
-                    plan.archived.push(key.clone());
+                    plan.archived.push(key);
                 }
             }
             self.keep_rested_on(environment, &mut plan);
@@ -283,14 +274,7 @@ impl State {
         if given.source.len() > MAX_SOURCE_BYTES {
             return bad("source", given.source.clone(), format!("at most {MAX_SOURCE_BYTES} bytes"));
         }
-        if given.description.len() > MAX_DESCRIPTION_BYTES {
-            let bytes = given.description.len();
-            return bad(
-                "description",
-                format!("{bytes} bytes"),
-                format!("at most {MAX_DESCRIPTION_BYTES} bytes"),
-            );
-        }
+        check_description(&given.description, "environment.description")?;
         if !matches!(given.fractional, 0 | 2 | 3) {
             return bad("fractional", given.fractional.to_string(), "2 or 3; 0 means 2".to_owned());
         }

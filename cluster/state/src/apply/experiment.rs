@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    CreateExperiment, Done, ExperimentRecord, GenerationRecord, OwnerRecord, PairRecord, PauseExperiment,
-    Refusal, SetAllocation, SlotRecord, StartExperiment, StopExperiment,
+    CreateExperiment, ExperimentRecord, GenerationRecord, OwnerRecord, PairRecord, PauseExperiment, Refusal,
+    SetAllocation, SlotRecord, StartExperiment, StopExperiment,
 };
 use featureops_proto::v1::experiment::{Policy, State as Phase};
 use featureops_proto::v1::metric::LateRule;
 use featureops_proto::v1::{AutonomyLevel, AutonomyLevels, Experiment, LearnerRecord};
 use featureops_proto::{Collection, ErrorCode};
 
-use super::{Context, Outcome, flag_changed, flag_name, refuse};
+use super::{Context, Outcome, done, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::allocation::{BUCKETS, initial_weights, move_buckets, runs_of};
 use crate::effect::Effect;
@@ -635,8 +635,7 @@ impl State {
         effects.push(Effect::ExperimentChanged { number });
         let message = self.experiment_by_number(number).unwrap_or_default();
         let version = self.experiments.get(&number).map_or(0, |r| r.version);
-        let done =
-            Done { name: message.name, version, etag: message.etag, took_effect: true, ..Done::default() };
+        let done = done(&message.name, version, message.etag);
         Outcome { done, touched: vec![number], ..Outcome::default() }
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use featureops_proto::log::{ArchiveFlag, Done, FlagRecord, Refusal, RevertFlag, SetFlag};
+use featureops_proto::log::{ArchiveFlag, FlagRecord, Refusal, RevertFlag, SetFlag};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Flag, Purpose, ValueType};
 use featureops_proto::{Collection, ErrorCode};
 
-use super::{Context, Outcome, flag_changed, flag_name, refuse};
+use super::{Context, Outcome, done, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::flags::{Change, check_etag, etag, parse};
@@ -187,7 +187,7 @@ impl State {
         let touched = touched.into_iter().collect();
         effects.push(flag_changed(key));
         let etag = self.flags.get(key).map(|r| etag(r)).unwrap_or_default();
-        let done = Done { name: flag_name(key), version, etag, took_effect: true, ..Done::default() };
+        let done = done(&flag_name(key), version, etag);
         let detail = if detail.is_empty() { format!("version {version}") } else { detail };
         Outcome { done, detail, touched }
     }

@@ -14,7 +14,8 @@ use featureops_proto::v1::{Environment, Flag};
 
 use super::Context;
 use crate::State;
-use crate::state::{Key, key};
+use crate::flags::above;
+use crate::state::Key;
 
 impl State {
     /// The flag, or else one that rests on it however far up, if an experiment holds it.
@@ -94,20 +95,20 @@ impl State {
         let none = Environment::default();
         let present =
             self.environments.get(id).and_then(|record| record.definition.as_ref()).unwrap_or(&none);
-        let flags = || self.flags.range(key(id, "")..).take_while(|(k, _)| k.0 == id);
+        let flags = || above(&self.flags, id, "");
         if (&present.source, &present.metadata) != (&given.source, &given.metadata)
-            && let Some((held, _)) = flags().find(|(_, record)| record.experiment != 0)
+            && let Some(held) = flags().find(|record| record.experiment != 0)
         {
             return ctx.require_human(&format!(
                 "changing an environment's source or metadata while an experiment holds its flag {}",
-                held.1
+                held.flag
             ));
         }
         if present.evaluators != given.evaluators {
             let refers = |flag: &Flag| flag.targeting.contains("$ref");
             let resting = flags()
-                .filter(|(_, record)| record.definition.as_ref().is_some_and(refers))
-                .any(|(key, _)| self.held_over(&key.0, &key.1).is_some());
+                .filter(|record| record.definition.as_ref().is_some_and(refers))
+                .any(|record| self.held_over(id, &record.flag).is_some());
             if resting {
                 return ctx.require_human(
                     "changing shared rules while an experiment holds a flag that refers to one",

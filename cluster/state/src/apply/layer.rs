@@ -3,25 +3,24 @@
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    DeleteHoldout, DeleteLayer, Done, ExperimentRecord, HoldoutRecord, LayerRecord, Refusal, SetHoldout,
-    SetLayer, SetLayerShare,
+    DeleteHoldout, DeleteLayer, ExperimentRecord, HoldoutRecord, LayerRecord, Refusal, SetHoldout, SetLayer,
+    SetLayerShare,
 };
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{Experiment, Holdout, Layer, SlotRange};
 use featureops_proto::{Collection, ErrorCode};
 
-use super::{Context, Outcome, flag_changed, refuse};
+use super::{Context, Outcome, check_description, done, flag_changed, refuse};
 use crate::State;
 use crate::allocation::BUCKETS;
 use crate::effect::Effect;
-use crate::flags::{Change, check_etag, parse};
+use crate::flags::{Change, above, check_etag, parse};
 use crate::layers::{
-    MAX_ALL_HOLDOUTS, MAX_HOLDOUTS, MAX_HOLDOUTS_OF_ONE, MAX_LAYERS, grown, holdout_etag, is_held, is_placed,
+    MAX_ALL_HOLDOUTS, MAX_HOLDOUTS, MAX_HOLDOUTS_OF_ONE, MAX_LAYERS, grown, holdout_etag, is_held,
     layer_etag, share_of, shrunk,
 };
 use crate::state::{Before, Key, key};
 
-const MAX_DESCRIPTION_BYTES: usize = 4_096;
 /// Experiments that a refusal names.
 const NAMED: usize = 8;
 
@@ -47,7 +46,7 @@ impl State {
         };
         let (version, etag) = (record.version, layer_etag(&record));
         self.layers.insert(id, Arc::new(record));
-        Ok(written(&given.name, version, etag, Vec::new()))
+        Ok(done(&given.name, version, etag).into())
     }
 
     pub(super) fn delete_layer(&mut self, c: &DeleteLayer) -> Result<Outcome, Refusal> {
@@ -60,7 +59,7 @@ impl State {
             experiment.definition.as_ref().is_some_and(|d| d.layer == id.1)
         })?;
         self.layers.remove(&id);
-        Ok(written(&c.name, 0, String::new(), Vec::new()))
+        Ok(done(&c.name, 0, String::new()).into())
     }
 
     pub(super) fn set_holdout(
@@ -116,9 +115,8 @@ impl State {
         for number in &changed {
             self.replaced(ctx, *number, "holdout", effects);
         }
-        let mut outcome = written(&given.name, version, etag, changed);
-        outcome.detail = format!("{} basis points, everywhere {}", given.basis_points, given.everywhere);
-        Ok(outcome)
+        let detail = format!("{} basis points, everywhere {}", given.basis_points, given.everywhere);
+        Ok(Outcome { done: done(&given.name, version, etag), detail, touched: changed })
     }
 
     fn check_holdout(&self, id: &Key, given: &Holdout, new: bool) -> Result<(), Refusal> {
@@ -127,7 +125,7 @@ impl State {
             let message = "0 to 10000 basis points";
             return refuse(ErrorCode::InvalidArgument, "holdout.basis_points", given.basis_points, message);
         }
-        let of_environment = self.holdouts.range(key(&id.0, "")..).take_while(|(k, _)| k.0 == id.0).count();
+        let of_environment = above(&self.holdouts, &id.0, "").count();
         if new && (of_environment >= MAX_HOLDOUTS || self.holdouts.len() >= MAX_ALL_HOLDOUTS) {
             let message =
                 format!("{MAX_HOLDOUTS} holdouts an environment and {MAX_ALL_HOLDOUTS} over all are kept");
@@ -152,7 +150,7 @@ impl State {
             is_held(experiment, &id.1, everywhere && experiment.state() != Phase::Draft)
         })?;
         self.holdouts.remove(&id);
-        Ok(written(&c.name, 0, String::new(), Vec::new()))
+        Ok(done(&c.name, 0, String::new()).into())
     }
 
     /// Refuses to let go of what an experiment that has not ended rests on.
@@ -174,9 +172,6 @@ impl State {
 
     /// Layer, share and holdouts of a definition: they are there and go together.
     pub(super) fn check_placement(&self, environment: &str, given: &Experiment) -> Result<(), Refusal> {
-        if !is_placed(given) {
-            return Ok(());
-        }
         let (layer, share) = (&given.layer, given.layer_share_basis_points);
         let field = "experiment.layer_share_basis_points";
         if layer.is_empty() && share != 0 {
@@ -342,15 +337,6 @@ impl State {
     }
 }
 
-fn check_description(description: &str, field: &str) -> Result<(), Refusal> {
-    let bytes = description.len();
-    if bytes > MAX_DESCRIPTION_BYTES {
-        let message = format!("at most {MAX_DESCRIPTION_BYTES} bytes");
-        return refuse(ErrorCode::InvalidArgument, field, format!("{bytes} bytes"), message);
-    }
-    Ok(())
-}
-
 /// An etag names what is there: a resource that is not is created without one.
 fn check_present(given: &str, present: Option<String>, what: &str, name: &str) -> Result<(), Refusal> {
     match present {
@@ -361,9 +347,4 @@ fn check_present(given: &str, present: Option<String>, what: &str, name: &str) -
             refuse(ErrorCode::NotFound, &format!("{what}.name"), name, message)
         }
     }
-}
-
-fn written(name: &str, version: u64, etag: String, touched: Vec<u32>) -> Outcome {
-    let done = Done { name: name.to_owned(), version, etag, took_effect: true, ..Done::default() };
-    Outcome { done, touched, ..Outcome::default() }
 }

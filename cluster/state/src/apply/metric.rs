@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use featureops_proto::log::{Done, MetricRecord, Refusal, SetMetric};
+use featureops_proto::log::{MetricRecord, Refusal, SetMetric};
 use featureops_proto::v1::Metric;
 use featureops_proto::v1::metric::{Direction, Kind, LateRule};
 use featureops_proto::{Collection, ErrorCode};
 
-use super::{Outcome, refuse};
+use super::{Outcome, done, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::flags::{check_etag, parse};
@@ -53,9 +53,7 @@ impl State {
         self.metrics.insert(id.clone(), Arc::new(record));
         self.metric_keys.insert(number, id.clone());
         effects.push(Effect::MetricChanged { environment: id.0, metric: id.1 });
-        let etag = format!("m{version}");
-        let done = Done { name: metric.name.clone(), version, etag, took_effect: true, ..Done::default() };
-        Ok(Outcome { done, ..Outcome::default() })
+        Ok(done(&metric.name, version, format!("m{version}")).into())
     }
 
     fn check_metric(&self, id: &Key, metric: &Metric) -> Result<(), Refusal> {

@@ -27,6 +27,9 @@ use crate::effect::Effect;
 use crate::invariant::{Invariant, Violation};
 use crate::state::{Key, State};
 
+/// Bytes of the description of a layer, a holdout, a schedule or an environment.
+const MAX_DESCRIPTION_BYTES: usize = 4_096;
+
 /// What a command is applied with.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -57,9 +60,14 @@ impl Context {
 
     /// Who proposed it, as callers name themselves.
     pub fn caller(&self) -> String {
-        let kind = self.principal.kind().as_str_name().to_ascii_lowercase();
-        format!("{}:{}", kind.strip_prefix("kind_").unwrap_or(&kind), self.principal.id)
+        caller_of(&self.principal)
     }
+}
+
+/// A principal, as callers name themselves.
+fn caller_of(principal: &Principal) -> String {
+    let kind = principal.kind().as_str_name().to_ascii_lowercase();
+    format!("{}:{}", kind.strip_prefix("kind_").unwrap_or(&kind), principal.id)
 }
 
 /// What a control command did: its reply, and how the audit tells it.
@@ -71,6 +79,17 @@ pub struct Outcome {
     pub detail: String,
     /// Experiments that were touched, to be checked.
     pub touched: Vec<u32>,
+}
+
+impl From<Done> for Outcome {
+    fn from(done: Done) -> Self {
+        Self { done, ..Self::default() }
+    }
+}
+
+/// What took effect, as it now stands.
+fn done(name: &str, version: u64, etag: String) -> Done {
+    Done { name: name.to_owned(), version, etag, took_effect: true, ..Done::default() }
 }
 
 impl State {
@@ -99,7 +118,7 @@ impl State {
             entry::Command::Tick(tick) => {
                 self.position = position;
                 self.tick(&tick, effects);
-                done(Done::default())
+                answered(Done::default())
             }
             entry::Command::Ingest(ingest) => {
                 self.position = position;
@@ -170,7 +189,7 @@ impl State {
                 for number in &outcome.touched {
                     self.check_experiment(*number)?;
                 }
-                (done(outcome.done), outcome.detail, String::new())
+                (answered(outcome.done), outcome.detail, String::new())
             }
             Err(refusal) => {
                 let detail = format!("{}: {}", refusal.field, refusal.message);
@@ -260,7 +279,7 @@ impl State {
     }
 }
 
-fn done(done: Done) -> Reply {
+fn answered(done: Done) -> Reply {
     Reply { result: Some(reply::Result::Done(done)) }
 }
 
@@ -284,6 +303,16 @@ pub fn refuse<T>(
     message: impl ToString,
 ) -> Result<T, Refusal> {
     Err(Refusal::new(code, field, value, message))
+}
+
+/// Refuses a description that is too long.
+fn check_description(description: &str, field: &str) -> Result<(), Refusal> {
+    let bytes = description.len();
+    if bytes > MAX_DESCRIPTION_BYTES {
+        let message = format!("at most {MAX_DESCRIPTION_BYTES} bytes");
+        return refuse(ErrorCode::InvalidArgument, field, format!("{bytes} bytes"), message);
+    }
+    Ok(())
 }
 
 /// The effect of a changed flag.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use featureops_proto::log::{Done, OversightRecord, Refusal, SetFlagAutonomy, SetOversight};
+use featureops_proto::log::{OversightRecord, Refusal, SetFlagAutonomy, SetOversight};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{AutonomyLevel, AutonomyLevels, Oversight};
 use featureops_proto::{ErrorCode, unix_ms};
 
-use super::{Context, Outcome, flag_changed, flag_name, refuse};
+use super::{Context, Outcome, done, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::allocation::{BUCKETS, weights_of};
 use crate::effect::Effect;
@@ -60,14 +60,7 @@ impl State {
         }
         effects.push(Effect::OversightChanged { environment: environment.to_owned() });
         let detail = format!("{} -> {}", told(before.as_ref()), told(Some(oversight)));
-        let etag = format!("o{}", version + 1);
-        let done = Done {
-            name: oversight.name.clone(),
-            version: version + 1,
-            etag,
-            took_effect: true,
-            ..Done::default()
-        };
+        let done = done(&oversight.name, version + 1, format!("o{}", version + 1));
         Ok(Outcome { done, detail, touched: Vec::new() })
     }
 
@@ -137,8 +130,7 @@ impl State {
             after.protection().as_str_name()
         );
         let etag = self.flags.get(&key).map(|r| etag(r)).unwrap_or_default();
-        let done = Done { name: flag_name(&key), version, etag, took_effect: true, ..Done::default() };
-        Ok(Outcome { done, detail, touched: Vec::new() })
+        Ok(Outcome { done: done(&flag_name(&key), version, etag), detail, touched: Vec::new() })
     }
 }
 

@@ -19,7 +19,7 @@ use featureops_proto::{Collection, ErrorCode, unix_ms};
 use prost::Message as _;
 
 use super::flag::known_enums;
-use super::{Context, Outcome, flag_name, refuse};
+use super::{Context, Outcome, caller_of, check_description, flag_name, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::environments;
@@ -29,7 +29,6 @@ use crate::schedules::{
 };
 use crate::state::{Before, Key, key};
 
-const MAX_DESCRIPTION_BYTES: usize = 4_096;
 /// Fields that one schedule names.
 const MAX_PATHS: usize = 64;
 /// Characters of a reason that are kept.
@@ -119,10 +118,7 @@ impl State {
                 return bad("action", String::new(), "a change, or archive: true");
             }
         }
-        if given.description.len() > MAX_DESCRIPTION_BYTES {
-            let bytes = given.description.len();
-            return bad("description", format!("{bytes} bytes"), "at most 4096 bytes");
-        }
+        check_description(&given.description, "schedule.description")?;
         let bytes = given.encoded_len();
         if bytes > MAX_SCHEDULE_BYTES {
             return bad("change", format!("{bytes} bytes"), "at most 524288 bytes; name fewer fields");
@@ -258,7 +254,8 @@ impl State {
             version: record.version + 1,
             ..record.as_ref().clone()
         }));
-        self.schedules.forget_oldest();
+        let gone = self.schedules.forget_oldest();
+        self.before.extend(gone.into_iter().map(Before::Schedule));
     }
 
     fn schedule_done(&self, id: &Key, name: String, touched: Vec<u32>) -> Outcome {
@@ -266,7 +263,7 @@ impl State {
         let took_effect = record.state() != Phase::Failed;
         let done = Done { name, version: record.version, etag: etag(record), took_effect, ..Done::default() };
         let state = record.state().as_str_name();
-        let author = record.author.as_ref().map(caller).unwrap_or_default();
+        let author = record.author.as_ref().map(caller_of).unwrap_or_default();
         let detail = match record.state() {
             Phase::Pending => format!("at {} ms of log time", time_ms(record)),
             Phase::Failed => format!("as {author}: {state}: {}", record.reason),
@@ -274,9 +271,4 @@ impl State {
         };
         Outcome { done, detail, touched }
     }
-}
-
-fn caller(principal: &Principal) -> String {
-    let kind = principal.kind().as_str_name().to_ascii_lowercase();
-    format!("{}:{}", kind.strip_prefix("kind_").unwrap_or(&kind), principal.id)
 }

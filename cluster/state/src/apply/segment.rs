@@ -10,10 +10,10 @@ use featureops_proto::v1::{Segment, SegmentClause};
 use featureops_proto::{Collection, ErrorCode};
 use prost::Message as _;
 
-use super::{Context, Outcome, refuse};
+use super::{Context, Outcome, done, refuse};
 use crate::State;
 use crate::effect::Effect;
-use crate::flags::{check_etag, parse};
+use crate::flags::{above, check_etag, parse};
 use crate::segments::{
     MAX_CHANGED, MAX_CLAUSES, MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_SEGMENTS_OVER_ALL, MAX_UNITS,
     MAX_UNITS_OVER_ALL, Units, etag,
@@ -62,10 +62,11 @@ impl State {
             create_ms: held.as_ref().map_or(ctx.now_ms, |record| record.create_ms),
             update_ms: ctx.now_ms,
         };
-        let units = self.segment_units.get(&key).cloned();
+        let (units, etag) = (self.segment_units.get(&key).cloned(), etag(&record));
         self.write_segment(&key, Some(Arc::new(record)), units);
         effects.push(changed(&key));
-        Ok(outcome(&segment.name, version, format!("s{version}"), format!("version {version}")))
+        let done = done(&segment.name, version, etag);
+        Ok(Outcome { done, detail: format!("version {version}"), ..Outcome::default() })
     }
 
     pub(super) fn delete_segment(
@@ -80,7 +81,8 @@ impl State {
         let (version, units) = (record.version, self.segment_units.get(&key).map_or(0, Units::len));
         self.write_segment(&key, None, None);
         effects.push(changed(&key));
-        Ok(outcome(&c.name, version, String::new(), format!("{units} units on its list")))
+        let done = done(&c.name, version, String::new());
+        Ok(Outcome { done, detail: format!("{units} units on its list"), ..Outcome::default() })
     }
 
     pub(super) fn update_segment_units(
@@ -137,15 +139,13 @@ impl State {
         }
         let segment_units = SegmentUnitsChanged { added: change.added, removed: change.removed, unit_count };
         let detail = format!("{} added, {} removed, {unit_count} now", change.added, change.removed);
-        let mut outcome = outcome(&c.name, record.version, etag(&record), detail);
-        outcome.done.took_effect = took_effect;
-        outcome.done.segment_units = Some(segment_units);
-        Ok(outcome)
+        let done = done(&c.name, record.version, etag(&record));
+        let done = Done { took_effect, segment_units: Some(segment_units), ..done };
+        Ok(Outcome { done, detail, ..Outcome::default() })
     }
 
     fn check_room_for_segment(&self, key: &Key, name: &str) -> Result<(), Refusal> {
-        let first = crate::state::key(&key.0, "");
-        let here = self.segments.range(first..).take_while(|((e, _), _)| *e == key.0).count();
+        let here = above(&self.segments, &key.0, "").count();
         let full = |what: &str, bound: usize| {
             let message = format!("{what} has at most {bound} segments; delete one that nobody asks about");
             refuse(ErrorCode::LimitReached, "segment", name, message)
@@ -212,9 +212,4 @@ fn refuse_unknown<T>(name: &str) -> Result<T, Refusal> {
 
 fn changed(key: &Key) -> Effect {
     Effect::SegmentChanged { environment: key.0.clone(), segment: key.1.clone() }
-}
-
-fn outcome(name: &str, version: u64, etag: String, detail: String) -> Outcome {
-    let done = Done { name: name.to_owned(), version, etag, took_effect: true, ..Done::default() };
-    Outcome { done, detail, ..Outcome::default() }
 }

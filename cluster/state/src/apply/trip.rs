@@ -6,7 +6,7 @@ use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{AutonomyLevel, Decision, Inverse, Number, Sentence, Trip};
 use featureops_proto::{ALARM_POLICY, Collection, ErrorCode, Name, timestamp, unix_ms};
 
-use super::{Context, Outcome, flag_changed, flag_name, refuse};
+use super::{Context, Outcome, done, flag_changed, flag_name, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::flags::{Change, etag};
@@ -62,7 +62,7 @@ impl State {
             self.overrule(ctx, &key, effects);
         }
         let (touched, version, etag) = self.flag_facts(&key);
-        let done = Done { name: flag_name(&key), version, etag, decision, took_effect, ..Done::default() };
+        let done = Done { decision, took_effect, ..done(&flag_name(&key), version, etag) };
         Ok(Outcome { done, detail: c.reason.clone(), touched })
     }
 
@@ -171,7 +171,7 @@ impl State {
         self.resume(ctx, &key, "", effects)?;
         self.overrule(ctx, &key, effects);
         let (touched, version, etag) = self.flag_facts(&key);
-        let done = Done { name: flag_name(&key), version, etag, took_effect: true, ..Done::default() };
+        let done = done(&flag_name(&key), version, etag);
         Ok(Outcome { done, detail: c.reason.clone(), touched })
     }
 

@@ -70,13 +70,6 @@ impl Units {
         self.shards.iter().flat_map(|shard| shard.iter().copied())
     }
 
-    /// Bytes held, the heads of allocations among them.
-    pub fn bytes(&self) -> u64 {
-        const HEAD: u64 = 16;
-        const POINTER: u64 = 16;
-        HEAD + self.shards.len() as u64 * (POINTER + HEAD) + self.len * 8
-    }
-
     /// The list with these added and those removed; both rise, and none is in both. Copies the shards that they touch.
     pub fn changed(&self, add: &[u64], remove: &[u64]) -> Changed {
         let bits = self.shards.len().trailing_zeros();

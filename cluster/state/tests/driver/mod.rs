@@ -184,11 +184,7 @@ impl Driver {
 
     pub fn submit(&mut self, stamp: log::OwnerStamp, decision: v1::Decision) -> Reply {
         self.propose(Entry {
-            principal: Some(Principal {
-                kind: principal::Kind::System as i32,
-                id: "owner".to_owned(),
-                verified: true,
-            }),
+            principal: Some(system()),
             owner: Some(stamp),
             command: Some(entry::Command::SubmitDecision(log::SubmitDecision { decision: Some(decision) })),
             ..Entry::default()
@@ -209,6 +205,27 @@ pub fn batch(producer: &str, sequence: u64) -> log::Batch {
 
 pub fn human(id: &str) -> Principal {
     Principal { kind: principal::Kind::Human as i32, id: id.to_owned(), verified: false }
+}
+
+pub fn agent() -> Principal {
+    Principal { kind: principal::Kind::Agent as i32, id: "bot".to_owned(), verified: false }
+}
+
+pub fn system() -> Principal {
+    Principal { kind: principal::Kind::System as i32, id: "owner".to_owned(), verified: true }
+}
+
+/// A boolean flag with the variants off, which is the default and safe, and on.
+pub fn boolean_flag(id: &str) -> v1::Flag {
+    let value = |b| prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(b)) };
+    v1::Flag {
+        name: format!("environments/production/flags/{id}"),
+        r#type: v1::ValueType::Boolean as i32,
+        variants: [("off".to_owned(), value(false)), ("on".to_owned(), value(true))].into(),
+        default_variant: Some("off".to_owned()),
+        safe_variant: Some("off".to_owned()),
+        ..v1::Flag::default()
+    }
 }
 
 pub fn done(reply: Reply) -> log::Done {

@@ -266,17 +266,9 @@ impl<'i, 'f> Inlined<'i, 'f> {
         let found = match entries.as_slice() {
             [(end, _)] => end.clone(),
             _ if self.hashes_lists() => self.loses(id, BUCKETS),
-            _ => {
-                let label = |end: &Json| if *end == true { "yes" } else { "no" };
-                let entries = entries.iter().map(|(end, length)| json!([label(end), length]));
-                let arguments: Vec<Json> = std::iter::once(hashed(id)).chain(entries).collect();
-                json!({ "===": [{ "fractional": arguments }, "yes"] })
-            }
+            _ => says_yes(id, entries.iter().map(|(end, length)| json!([label(end), length]))),
         };
-        if &found == default {
-            return found;
-        }
-        json!({ "if": [has_unit(), found, default] })
+        for_units(found, default)
     }
 
     /// Whether the unit is in that part of a ramp which is wanted; without a unit the default is served.
@@ -286,15 +278,9 @@ impl<'i, 'f> Inlined<'i, 'f> {
         } else if self.hashes_lists() {
             self.loses(id, BUCKETS)
         } else {
-            let label = |end: &Json| Json::from(if *end == true { "yes" } else { "no" });
-            let arguments: Vec<Json> =
-                std::iter::once(hashed(id)).chain(ramp_stretches(shares, label(&on), label(&off))).collect();
-            json!({ "===": [{ "fractional": arguments }, "yes"] })
+            says_yes(id, ramp_stretches(shares, label(&on).into(), label(&off).into()))
         };
-        if &found == default {
-            return found;
-        }
-        json!({ "if": [has_unit(), found, default] })
+        for_units(found, default)
     }
 
     fn hashes_lists(&self) -> bool {
@@ -392,6 +378,22 @@ impl<'i, 'f> Inlined<'i, 'f> {
             }
         }
     }
+}
+
+/// What was found for a unit; without one the default is served.
+fn for_units(found: Json, default: &Json) -> Json {
+    if &found == default { found } else { json!({ "if": [has_unit(), found, default] }) }
+}
+
+/// How a stretch is labelled that ends so.
+fn label(end: &Json) -> &'static str {
+    if *end == true { "yes" } else { "no" }
+}
+
+/// Whether the unit's bucket of a flag is in a stretch that is labelled so.
+fn says_yes(id: &str, stretches: impl IntoIterator<Item = Json>) -> Json {
+    let arguments: Vec<Json> = std::iter::once(hashed(id)).chain(stretches).collect();
+    json!({ "===": [{ "fractional": arguments }, "yes"] })
 }
 
 /// What a bucket of this flag is a hash of.

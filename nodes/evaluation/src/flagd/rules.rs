@@ -173,14 +173,11 @@ pub(super) fn matches(rule: &v1::Rule, segments: &Inlining<'_, '_>) -> Option<Js
 
 /// `None` when the condition is not well formed.
 pub(super) fn condition(given: &v1::Condition, segments: &Inlining<'_, '_>) -> Option<Json> {
-    if matches!(given.operator(), Operator::InSegment | Operator::NotInSegment) {
-        return segments.condition(given);
-    }
-
     let x = attribute(&given.attribute);
     let first = given.values.first();
     Some(match given.operator() {
-        Operator::Unspecified | Operator::InSegment | Operator::NotInSegment => return None,
+        Operator::Unspecified => return None,
+        Operator::InSegment | Operator::NotInSegment => segments.condition(given)?,
         Operator::Equals => equals(&x, first?)?,
         Operator::NotEquals => not(equals(&x, first?)?),
         Operator::In => is_in(&x, &given.values)?,

@@ -22,6 +22,11 @@ pub fn number(value: f64) -> Value {
     Value { kind: Some(Kind::NumberValue(value)) }
 }
 
+/// A context of this unit alone.
+pub fn unit(unit: &str) -> Struct {
+    Struct { fields: [("targetingKey".to_owned(), Value::from(unit))].into() }
+}
+
 fn text() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["", "DE", "FR", "D", "E", "beta", "pro", "18", "ada", "true", "ünï"])
         .prop_map(str::to_owned)
