@@ -19,7 +19,7 @@ use crate::State;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
-use crate::ledger::{Cell, Held, Ledger, Marks, Row, Shape, Shard, Side, Strata, Stratum};
+use crate::ledger::{Cell, Held, Ledger, Marks, Row, Rows, Shape, Shard, Side, Strata, Stratum};
 use crate::segments::{Units, hashes_of};
 use crate::state::{Frozen, Key, key};
 
@@ -442,7 +442,7 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
     use prost::encoding::encode_varint;
     let mut rows = Vec::new();
     let mut last = 0;
-    for row in shard.rows.sorted() {
+    for row in shard.rows.iter() {
         encode_varint(row.hash - last, &mut rows);
         last = row.hash;
         encode_varint(u64::from(row.seen), &mut rows);
@@ -458,7 +458,7 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
         .map(|table| {
             let mut bytes = Vec::new();
             let mut last = 0;
-            for (hash, arm, value) in table.sorted() {
+            for (hash, arm, value) in table.iter() {
                 encode_varint(((hash - last) << 5) | u64::from(arm), &mut bytes);
                 last = hash;
                 encode_varint(((value << 1) ^ (value >> 63)) as u64, &mut bytes);
@@ -483,13 +483,14 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
 
 fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
     use prost::encoding::decode_varint;
-    let mut rows = record.rows.as_slice();
+    let mut bytes = record.rows.as_slice();
+    let mut rows = Vec::new();
     let mut hash = 0u64;
-    while !rows.is_empty() {
-        hash = hash.checked_add(decode_varint(&mut rows).ok()?)?;
-        let seen = u16::try_from(decode_varint(&mut rows).ok()?).ok()?;
-        let tail = decode_varint(&mut rows).ok()?;
-        shard.rows.put(Row {
+    while !bytes.is_empty() {
+        hash = hash.checked_add(decode_varint(&mut bytes).ok()?)?;
+        let seen = u16::try_from(decode_varint(&mut bytes).ok()?).ok()?;
+        let tail = decode_varint(&mut bytes).ok()?;
+        rows.push(Row {
             hash,
             seen,
             minute: u32::try_from(tail >> 11).ok()?,
@@ -498,6 +499,7 @@ fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
             crossed: tail & 1 == 1,
         });
     }
+    shard.rows = Rows::of(&rows)?;
     for (table, bytes) in shard.entries.iter_mut().zip(&record.entries) {
         let mut bytes = bytes.as_slice();
         let mut hash = 0u64;

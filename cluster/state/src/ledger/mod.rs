@@ -10,6 +10,7 @@
 
 mod entries;
 mod marks;
+mod ordered;
 mod rows;
 mod shape;
 mod strata;
@@ -17,7 +18,7 @@ mod table;
 mod waiting;
 
 pub use marks::Marks;
-pub use rows::Row;
+pub use rows::{Row, Rows};
 pub use shape::Shape;
 pub use strata::{Cell, Strata, Stratum};
 pub use table::{Exposed, Ledger, MAX_CROSSED, Shard, Side};
