@@ -9,7 +9,7 @@ use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
     HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord,
     ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord,
-    SideRecord,
+    ClustersRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -19,9 +19,10 @@ use crate::State;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
-use crate::ledger::{Cell, Held, Ledger, Marks, Row, Rows, Shape, Shard, Side, Strata, Stratum};
+use crate::ledger::{Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, Row, Rows, SHARDS, Shape, Shard, Side, Strata, Stratum};
 use crate::segments::{Units, hashes_of};
 use crate::state::{Frozen, Key, key};
+use crate::view::kept_parts;
 
 /// One named part of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,10 @@ impl State {
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
+            if ledger.clusters.folded() && !ledger.released {
+                let name = format!("clusters/{number:010}");
+                sections.push(section(&name, [&clusters_record(*number, ledger)]));
+            }
             for (at, shard) in ledger.shards.iter().enumerate() {
                 if shard.rows.len() > 0 {
                     let record = shard_record(*number, at, shard);
@@ -126,6 +131,7 @@ impl State {
             audit_last: self.audit.last(),
             audit_head: self.audit.head().to_vec(),
             producers_swept: self.producers.swept().to_owned(),
+            budgets: self.budgets,
         }
     }
 
@@ -148,6 +154,9 @@ impl State {
             dirty: ledger.dirty,
             released: ledger.released,
             frozen: self.frozen.get(&number).into_iter().flatten().map(frozen_record).collect(),
+            folded: ledger.clusters.folded(),
+            kept_parts: kept_parts(ledger.kept),
+            thinned: ledger.thinned,
         }
     }
 
@@ -248,6 +257,8 @@ impl State {
         for section in sections.iter().filter(|s| s.name.starts_with("ledger/")) {
             state.restore_ledger(section)?;
         }
+        state.budgets = header.budgets;
+        state.restore_clusters(sections)?;
         state.derive();
         Ok(state)
     }
@@ -294,7 +305,11 @@ impl State {
                     return Err(error(&section.name, "a stratum ends beyond all time"));
                 }
                 let shape = shape_of(experiment);
-                let frozen: VecDeque<Frozen> = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect();
+                let kept = kept_of(record.kept_parts)
+                    .ok_or_else(|| error(&section.name, "kept parts are 4 to 128, doubling, or all"))?;
+                let frozen = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect::<Option<_>>();
+                let frozen: VecDeque<Frozen> =
+                    frozen.ok_or_else(|| error(&section.name, "a freeze's kept parts are out of range"))?;
                 if !frozen.is_empty() {
                     self.frozen.insert(number, frozen);
                 }
@@ -307,7 +322,10 @@ impl State {
                 ledger.verdicts = record.verdicts;
                 ledger.dirty = record.dirty;
                 ledger.released = record.released;
-                ledger.strata = Arc::new(strata_of(&record.strata, &shape));
+                ledger.kept = kept;
+                ledger.thinned = record.thinned;
+                ledger.strata = Arc::new(strata_of(&record.strata, &shape, record.folded));
+                ledger.clusters = Arc::new(Clusters::of_strata(&shape, 0, record.folded));
                 if !ledger.released {
                     self.rows = self
                         .rows
@@ -325,6 +343,35 @@ impl State {
                 .and_then(|ledger| ledger.shards.get_mut(record.shard as usize))
                 .ok_or_else(|| error(&section.name, "no such shard"))?;
             fill(Arc::make_mut(shard), &record).ok_or_else(|| error(&section.name, "rows are cut short"))?;
+        }
+        Ok(())
+    }
+
+    /// Counts what the shards hold, and takes the sums of folded ledgers in.
+    fn restore_clusters(&mut self, sections: &[Section]) -> Result<(), SnapshotError> {
+        let most = self.budgets().experiment_sums;
+        for (number, ledger) in &mut self.ledgers {
+            let folded = ledger.clusters.folded();
+            ledger.recount(folded);
+            self.entries += ledger.entries;
+            if ledger.entries > most {
+                self.heavy.insert(*number);
+            }
+        }
+        for section in sections.iter().filter(|section| section.name.starts_with("clusters/")) {
+            for record in records::<ClustersRecord>(section)? {
+                let ledger = self
+                    .ledgers
+                    .get_mut(&record.experiment)
+                    .filter(|ledger| ledger.clusters.folded())
+                    .ok_or_else(|| error(&section.name, "no such folded ledger"))?;
+                let clusters = Arc::make_mut(&mut ledger.clusters);
+                for (at, bytes) in record.sums.iter().enumerate() {
+                    zigzags(bytes)
+                        .and_then(|sums| clusters.restore_sums(at, &sums))
+                        .ok_or_else(|| error(&section.name, "sums are cut short"))?;
+                }
+            }
         }
         Ok(())
     }
@@ -394,19 +441,49 @@ fn frozen_record(frozen: &Frozen) -> FrozenRecord {
         crossed: frozen.crossed,
         lost: frozen.lost,
         rows: frozen.rows,
+        kept_parts: kept_parts(frozen.kept),
+        thinned: frozen.thinned,
     }
 }
 
-fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Frozen {
-    Frozen {
+fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Option<Frozen> {
+    let folded = record.strata.iter().flat_map(|s| &s.arms).any(|arm| arm.clusters > 0);
+    Some(Frozen {
         position: record.position,
         log_time_ms: record.log_time_ms,
-        strata: Arc::new(strata_of(&record.strata, shape)),
+        strata: Arc::new(strata_of(&record.strata, shape, folded)),
         marked: record.marked.clone(),
         crossed: record.crossed,
         lost: record.lost,
         rows: record.rows,
+        kept: kept_of(record.kept_parts)?,
+        thinned: record.thinned,
+    })
+}
+
+fn kept_of(parts: u32) -> Option<usize> {
+    let kept = if parts == 0 { SHARDS } else { parts as usize };
+    ((LEAST_KEPT..=SHARDS).contains(&kept) && kept.is_power_of_two()).then_some(kept)
+}
+
+fn clusters_record(experiment: u32, ledger: &Ledger) -> ClustersRecord {
+    let sums = ledger.clusters.sums().map(|sums| {
+        let mut bytes = Vec::new();
+        for sum in sums {
+            prost::encoding::encode_varint(((sum << 1) ^ (sum >> 63)) as u64, &mut bytes);
+        }
+        bytes
+    });
+    ClustersRecord { experiment, sums: sums.collect() }
+}
+
+fn zigzags(mut bytes: &[u8]) -> Option<Vec<i64>> {
+    let mut values = Vec::new();
+    while !bytes.is_empty() {
+        let zigzag = prost::encoding::decode_varint(&mut bytes).ok()?;
+        values.push((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
     }
+    Some(values)
 }
 
 /// Its end has a minute, and its generation a number.
@@ -415,8 +492,7 @@ fn in_range(base_minute: u32, stratum: &v1::Stratum) -> bool {
     end.and_then(|end| end.checked_add(base_minute)).is_some() && u8::try_from(stratum.generation).is_ok()
 }
 
-fn strata_of(messages: &[v1::Stratum], shape: &Shape) -> Strata {
-    let value = |v: &Option<v1::Int128>| v.as_ref().map_or(0, v1::Int128::get);
+fn strata_of(messages: &[v1::Stratum], shape: &Shape, folded: bool) -> Strata {
     let all = messages
         .iter()
         .map(|s| Stratum {
@@ -426,11 +502,7 @@ fn strata_of(messages: &[v1::Stratum], shape: &Shape) -> Strata {
             cells: s
                 .arms
                 .iter()
-                .map(|arm| Cell {
-                    units: arm.units,
-                    slots: arm.slots.iter().map(|slot| (value(&slot.sum), value(&slot.squares))).collect(),
-                    cross: arm.cross.iter().map(v1::Int128::get).collect(),
-                })
+                .map(|arm| Cell::restore(arm, folded))
                 .collect(),
         })
         .collect();

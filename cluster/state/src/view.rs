@@ -69,6 +69,12 @@ pub struct ExperimentView {
     pub verdicts: BTreeMap<String, u64>,
     /// Units recorded.
     pub rows: u64,
+    /// Share of the hash space whose units are counted.
+    pub kept: f64,
+    /// Units that left when a budget was full.
+    pub thinned: u64,
+    /// Sums are held by hash cluster.
+    pub folded: bool,
     /// Sums held.
     pub entries: u64,
     /// Bytes held.
@@ -156,6 +162,8 @@ impl State {
             exposed_units: frozen.rows,
             ramp_steps: definition.ramp_steps,
             allocated_ms: record.allocated_ms,
+            kept_parts: kept_parts(frozen.kept),
+            thinned_units: frozen.thinned,
         }
     }
 
@@ -176,6 +184,8 @@ impl State {
             crossed: ledger.crossed,
             lost: ledger.lost,
             rows: ledger.rows,
+            kept: ledger.kept,
+            thinned: ledger.thinned,
         };
         let last_decision = self.decisions.get(record.last_decision).map(|(_, d)| d.name.clone());
         Some(ExperimentView {
@@ -186,7 +196,10 @@ impl State {
             inputs: self.inputs(record, &now),
             verdicts: named(&ledger.verdicts),
             rows: ledger.rows,
-            entries: ledger.entries(),
+            kept: ledger.kept as f64 / crate::ledger::SHARDS as f64,
+            thinned: ledger.thinned,
+            folded: ledger.clusters.folded(),
+            entries: ledger.entries,
             bytes: ledger.bytes(),
             marked: ledger.marks.all().iter().sum(),
             crossed: ledger.crossed,
@@ -217,6 +230,11 @@ impl State {
     pub fn verify_audit(&self) -> VerifyAuditResponse {
         self.audit.verify()
     }
+}
+
+/// As messages have it: absent as long as all are.
+pub fn kept_parts(kept: usize) -> u32 {
+    if kept == crate::ledger::SHARDS { 0 } else { kept as u32 }
 }
 
 fn totals(ledger: &Ledger, arms: usize) -> Vec<ArmTotals> {

@@ -96,6 +96,8 @@ impl State {
                 crossed: ledger.crossed,
                 lost: ledger.lost,
                 rows: ledger.rows,
+                kept: ledger.kept,
+                thinned: ledger.thinned,
             });
             effects.push(Effect::Frozen { number });
         }
