@@ -306,7 +306,7 @@ impl State {
                 }
                 let shape = shape_of(experiment);
                 let kept = kept_of(record.kept_parts)
-                    .ok_or_else(|| error(&section.name, "kept parts are 4 to 128, doubling, or all"))?;
+                    .ok_or_else(|| error(&section.name, "kept parts are 16, 32, 64, 128, or all"))?;
                 let frozen = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect::<Option<_>>();
                 let frozen: VecDeque<Frozen> =
                     frozen.ok_or_else(|| error(&section.name, "a freeze's kept parts are out of range"))?;

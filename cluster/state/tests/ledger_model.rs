@@ -232,7 +232,7 @@ fn run(
         while !is_out(unit, *kept)
             && model.units.get(&unit).is_none_or(|u| u.stays.is_empty())
             && small.units.is_some_and(|most| known(model) >= most)
-            && *kept > 4
+            && *kept > 16
         {
             *kept /= 2;
             model.units.retain(|unit, _| !is_out(*unit, *kept));

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use super::clusters::{CLUSTERS, Clusters};
 use super::table::{Ledger, SHARDS, Shard, key_of};
 
-/// Shards that are always kept: those of one cluster.
-pub const LEAST_KEPT: usize = SHARDS / CLUSTERS;
+/// Shards of a cluster.
+const CLUSTER_SHARDS: usize = SHARDS / CLUSTERS;
+/// Shards that are always kept: those of four clusters, or no variance could be had from clusters' sums.
+pub const LEAST_KEPT: usize = 4 * CLUSTER_SHARDS;
 
 impl Ledger {
     /// Folds the sums of single units into those of clusters, for good.
@@ -72,7 +74,7 @@ impl Ledger {
                 }
             }
         }
-        Arc::make_mut(&mut self.clusters).thin(kept / LEAST_KEPT, &shape, strata);
+        Arc::make_mut(&mut self.clusters).thin(kept / CLUSTER_SHARDS, &shape, strata);
         let empty = self.empty_shard();
         let (mut rows, mut crossed) = (0u64, 0u64);
         for shard in self.shards.iter_mut().skip(kept) {
