@@ -236,7 +236,8 @@ fn cells_of(rows: &[(usize, usize, f64)], arms: usize, strata: usize) -> (Table,
             let values = group(stratum, Some(arm));
             if !values.is_empty() {
                 let (mean, squares) = moments(&values);
-                table.strata[stratum][arm] = Cell { units: values.len() as f64, mean, squares, clusters: 0.0 };
+                table.strata[stratum][arm] =
+                    Cell { units: values.len() as f64, mean, squares, clusters: 0.0 };
             }
         }
     }

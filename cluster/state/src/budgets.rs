@@ -44,6 +44,7 @@ impl State {
             units: self.rows,
             sums: self.entries,
             etag: etag(&self.budgets.unwrap_or_default()),
+            set: self.budgets,
         }
     }
 }

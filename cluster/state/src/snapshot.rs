@@ -6,10 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
-    HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord,
-    ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord,
-    ClustersRecord, SideRecord,
+    ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
+    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
+    OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord,
+    ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -19,7 +19,9 @@ use crate::State;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
-use crate::ledger::{Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, Row, Rows, SHARDS, Shape, Shard, Side, Strata, Stratum};
+use crate::ledger::{
+    Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, Row, Rows, SHARDS, Shape, Shard, Side, Strata, Stratum,
+};
 use crate::segments::{Units, hashes_of};
 use crate::state::{Frozen, Key, key};
 use crate::view::kept_parts;
@@ -499,11 +501,7 @@ fn strata_of(messages: &[v1::Stratum], shape: &Shape, folded: bool) -> Strata {
             generation: s.generation as u8,
             start: s.start_minute,
             minutes: s.minutes,
-            cells: s
-                .arms
-                .iter()
-                .map(|arm| Cell::restore(arm, folded))
-                .collect(),
+            cells: s.arms.iter().map(|arm| Cell::restore(arm, folded)).collect(),
         })
         .collect();
     Strata::restore(all, shape.arms, shape.slots.len(), shape.pairs.len())

@@ -205,11 +205,7 @@ struct Small {
 
 /// Runs the steps against the model; returns how many parts of the hash space are left, whether the sums are folded, and
 /// the driver.
-fn run(
-    steps: &[Step],
-    small: Small,
-    hash: fn(u64) -> u64,
-) -> Result<(u64, bool, Driver), TestCaseError> {
+fn run(steps: &[Step], small: Small, hash: fn(u64) -> u64) -> Result<(u64, bool, Driver), TestCaseError> {
     let mut driver = Driver::new();
     let number = driver.running();
     if small.units.is_some() || small.sums.is_some() {
@@ -384,7 +380,13 @@ fn a_snapshot_anywhere_leads_to_the_same_digest() {
             4 => Step::Tick { seconds: 1_500 },
             _ => {
                 let unit = (at + 2) / 5 * 2 % 24;
-                Step::Outcome { unit, metric: 1 + at as usize % 2, value: at as i64 - 9, back: 0, receipt: None }
+                Step::Outcome {
+                    unit,
+                    metric: 1 + at as usize % 2,
+                    value: at as i64 - 9,
+                    back: 0,
+                    receipt: None,
+                }
             }
         })
         .collect();

@@ -63,7 +63,8 @@ impl State {
         }
         while self.rows > self.budgets().units && self.thin_largest() {}
         let most = self.budgets().experiment_sums;
-        self.heavy = live.into_iter().filter(|n| self.ledgers.get(n).is_some_and(|l| l.entries > most)).collect();
+        self.heavy =
+            live.into_iter().filter(|n| self.ledgers.get(n).is_some_and(|l| l.entries > most)).collect();
         self.record_happened(effects);
         let set: Vec<String> =
             fields(&budgets).iter().filter(|f| f.1 > 0).map(|f| format!("{} {}", f.0, f.1)).collect();
@@ -85,7 +86,8 @@ impl State {
         let budgets = self.budgets();
         loop {
             let Some(ledger) = self.ledgers.get(&number) else { return false };
-            let full = ledger.rows >= budgets.experiment_units || ledger.crossed >= budgets.experiment_crossed;
+            let full =
+                ledger.rows >= budgets.experiment_units || ledger.crossed >= budgets.experiment_crossed;
             if !full && self.rows < budgets.units {
                 return true;
             }
@@ -114,7 +116,8 @@ impl State {
         let Some(gone) = ledger.thin() else { return false };
         self.entries -= sums - ledger.entries;
         self.rows -= gone;
-        let detail = format!("a budget is full: {gone} units left, {} of {SHARDS} parts are kept", ledger.kept);
+        let detail =
+            format!("a budget is full: {gone} units left, {} of {SHARDS} parts are kept", ledger.kept);
         self.happened.push(Happened { experiment: number, action: "experiment.thin", detail });
         true
     }
@@ -154,12 +157,8 @@ impl State {
         for Happened { experiment, action, detail } in std::mem::take(&mut self.happened) {
             let principal =
                 Principal { kind: principal::Kind::System as i32, id: "ledger".to_owned(), verified: true };
-            let ctx = Context {
-                position: self.position,
-                now_ms: self.clock.now_ms(),
-                principal,
-                owner: None,
-            };
+            let ctx =
+                Context { position: self.position, now_ms: self.clock.now_ms(), principal, owner: None };
             let resource = self.experiments.get(&experiment).map_or_else(String::new, |record| {
                 Name::format(&record.environment, Collection::Experiments, &record.experiment)
             });

@@ -40,11 +40,17 @@ pub fn check(state: &State) -> Result<(), String> {
         most(&format!("rows of experiment {number}"), ledger.rows, budgets.experiment_units)?;
         most(&format!("crossed of experiment {number}"), ledger.crossed, budgets.experiment_crossed)?;
         // One experiment folds an entry, and an entry adds a few thousand.
-        most(&format!("sums of experiment {number}"), ledger.entries, 2 * budgets.experiment_sums + (1 << 24))?;
+        most(
+            &format!("sums of experiment {number}"),
+            ledger.entries,
+            2 * budgets.experiment_sums + (1 << 24),
+        )?;
         for (at, stratum) in ledger.strata.all().iter().enumerate() {
             for (arm, cell) in stratum.cells.iter().enumerate() {
                 if ledger.clusters.units(at, arm) != cell.units {
-                    return Err(format!("experiment {number}: clusters of stratum {at}, arm {arm} count other units"));
+                    return Err(format!(
+                        "experiment {number}: clusters of stratum {at}, arm {arm} count other units"
+                    ));
                 }
             }
         }

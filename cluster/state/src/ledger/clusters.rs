@@ -115,6 +115,26 @@ impl Clusters {
         }
     }
 
+    /// Takes a unit and its seen bits out, and keeps the cell's moments. Sums that were folded stay: whose they are is not
+    /// known any more.
+    pub fn forget(&mut self, at: usize, arm: u8, unit: u64, seen: u16, shape: &Shape, cell: &mut Cell) {
+        let cluster = cluster_of(unit);
+        let Some(group) = self.strata.get_mut(at).and_then(|arms| arms.get_mut(usize::from(arm))) else {
+            return;
+        };
+        if let Some(units) = group.units.get_mut(cluster) {
+            *units = units.saturating_sub(1);
+        }
+        for bit in (0..self.bits).filter(|bit| seen >> bit & 1 == 1) {
+            if let Some(count) = group.seen.get_mut(bit * CLUSTERS + cluster) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        if cell.folded.is_some() {
+            group.write(shape, cell);
+        }
+    }
+
     /// Adds to a cluster's sum and keeps the cell's moments; `None`, and nothing is changed, when one would overflow.
     pub fn add(
         &mut self,
@@ -136,7 +156,8 @@ impl Clusters {
         let (sum, squares) = *cell.slots.get(slot)?;
         let sum = sum.checked_add(change)?;
         let squares = squares.checked_add((2 * i128::from(old)).checked_add(change)?.checked_mul(change)?)?;
-        let with_units = cell.folded.as_ref()?.with_units.get(slot)?.checked_add(change.checked_mul(units)?)?;
+        let with_units =
+            cell.folded.as_ref()?.with_units.get(slot)?.checked_add(change.checked_mul(units)?)?;
         let mut products = Vec::new();
         for (pair, other) in shape.pairs_of(slot) {
             let product = change.checked_mul(i128::from(group.sum(other, cluster)))?;
@@ -189,9 +210,8 @@ impl Clusters {
     pub fn sums(&self) -> impl Iterator<Item = impl Iterator<Item = i64>> {
         let length = self.tables * CLUSTERS;
         self.strata.iter().map(move |arms| {
-            arms.iter().flat_map(move |group| {
-                (0..length).map(move |at| group.sums.get(at).copied().unwrap_or(0))
-            })
+            arms.iter()
+                .flat_map(move |group| (0..length).map(move |at| group.sums.get(at).copied().unwrap_or(0)))
         })
     }
 

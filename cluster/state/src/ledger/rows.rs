@@ -79,6 +79,7 @@ impl Rows {
     }
 
     /// Takes a row out.
+    #[allow(dead_code, reason = "for erasure")]
     pub fn remove(&mut self, hash: u64) -> Option<Row> {
         self.0.remove(hash).map(|packed| unpack(&packed))
     }

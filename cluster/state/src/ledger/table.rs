@@ -311,8 +311,7 @@ impl Ledger {
         }
         let shape = Arc::clone(&self.shape);
         let Some(shard) = self.shards.get(shard_of(unit)) else { return Verdict::NoRoom };
-        let sum_in =
-            |table: usize| shard.entries.get(table).map_or(0, |e| e.get(row.hash, row.arm));
+        let sum_in = |table: usize| shard.entries.get(table).map_or(0, |e| e.get(row.hash, row.arm));
         let old = sum_in(usize::from(table));
         let Some(new) = old.checked_add(value).filter(|sum| sum.unsigned_abs() <= MAX_SUM.unsigned_abs())
         else {

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use featureops_proto::log::{
-    ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
-    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
-    OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord,
-    ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
+    ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
+    GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord,
+    MetricRecord, OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord,
+    RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -160,12 +160,8 @@ fn ledger_folded() -> LedgerRecord {
 /// A decision on such moments.
 fn decision_thinned() -> v1::Decision {
     let strata = ledger_folded().strata;
-    let inputs = v1::DecisionInputs {
-        strata,
-        kept_parts: 128,
-        thinned_units: 390,
-        ..v1::DecisionInputs::default()
-    };
+    let inputs =
+        v1::DecisionInputs { strata, kept_parts: 128, thinned_units: 390, ..v1::DecisionInputs::default() };
     v1::Decision { inputs: Some(inputs), ..v1::Decision::default() }
 }
 
