@@ -20,7 +20,8 @@ use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
 use crate::ledger::{
-    Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, Row, Rows, SHARDS, Shape, Shard, Side, Strata, Stratum,
+    Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, PACKED_FROM, Row, Rows, SHARDS, Shape, Shard, Side,
+    Strata, Stratum, pack, unpack,
 };
 use crate::segments::{Units, hashes_of};
 use crate::state::{Frozen, Key, key};
@@ -56,6 +57,33 @@ impl State {
     /// The whole state, sorted by name.
     #[must_use]
     pub fn sections(&self) -> Vec<Section> {
+        let mut sections = Vec::new();
+        self.each_section(|section| sections.push(section));
+        sections
+    }
+
+    /// The whole state, section by section, sorted by name. Shards, which are most of it, are made one at a time.
+    pub fn each_section(&self, mut each: impl FnMut(Section)) {
+        let mut others = self.sections_beside_shards().into_iter().peekable();
+        for (number, ledger) in &self.ledgers {
+            for (at, shard) in ledger.shards.iter().enumerate().filter(|(_, shard)| shard.rows.len() > 0) {
+                let name = format!("ledger/{number:010}/{at:03}");
+                while let Some(before) = others.next_if(|section| section.name < name) {
+                    each(before);
+                }
+                each(section(&name, [&shard_record(*number, at, shard)]));
+            }
+        }
+        others.for_each(each);
+    }
+
+    /// About as many bytes as all sections have, for whoever lays them end to end.
+    #[must_use]
+    pub fn size_hint(&self) -> usize {
+        usize::try_from(self.rows.saturating_mul(8).saturating_add(self.entries * 8)).unwrap_or(0)
+    }
+
+    fn sections_beside_shards(&self) -> Vec<Section> {
         let mut sections = vec![
             section("header", [&self.header()]),
             section("flags", self.flags.values().map(AsRef::as_ref)),
@@ -98,12 +126,6 @@ impl State {
                 let name = format!("clusters/{number:010}");
                 sections.push(section(&name, [&clusters_record(*number, ledger)]));
             }
-            for (at, shard) in ledger.shards.iter().enumerate() {
-                if shard.rows.len() > 0 {
-                    let record = shard_record(*number, at, shard);
-                    sections.push(section(&format!("ledger/{number:010}/{at:03}"), [&record]));
-                }
-            }
         }
         sections.sort_by(|a, b| a.name.cmp(&b.name));
         sections
@@ -113,11 +135,11 @@ impl State {
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        for section in self.sections() {
+        self.each_section(|section| {
             hash.update(section.name.as_bytes());
             hash.update(&(section.bytes.len() as u64).to_le_bytes());
             hash.update(&section.bytes);
-        }
+        });
         hash.digest()
     }
 
@@ -511,8 +533,12 @@ fn strata_of(messages: &[v1::Stratum], shape: &Shape, folded: bool) -> Strata {
 fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
     use prost::encoding::encode_varint;
     let mut rows = Vec::new();
+    let mut packed_rows = Vec::new();
+    if shard.rows.len() >= PACKED_FROM {
+        packed_rows = pack(&shard.rows.iter().collect::<Vec<_>>());
+    }
     let mut last = 0;
-    for row in shard.rows.iter() {
+    for row in shard.rows.iter().filter(|_| packed_rows.is_empty()) {
         encode_varint(row.hash - last, &mut rows);
         last = row.hash;
         encode_varint(u64::from(row.seen), &mut rows);
@@ -548,7 +574,7 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
             twice: side.twice,
         })
         .collect();
-    ShardRecord { experiment, shard: at as u32, rows, entries, side }
+    ShardRecord { experiment, shard: at as u32, rows, entries, side, packed_rows }
 }
 
 fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
@@ -568,6 +594,12 @@ fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
             generation: ((tail >> 1) & 31) as u8 + 1,
             crossed: tail & 1 == 1,
         });
+    }
+    if !record.packed_rows.is_empty() {
+        if !rows.is_empty() {
+            return None;
+        }
+        rows = unpack(&record.packed_rows)?;
     }
     shard.rows = Rows::of(&rows)?;
     for (table, bytes) in shard.entries.iter_mut().zip(&record.entries) {

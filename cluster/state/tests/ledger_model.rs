@@ -222,18 +222,21 @@ fn run(steps: &[Step], small: Small, hash: fn(u64) -> u64) -> Result<(u64, bool,
     let mut model = Model::default();
     let mut kept = 256;
     let is_out = |unit: u64, kept: u64| hash(unit) >> 56 >= kept;
-    // Half of the hash space leaves, as often as it must for one more unit.
-    let make_room = |model: &mut Model, kept: &mut u64, unit: u64| {
+    // Half of the hash space leaves, as often as it must for one more unit. What stands in the unit's way, if anything.
+    let way = |model: &mut Model, kept: &mut u64, unit: u64| {
         let known = |model: &Model| model.units.values().filter(|u| !u.stays.is_empty()).count();
-        while !is_out(unit, *kept)
-            && model.units.get(&unit).is_none_or(|u| u.stays.is_empty())
-            && small.units.is_some_and(|most| known(model) >= most)
-            && *kept > 16
-        {
+        let is_new = |model: &Model| model.units.get(&unit).is_none_or(|u| u.stays.is_empty());
+        let full = |model: &Model| is_new(model) && small.units.is_some_and(|most| known(model) >= most);
+        while !is_out(unit, *kept) && full(model) && *kept > 16 {
             *kept /= 2;
             model.units.retain(|unit, _| !is_out(*unit, *kept));
         }
-        !is_out(unit, *kept) && small.units.is_none_or(|most| known(model) <= most)
+        match (is_out(unit, *kept), full(model)) {
+            (true, _) => Some(Verdict::Thinned),
+            // The smallest part is never halved: only then is a unit refused.
+            (false, true) => Some(Verdict::NoRoom),
+            (false, false) => None,
+        }
     };
     for (at, step) in steps.iter().enumerate() {
         let sequence = at as u64 + 1;
@@ -254,10 +257,9 @@ fn run(steps: &[Step], small: Small, hash: fn(u64) -> u64) -> Result<(u64, bool,
                     ..ExposureFact::default()
                 });
                 let reply = driver.ingest(vec![facts.clone()]).remove(0);
-                if make_room(&mut model, &mut kept, unit) {
-                    prop_assert_eq!(reply.counted == 1, model.expose(unit, arm, minute));
-                } else {
-                    prop_assert_eq!(reply.verdicts[0].verdict, Verdict::Thinned as i32);
+                match way(&mut model, &mut kept, unit) {
+                    None => prop_assert_eq!(reply.counted == 1, model.expose(unit, arm, minute)),
+                    Some(verdict) => prop_assert_eq!(reply.verdicts[0].verdict, verdict as i32),
                 }
                 // A repeat of the batch changes nothing.
                 prop_assert!(driver.ingest(vec![facts]).remove(0).duplicate);
@@ -282,8 +284,13 @@ fn run(steps: &[Step], small: Small, hash: fn(u64) -> u64) -> Result<(u64, bool,
                 });
                 let reply = driver.ingest(vec![facts]).remove(0);
                 let last = model.units.get(&unit).and_then(|u| u.stays.last().cloned());
-                if is_out(unit, kept) || (receipt.is_some() && !make_room(&mut model, &mut kept, unit)) {
-                    prop_assert_eq!(reply.verdicts[0].verdict, Verdict::Thinned as i32);
+                let way = if receipt.is_some() {
+                    way(&mut model, &mut kept, unit)
+                } else {
+                    is_out(unit, kept).then_some(Verdict::Thinned)
+                };
+                if let Some(verdict) = way {
+                    prop_assert_eq!(reply.verdicts[0].verdict, verdict as i32);
                     continue;
                 }
                 match (receipt, last) {

@@ -62,6 +62,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("header_budgets", &HeaderRecord { budgets: Some(budgets()), ..header() });
     golden.keeps("ledger_folded", &ledger_folded());
     golden.keeps("clusters", &ClustersRecord { experiment: 3, sums: vec![vec![1, 2], Vec::new()] });
+    golden.keeps("shard_packed", &ShardRecord { rows: Vec::new(), packed_rows: vec![7, 8], ..shard() });
     golden.keeps("decision_thinned", &decision_thinned());
     golden.has_nothing_else();
 }
@@ -611,6 +612,7 @@ fn shard() -> ShardRecord {
         rows: vec![1, 2, 3],
         entries: vec![vec![4, 5], Vec::new(), vec![6]],
         side: vec![side()],
+        packed_rows: Vec::new(),
     }
 }
 
