@@ -175,11 +175,9 @@ fn what_is_left_has_the_same_means_and_the_same_effect() {
         let revenue = driver.metric("revenue");
         // Activity 1 to 8, most active first; spending is activity, a tenth more in the second arm.
         let activity = |unit: u64| 8 - unit / 500;
-        let mut sequence = 1;
         let units = || (0..4_000_u64).map(|unit| (unit, hash(unit + 10_000 * run)));
-        for chunk in units().collect::<Vec<_>>().chunks(1_000) {
+        for (sequence, chunk) in (1..).zip(units().collect::<Vec<_>>().chunks(1_000)) {
             let mut facts = batch("p", sequence);
-            sequence += 1;
             for (index, (unit, unit_hash)) in (0_u32..).zip(chunk) {
                 let (arm, minute) = ((unit % 2) as u32, driver.minute());
                 let exposure = ExposureFact {
@@ -216,4 +214,68 @@ fn what_is_left_has_the_same_means_and_the_same_effect() {
     println!("mean {mean:.2} of 450, lift {difference:.4} of .1");
     assert!((mean - 450.0).abs() < 6.0, "{mean}");
     assert!((difference - 0.1).abs() < 0.02, "{difference}");
+}
+
+/// Over all, the experiment with most sums folds first; and one an entry, so that no entry waits for many.
+#[test]
+fn over_all_the_largest_sums_fold_one_experiment_an_entry() {
+    let mut driver = Driver::new();
+    let first = driver.running();
+    let mut sequence = 1;
+    expose(&mut driver, first, 0..50, &mut sequence);
+    let (revenue, minute) = (driver.metric("revenue"), driver.minute());
+    let outcomes = |driver: &mut Driver, units: std::ops::Range<u64>, sequence: &mut u64| {
+        let mut facts = batch("p", *sequence);
+        *sequence += 1;
+        for (index, unit) in (0_u32..).zip(units) {
+            let unit_hash = hash(unit);
+            facts.outcomes.push(OutcomeFact {
+                index,
+                metric: revenue,
+                unit_hash,
+                value: 3,
+                minute,
+                ..OutcomeFact::default()
+            });
+        }
+        driver.ingest(vec![facts]).remove(0).counted
+    };
+    assert_eq!(outcomes(&mut driver, 0..30, &mut sequence), 30);
+    done(driver.command(entry::Command::StopExperiment(featureops_proto::log::StopExperiment {
+        name: "environments/production/experiments/e".to_owned(),
+        ..featureops_proto::log::StopExperiment::default()
+    })));
+    let second = driver.experiment("f", &[("off", true), ("on", true)]);
+    driver.start("f", v1::AutonomyLevel::A4Bounded);
+    driver.tick(500);
+    expose(&mut driver, second, 100..150, &mut sequence);
+    assert_eq!(outcomes(&mut driver, 100..120, &mut sequence), 20);
+    assert_eq!(driver.state.budgets_status().sums, 50);
+    let folded = |driver: &Driver| {
+        ["e", "f"].map(|name| driver.state.experiment_view("production", name).unwrap().folded)
+    };
+    done(driver.command(set(Budgets { sums: 40, ..Budgets::default() }, false)));
+    driver.tick(500);
+    assert_eq!((folded(&driver), driver.state.budgets_status().sums), ([true, false], 20));
+    // Both over their own budget: one an entry.
+    done(driver.command(set(Budgets { experiment_sums: 10, ..Budgets::default() }, false)));
+    assert_eq!(folded(&driver), [true, false]);
+    driver.tick(500);
+    assert_eq!((folded(&driver), driver.state.budgets_status().sums), ([true, true], 0));
+    let audit = driver.state.audit(0, 20);
+    assert_eq!(audit.iter().filter(|record| record.action == "experiment.fold").count(), 2);
+    // Sums go on, in clusters, and what each unit had counts as before.
+    assert_eq!(outcomes(&mut driver, 100..120, &mut sequence), 20);
+    assert_eq!(
+        driver
+            .state
+            .experiment_view("production", "f")
+            .unwrap()
+            .arms
+            .iter()
+            .map(|arm| arm.sums[1])
+            .sum::<i128>(),
+        120
+    );
+    driver.state.check().unwrap();
 }
