@@ -26,17 +26,15 @@ impl Fold for State {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let sections = self.sections();
-        let length =
-            sections.iter().map(|section| section.name.len() + section.bytes.len() + 16).sum::<usize>();
-        let mut bytes = Vec::with_capacity(length.saturating_add(LAYOUT.len()));
+        // Room that is not used costs no memory; growing by doubling would, twice over.
+        let mut bytes = Vec::with_capacity(self.size_hint().saturating_add(LAYOUT.len()));
         bytes.extend_from_slice(LAYOUT);
-        for section in sections {
+        self.each_section(|section| {
             for part in [section.name.as_bytes(), &section.bytes] {
                 bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
                 bytes.extend_from_slice(part);
             }
-        }
+        });
         bytes
     }
 

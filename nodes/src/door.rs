@@ -301,6 +301,9 @@ pub fn detail(verdict: i32) -> &'static str {
         Verdict::NotRunning => "the experiment is not running",
         Verdict::NoExposure => "held for 60 s, and no exposure of the unit came",
         Verdict::MissingUnit => "unit is empty: send the targeting key of the evaluation",
+        Verdict::Thinned => {
+            "a budget was full, and the unit is in the part of the hash space that the experiment no longer counts"
+        }
         Verdict::WaitingFull => "no exposure of the unit, and too many newer events were waiting for theirs",
     }
 }

@@ -331,7 +331,7 @@ impl Sender {
 /// What a verdict makes of an exposure. Unless the log holds the unit in this arm, the next evaluation may imply it again.
 fn end_of(verdict: Verdict) -> End {
     match verdict {
-        Verdict::Counted | Verdict::Repeated | Verdict::CrossedTwice => End::Held,
+        Verdict::Counted | Verdict::Repeated | Verdict::CrossedTwice | Verdict::Thinned => End::Held,
         Verdict::NotRunning | Verdict::ExpiredReceipt => End::Closed,
         _ => End::Judged,
     }
@@ -478,12 +478,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_what_the_log_holds_is_known_and_the_rest_may_come_again() {
-        use Verdict::{Counted, CrossedTwice, ExpiredReceipt, Late, NoRoom, NotRunning, Repeated};
+        use Verdict::{Counted, CrossedTwice, ExpiredReceipt, Late, NoRoom, NotRunning, Repeated, Thinned};
         // Batches sent and exposures lost, when the same unit is served twice.
         for (verdict, seen) in [
             (Counted, (1, 0)),
             (Repeated, (1, 0)),
             (CrossedTwice, (1, 0)),
+            // Not counted, and never will be: to say it again would cost the log and change nothing.
+            (Thinned, (1, 0)),
             (NotRunning, (2, 0)),
             (ExpiredReceipt, (2, 0)),
             (NoRoom, (2, 2)),

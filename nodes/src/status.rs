@@ -52,6 +52,9 @@ pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentSt
         position: services::position(position),
         last_decision: view.last_decision,
         ramp: ramp_of(&view.inputs),
+        kept: view.kept,
+        thinned_units: view.thinned,
+        folded: view.folded,
         experiment: Some(view.experiment),
     })
 }

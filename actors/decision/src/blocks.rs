@@ -82,7 +82,9 @@ pub fn blocks(inputs: &v1::DecisionInputs) -> Vec<Block> {
     // The counts of marked, lost and crossed units run over all generations, the strata shown over one.
     let exposed = (inputs.exposed_units as f64).max(shown);
     if exposed > 0.0 {
-        let share = (inputs.marked_units as f64 + inputs.lost_units as f64) / exposed;
+        // Marked and lost ones are counted since the start; units that left when a budget was full were exposed too.
+        let ever = exposed + inputs.thinned_units as f64;
+        let share = (inputs.marked_units as f64 + inputs.lost_units as f64) / ever;
         if share > UNRECORDED_SHARE_MAX {
             found.push(Block::Unrecorded { share });
         }

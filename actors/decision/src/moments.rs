@@ -8,6 +8,12 @@
 //! arm's denominator relative to its strata, and d_a the arm's ratio less its strata's:
 //! mean = R_s + (num - R_s den) / (D_s k_a), deviations as num - (R_s + d_a) den over the same divisor.
 //! With one stratum the mean is the arm's own ratio and the squares are the delta method's (Deng et al. 2018, eq. 4).
+//!
+//! Moments of clusters. Once an experiment's sums are folded, the ledger knows only sums S_c over hash clusters of n_c units.
+//! With the mean m = S / n, the residuals S_c - m n_c sum to squares of which the expectation is
+//! variance x (n - sum n_c^2 / n); so a unit's variance is n sum (S_c - m n_c)^2 / (n^2 - sum n_c^2), without bias
+//! for any sizes of clusters. (With G equal clusters that is the textbook's factor G / (G - 1); with n_c = 1 it is the units'
+//! own formula, so there is one formula.) What clusters cost is certainty of the variance: G - 1 degrees of freedom.
 
 use featureops_proto::v1;
 
@@ -27,8 +33,10 @@ pub struct Cell {
     pub units: f64,
     /// Mean per unit, in the metric's unit.
     pub mean: f64,
-    /// Sum of squared deviations from `mean`, of its square.
+    /// Sum of squared deviations from `mean`, of its square; from clusters: what it would be expected to be.
     pub squares: f64,
+    /// Clusters that `squares` rests on; 0: every unit by itself.
+    pub clusters: f64,
 }
 
 /// Arms by strata for one metric.
@@ -117,6 +125,7 @@ pub fn table(
         strata.push((keep, Row::Plain(cells)));
     }
     let mut strata = linearised(arms, strata);
+    widen(arms, &mut strata);
     strata.retain(|cells| cells.iter().any(|cell| cell.units > 0.0));
     Ok(Table { arms, strata, proportion: kind == v1::metric::Kind::Proportion })
 }
@@ -163,6 +172,59 @@ fn centred(units: u64, products: i128, left: i128, right: i128) -> f64 {
     }
 }
 
+/// Sum of products of deviations from the means, from sums and their products over clusters: what it is expected to be over
+/// units. The arguments are sums over clusters of x y, x, y, x n and y n.
+fn centred_clusters(
+    arm: &v1::ArmMoments,
+    products: i128,
+    (left, left_units): (i128, i128),
+    (right, right_units): (i128, i128),
+) -> f64 {
+    let units = i128::from(arm.units);
+    let squared = i128::from(arm.units_squared);
+    let exact = || {
+        let whole = units.checked_mul(units)?.checked_mul(products)?;
+        let mixed = left.checked_mul(right_units)?.checked_add(right.checked_mul(left_units)?)?;
+        let corner = left.checked_mul(right)?.checked_mul(squared)?;
+        whole.checked_sub(units.checked_mul(mixed)?)?.checked_add(corner)
+    };
+    let n = arm.units as f64;
+    let residuals = match exact() {
+        Some(sum) => sum as f64 / n / n,
+        None => {
+            let (x, y) = (left as f64 / n, right as f64 / n);
+            products as f64 - x * right_units as f64 - y * left_units as f64 + x * y * squared as f64
+        }
+    };
+    // n^2 - sum n_c^2; 0 with one cluster, of which nothing can be learned.
+    let pairs = (u128::from(arm.units) * u128::from(arm.units)).saturating_sub(u128::from(arm.units_squared));
+    if pairs == 0 { 0.0 } else { residuals * n * (n - 1.0) / pairs as f64 }
+}
+
+fn check_clusters(arm: &v1::ArmMoments) -> Result<(), InputError> {
+    let units = u128::from(arm.units);
+    let squared = u128::from(arm.units_squared);
+    if u128::from(arm.clusters) > units || squared < units || squared > units * units {
+        return Err(InputError::Moments("clusters do not add up to the units"));
+    }
+    Ok(())
+}
+
+/// Few clusters leave a variance uncertain, and intervals of a normal shape too narrow: as t^2 beside z^2 at three standard
+/// errors, 1 + 5 / f to first order in the arm's degrees of freedom over all strata (Fisher's expansion).
+fn widen(arms: usize, strata: &mut [Vec<Cell>]) {
+    for arm in 0..arms {
+        let cells = || strata.iter().filter_map(|cells| cells.get(arm));
+        let freedom: f64 =
+            cells().filter(|cell| cell.clusters > 0.0).map(|cell| (cell.clusters - 1.0).max(0.0)).sum();
+        if freedom > 0.0 {
+            for cell in strata.iter_mut().filter_map(|cells| cells.get_mut(arm)) {
+                cell.squares *= 1.0 + 5.0 / freedom;
+            }
+        }
+    }
+}
+
 fn proportion_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, InputError> {
     let (sum, _) = slot(arm, metric.slot)?;
     if sum < 0 || sum > i128::from(arm.units) {
@@ -173,7 +235,7 @@ fn proportion_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cel
     }
     let (units, converted) = (arm.units as f64, sum as f64);
     let mean = converted / units;
-    Ok(Cell { units, mean, squares: converted * (1.0 - mean) })
+    Ok(Cell { units, mean, squares: converted * (1.0 - mean), clusters: 0.0 })
 }
 
 fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, InputError> {
@@ -184,13 +246,36 @@ fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, Inp
         }
         return Ok(Cell::default());
     }
-    let centred = centred(arm.units, squares, sum, sum);
+    let centred = spread(arm, squares, (metric.slot, sum), (metric.slot, sum))?;
     if centred < 0.0 && centred < -1e-9 * squares as f64 {
         return Err(InputError::Moments("n Q is less than S^2"));
     }
     let scale = scale_of(metric)?;
     let units = arm.units as f64;
-    Ok(Cell { units, mean: sum as f64 / units / scale, squares: centred.max(0.0) / (scale * scale) })
+    Ok(Cell {
+        units,
+        mean: sum as f64 / units / scale,
+        squares: centred.max(0.0) / (scale * scale),
+        clusters: arm.clusters as f64,
+    })
+}
+
+/// Sum of products of two slots' deviations from their means, over units or as clusters tell it.
+fn spread(
+    arm: &v1::ArmMoments,
+    products: i128,
+    (left_slot, left): (u32, i128),
+    (right_slot, right): (u32, i128),
+) -> Result<f64, InputError> {
+    if arm.clusters == 0 {
+        return Ok(centred(arm.units, products, left, right));
+    }
+    check_clusters(arm)?;
+    let with_units = |slot: u32| {
+        let slot = arm.slots.get(slot as usize).ok_or(InputError::Shape("a metric's slot"))?;
+        Ok(slot.with_units.as_ref().map_or(0, v1::Int128::get))
+    };
+    Ok(centred_clusters(arm, products, (left, with_units(left_slot)?), (right, with_units(right_slot)?)))
 }
 
 /// Integers per unit of a metric.
@@ -213,6 +298,7 @@ struct RatioCell {
     numerator_squares: f64,
     denominator_squares: f64,
     products: f64,
+    clusters: f64,
 }
 
 impl RatioCell {
@@ -232,18 +318,19 @@ impl RatioCell {
                 numerator_squares: 0.0,
                 denominator_squares: 0.0,
                 products: 0.0,
+                clusters: 0.0,
             });
         }
+        let (top, bottom) = ((metric.slot, numerator), (metric.denominator_slot, denominator));
         let (above, below) = (scale_of(metric)?, power_of_ten(metric.denominator_decimal_scale)?);
         Ok(Self {
             units: arm.units as f64,
             numerator: numerator as f64 / above,
             denominator: denominator as f64 / below,
-            numerator_squares: centred(arm.units, numerator_squares, numerator, numerator).max(0.0)
-                / (above * above),
-            denominator_squares: centred(arm.units, denominator_squares, denominator, denominator).max(0.0)
-                / (below * below),
-            products: centred(arm.units, products, numerator, denominator) / (above * below),
+            numerator_squares: spread(arm, numerator_squares, top, top)?.max(0.0) / (above * above),
+            denominator_squares: spread(arm, denominator_squares, bottom, bottom)?.max(0.0) / (below * below),
+            products: spread(arm, products, top, bottom)? / (above * below),
+            clusters: arm.clusters as f64,
         })
     }
 }
@@ -274,6 +361,7 @@ fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
                 for cell in &mut cells {
                     let units = (cell.units * keep).min(UNITS_MAX);
                     cell.squares *= if cell.units > 0.0 { units / cell.units } else { 0.0 };
+                    cell.clusters *= keep;
                     cell.units = units;
                 }
                 cells
@@ -299,6 +387,7 @@ fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
                             units,
                             mean,
                             squares: squares.max(0.0) / (divisor * divisor) * (units / cell.units),
+                            clusters: cell.clusters * keep,
                         }
                     })
                     .collect()

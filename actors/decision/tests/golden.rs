@@ -131,6 +131,7 @@ fn moments(arm: &Value) -> v1::ArmMoments {
                 units,
                 slots: vec![part("num"), part("den")],
                 cross: vec![v1::Int128::new(scaled(number(&arm["sum_products"]), 12))],
+                ..v1::ArmMoments::default()
             }
         }
         other => panic!("{other}"),

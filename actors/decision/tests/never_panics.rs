@@ -35,20 +35,56 @@ fn units() -> impl Strategy<Value = u64> {
 
 fn slots(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<v1::SlotMoments>> {
     prop::collection::vec(
-        (integer(), integer()).prop_map(|(sum, squares)| harness::slot(sum, squares)),
+        (integer(), integer(), prop::option::of(integer())).prop_map(|(sum, squares, with_units)| {
+            v1::SlotMoments { with_units: with_units.map(v1::Int128::new), ..harness::slot(sum, squares) }
+        }),
         count,
     )
 }
 
 /// Mostly sane moments: a share of the units, so that the paths behind validation are reached too.
 fn moments() -> impl Strategy<Value = v1::ArmMoments> {
-    let wild = (units(), slots(0..4), prop::collection::vec(integer().prop_map(v1::Int128::new), 0..2))
-        .prop_map(|(units, slots, cross)| v1::ArmMoments { units, slots, cross });
+    let clusters = || prop_oneof![3 => Just(0_u64), 1 => units()];
+    let wild = (
+        units(),
+        slots(0..4),
+        prop::collection::vec(integer().prop_map(v1::Int128::new), 0..2),
+        clusters(),
+        units(),
+    )
+        .prop_map(|(units, slots, cross, clusters, units_squared)| v1::ArmMoments {
+            units,
+            slots,
+            cross,
+            clusters,
+            units_squared,
+        });
     let sane = (0_u64..20_000, 0.0..=1.0_f64).prop_map(|(units, rate)| {
         let sum = (units as f64 * rate) as i128;
-        v1::ArmMoments { units, slots: vec![harness::slot(sum, sum); 3], cross: vec![v1::Int128::new(sum)] }
+        v1::ArmMoments {
+            units,
+            slots: vec![harness::slot(sum, sum); 3],
+            cross: vec![v1::Int128::new(sum)],
+            ..v1::ArmMoments::default()
+        }
     });
-    prop_oneof![1 => wild, 12 => sane]
+    // Sums over clusters of equal sizes, nearly: the moments agree with each other.
+    let folded = (1_u64..65, 0_u64..400, -3_i128..4).prop_map(|(clusters, each, value)| {
+        let (units, squared) = (clusters * each, clusters * each * each);
+        let sum = value * i128::from(units);
+        let slot = || v1::SlotMoments {
+            with_units: Some(v1::Int128::new(value * i128::from(squared))),
+            ..harness::slot(sum, value * value * i128::from(squared) + i128::from(clusters))
+        };
+        v1::ArmMoments {
+            units,
+            slots: vec![slot(), slot(), slot()],
+            cross: vec![v1::Int128::new(value * value * i128::from(squared))],
+            clusters: if each == 0 { 0 } else { clusters },
+            units_squared: squared,
+        }
+    });
+    prop_oneof![1 => wild, 12 => sane, 6 => folded]
 }
 
 fn inputs() -> impl Strategy<Value = v1::DecisionInputs> {

@@ -236,7 +236,8 @@ fn cells_of(rows: &[(usize, usize, f64)], arms: usize, strata: usize) -> (Table,
             let values = group(stratum, Some(arm));
             if !values.is_empty() {
                 let (mean, squares) = moments(&values);
-                table.strata[stratum][arm] = Cell { units: values.len() as f64, mean, squares };
+                table.strata[stratum][arm] =
+                    Cell { units: values.len() as f64, mean, squares, clusters: 0.0 };
             }
         }
     }
@@ -367,6 +368,7 @@ fn a_ratio_is_compared_within_hours() {
             slot(units * views, units * (views * views + 2)),
         ],
         cross: vec![v1::Int128::new(units * (clicks * views + 1))],
+        ..v1::ArmMoments::default()
     };
     let mut inputs = proportions(&[vec![(0, 0), (0, 0)], vec![(0, 0), (0, 0)]]);
     inputs.metrics = vec![v1::MetricInput {

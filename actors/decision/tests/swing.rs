@@ -42,6 +42,8 @@ struct World {
     pooled: bool,
     merge: Merge,
     steps: u32,
+    /// Conversions are values of a mean, and their sums are folded into clusters.
+    folded: bool,
 }
 
 const AA: World = World {
@@ -55,6 +57,7 @@ const AA: World = World {
     pooled: false,
     merge: Merge::MostAlike,
     steps: HOURS * STEPS_PER_HOUR,
+    folded: false,
 };
 
 /// What happened over all looks of one run.
@@ -71,6 +74,27 @@ fn add(arm: &mut v1::ArmMoments, converted: bool) {
         let slot = &mut arm.slots[0];
         slot.sum.as_mut().unwrap().low += 1;
         slot.squares.as_mut().unwrap().low += 1;
+    }
+}
+
+const CLUSTERS: usize = 64;
+
+/// Units and sum of each cluster of one arm in one stratum.
+type Clusters = [(i128, i128); CLUSTERS];
+
+/// The arm's moments as the ledger has them after its fold.
+fn folded(clusters: &Clusters) -> v1::ArmMoments {
+    let sum = |of: &dyn Fn(i128, i128) -> i128| -> i128 { clusters.iter().map(|(n, s)| of(*n, *s)).sum() };
+    let moments = v1::SlotMoments {
+        with_units: Some(v1::Int128::new(sum(&|n, s| n * s))),
+        ..slot(sum(&|_, s| s), sum(&|_, s| s * s))
+    };
+    v1::ArmMoments {
+        units: sum(&|n, _| n) as u64,
+        slots: vec![moments],
+        clusters: clusters.iter().filter(|(n, _)| *n > 0).count() as u64,
+        units_squared: sum(&|n, _| n * n) as u64,
+        ..v1::ArmMoments::default()
     }
 }
 
@@ -95,7 +119,7 @@ fn apart(left: &v1::Stratum, right: &v1::Stratum) -> u128 {
 }
 
 /// Never merges the newest: that hour is still open.
-fn merge(strata: &mut Vec<v1::Stratum>, by: Merge) {
+fn merge(strata: &mut Vec<v1::Stratum>, clusters: &mut Vec<Vec<Clusters>>, by: Merge) {
     while strata.len() > STRATA_MAX {
         let cost = |at: usize| match by {
             Merge::MostAlike => apart(&strata[at], &strata[at + 1]),
@@ -111,6 +135,15 @@ fn merge(strata: &mut Vec<v1::Stratum>, by: Merge) {
             let sum = read(into) + read(next);
             into.slots[0] = slot(sum, sum);
         }
+        if !clusters.is_empty() {
+            let next = clusters.remove(at + 1);
+            for ((into, next), moments) in clusters[at].iter_mut().zip(next).zip(&mut strata[at].arms) {
+                for (into, next) in into.iter_mut().zip(next) {
+                    *into = (into.0 + next.0, into.1 + next.1);
+                }
+                *moments = folded(into);
+            }
+        }
     }
 }
 
@@ -123,6 +156,12 @@ fn run(world: World, seed: u64, stop_at_trip: bool) -> Seen {
         ..metric(v1::metric::Kind::Proportion, v1::Role::Guardrail, 0)
     });
     inputs.planned_units = 30_000;
+    if world.folded {
+        for metric in &mut inputs.metrics {
+            metric.kind = v1::metric::Kind::Mean as i32;
+        }
+    }
+    let mut clusters: Vec<Vec<Clusters>> = Vec::new();
     let empty = inputs.strata.remove(0);
     let mut seen = Seen::default();
     // The day's hour at which the experiment starts matters as little as chance makes it.
@@ -132,7 +171,10 @@ fn run(world: World, seed: u64, stop_at_trip: bool) -> Seen {
             let mut stratum = empty.clone();
             stratum.start_minute = 28_000_000 + 20 * step;
             inputs.strata.push(stratum);
-            merge(&mut inputs.strata, world.merge);
+            if world.folded {
+                clusters.push(vec![[(0, 0); CLUSTERS]; world.arms]);
+            }
+            merge(&mut inputs.strata, &mut clusters, world.merge);
         }
         let day = f64::from(step) / f64::from(24 * STEPS_PER_HOUR) + start;
         let base = world.base * (1.0 + world.swing * (std::f64::consts::TAU * day).sin());
@@ -149,7 +191,15 @@ fn run(world: World, seed: u64, stop_at_trip: bool) -> Seen {
                 .unwrap();
             let planted = arm + 1 == world.arms;
             let rate = if planted { base * world.factor + world.shift } else { base };
-            add(&mut inputs.strata.last_mut().unwrap().arms[arm], chance.unit() < rate);
+            let converted = chance.unit() < rate;
+            add(&mut inputs.strata.last_mut().unwrap().arms[arm], converted);
+            if let Some(stratum) = clusters.last_mut() {
+                let cluster = &mut stratum[arm][(chance.unit() * CLUSTERS as f64) as usize];
+                *cluster = (cluster.0 + 1, cluster.1 + i128::from(converted));
+            }
+        }
+        if let Some(stratum) = clusters.last() {
+            inputs.strata.last_mut().unwrap().arms = stratum.iter().map(folded).collect();
         }
         inputs.log_time_ms += 1_200_000;
         if seen.tripped_at_units.is_none()
@@ -192,11 +242,12 @@ fn rates(world: World, runs: u64) -> (f64, f64, f64) {
         share(all.iter().filter(|seen| seen.missed).count()),
     );
     println!(
-        "{} arms, {} units, thompson {}, pooled {}, merge {:?}, shift {}: false trips {:.4}, winners {:.4}, intervals that missed {:.4} ({runs} runs)",
+        "{} arms, {} units, thompson {}, pooled {}, folded {}, merge {:?}, shift {}: false trips {:.4}, winners {:.4}, intervals that missed {:.4} ({runs} runs)",
         world.arms,
         world.units_per_step * world.steps,
         world.thompson,
         world.pooled,
+        world.folded,
         world.merge,
         world.shift,
         rates.0,
@@ -237,6 +288,21 @@ fn harmless_arms_neither_trip_nor_win_in_three_fast_days() {
     for arms in [2, 3] {
         let (trips, winners, missed) = rates(World { arms, ..FAST }, runs());
         assert!(trips <= 0.05 && winners <= 0.05 && missed <= 0.05);
+    }
+}
+
+/// The same, once the sums are folded into clusters.
+#[test]
+fn harmless_arms_neither_trip_nor_win_after_the_fold() {
+    for thompson in [true, false] {
+        let (trips, winners, missed) = rates(World { thompson, folded: true, ..FAST }, runs());
+        assert!(trips <= 0.05 && winners <= 0.05 && missed <= 0.05);
+    }
+    if std::env::var_os("FEATUREOPS_LONG").is_some() {
+        for world in [AA, World { arms: 3, ..FAST }] {
+            let (trips, winners, missed) = rates(World { folded: true, ..world }, runs());
+            assert!(trips <= 0.05 && winners <= 0.05 && missed <= 0.05);
+        }
     }
 }
 

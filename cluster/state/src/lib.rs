@@ -17,6 +17,7 @@
 mod allocation;
 mod apply;
 mod audit;
+mod budgets;
 mod clock;
 mod command;
 mod decisions;

@@ -6,10 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use featureops_proto::log::{
-    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, HeaderRecord,
-    HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord, OversightRecord,
-    ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord,
-    SideRecord,
+    ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
+    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
+    OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord,
+    ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -19,10 +19,14 @@ use crate::State;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
-use crate::ledger::{Cell, Held, Ledger, Marks, Row, Shape, Shard, Side, Strata, Stratum};
+use crate::ledger::{
+    Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, PACKED_FROM, Row, Rows, SHARDS, Shape, Shard, Side,
+    Strata, Stratum, pack, unpack,
+};
 use crate::prerequisites::links;
 use crate::segments::{Units, hashes_of, links_of_flag};
 use crate::state::{Frozen, Key, key};
+use crate::view::kept_parts;
 
 /// One named part of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +58,33 @@ impl State {
     /// The whole state, sorted by name.
     #[must_use]
     pub fn sections(&self) -> Vec<Section> {
+        let mut sections = Vec::new();
+        self.each_section(|section| sections.push(section));
+        sections
+    }
+
+    /// The whole state, section by section, sorted by name. Shards, which are most of it, are made one at a time.
+    pub fn each_section(&self, mut each: impl FnMut(Section)) {
+        let mut others = self.sections_beside_shards().into_iter().peekable();
+        for (number, ledger) in &self.ledgers {
+            for (at, shard) in ledger.shards.iter().enumerate().filter(|(_, shard)| shard.rows.len() > 0) {
+                let name = format!("ledger/{number:010}/{at:03}");
+                while let Some(before) = others.next_if(|section| section.name < name) {
+                    each(before);
+                }
+                each(section(&name, [&shard_record(*number, at, shard)]));
+            }
+        }
+        others.for_each(each);
+    }
+
+    /// About as many bytes as all sections have, for whoever lays them end to end.
+    #[must_use]
+    pub fn size_hint(&self) -> usize {
+        usize::try_from(self.rows.saturating_mul(8).saturating_add(self.entries * 8)).unwrap_or(0)
+    }
+
+    fn sections_beside_shards(&self) -> Vec<Section> {
         let mut sections = vec![
             section("header", [&self.header()]),
             section("flags", self.flags.values().map(AsRef::as_ref)),
@@ -92,11 +123,9 @@ impl State {
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
-            for (at, shard) in ledger.shards.iter().enumerate() {
-                if shard.rows.len() > 0 {
-                    let record = shard_record(*number, at, shard);
-                    sections.push(section(&format!("ledger/{number:010}/{at:03}"), [&record]));
-                }
+            if ledger.clusters.folded() && !ledger.released {
+                let name = format!("clusters/{number:010}");
+                sections.push(section(&name, [&clusters_record(*number, ledger)]));
             }
         }
         sections.sort_by(|a, b| a.name.cmp(&b.name));
@@ -107,11 +136,11 @@ impl State {
     #[must_use]
     pub fn digest(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        for section in self.sections() {
+        self.each_section(|section| {
             hash.update(section.name.as_bytes());
             hash.update(&(section.bytes.len() as u64).to_le_bytes());
             hash.update(&section.bytes);
-        }
+        });
         hash.digest()
     }
 
@@ -127,6 +156,7 @@ impl State {
             audit_last: self.audit.last(),
             audit_head: self.audit.head().to_vec(),
             producers_swept: self.producers.swept().to_owned(),
+            budgets: self.budgets,
         }
     }
 
@@ -149,6 +179,9 @@ impl State {
             dirty: ledger.dirty,
             released: ledger.released,
             frozen: self.frozen.get(&number).into_iter().flatten().map(frozen_record).collect(),
+            folded: ledger.clusters.folded(),
+            kept_parts: kept_parts(ledger.kept),
+            thinned: ledger.thinned,
         }
     }
 
@@ -241,6 +274,8 @@ impl State {
         for section in sections.iter().filter(|s| s.name.starts_with("ledger/")) {
             state.restore_ledger(section)?;
         }
+        state.budgets = header.budgets;
+        state.restore_clusters(sections)?;
         state.derive();
         Ok(state)
     }
@@ -285,7 +320,11 @@ impl State {
                     return Err(error(&section.name, "a stratum ends beyond all time"));
                 }
                 let shape = shape_of(experiment);
-                let frozen: VecDeque<Frozen> = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect();
+                let kept = kept_of(record.kept_parts)
+                    .ok_or_else(|| error(&section.name, "kept parts are 16, 32, 64, 128, or all"))?;
+                let frozen = record.frozen.iter().map(|f| frozen_of(f, &shape)).collect::<Option<_>>();
+                let frozen: VecDeque<Frozen> =
+                    frozen.ok_or_else(|| error(&section.name, "a freeze's kept parts are out of range"))?;
                 if !frozen.is_empty() {
                     self.frozen.insert(number, frozen);
                 }
@@ -298,7 +337,10 @@ impl State {
                 ledger.verdicts = record.verdicts;
                 ledger.dirty = record.dirty;
                 ledger.released = record.released;
-                ledger.strata = Arc::new(strata_of(&record.strata, &shape));
+                ledger.kept = kept;
+                ledger.thinned = record.thinned;
+                ledger.strata = Arc::new(strata_of(&record.strata, &shape, record.folded));
+                ledger.clusters = Arc::new(Clusters::of_strata(&shape, 0, record.folded));
                 if !ledger.released {
                     self.rows = self
                         .rows
@@ -316,6 +358,35 @@ impl State {
                 .and_then(|ledger| ledger.shards.get_mut(record.shard as usize))
                 .ok_or_else(|| error(&section.name, "no such shard"))?;
             fill(Arc::make_mut(shard), &record).ok_or_else(|| error(&section.name, "rows are cut short"))?;
+        }
+        Ok(())
+    }
+
+    /// Counts what the shards hold, and takes the sums of folded ledgers in.
+    fn restore_clusters(&mut self, sections: &[Section]) -> Result<(), SnapshotError> {
+        let most = self.budgets().experiment_sums;
+        for (number, ledger) in &mut self.ledgers {
+            let folded = ledger.clusters.folded();
+            ledger.recount(folded);
+            self.entries += ledger.entries;
+            if ledger.entries > most {
+                self.heavy.insert(*number);
+            }
+        }
+        for section in sections.iter().filter(|section| section.name.starts_with("clusters/")) {
+            for record in records::<ClustersRecord>(section)? {
+                let ledger = self
+                    .ledgers
+                    .get_mut(&record.experiment)
+                    .filter(|ledger| ledger.clusters.folded())
+                    .ok_or_else(|| error(&section.name, "no such folded ledger"))?;
+                let clusters = Arc::make_mut(&mut ledger.clusters);
+                for (at, bytes) in record.sums.iter().enumerate() {
+                    zigzags(bytes)
+                        .and_then(|sums| clusters.restore_sums(at, &sums))
+                        .ok_or_else(|| error(&section.name, "sums are cut short"))?;
+                }
+            }
         }
         Ok(())
     }
@@ -391,20 +462,50 @@ fn frozen_record(frozen: &Frozen) -> FrozenRecord {
         lost: frozen.lost,
         rows: frozen.rows,
         sample_ratio: frozen.sample_ratio.clone(),
+        kept_parts: kept_parts(frozen.kept),
+        thinned: frozen.thinned,
     }
 }
 
-fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Frozen {
-    Frozen {
+fn frozen_of(record: &FrozenRecord, shape: &Shape) -> Option<Frozen> {
+    let folded = record.strata.iter().flat_map(|s| &s.arms).any(|arm| arm.clusters > 0);
+    Some(Frozen {
         position: record.position,
         log_time_ms: record.log_time_ms,
-        strata: Arc::new(strata_of(&record.strata, shape)),
+        strata: Arc::new(strata_of(&record.strata, shape, folded)),
         marked: record.marked.clone(),
         crossed: record.crossed,
         lost: record.lost,
         rows: record.rows,
         sample_ratio: record.sample_ratio.clone(),
+        kept: kept_of(record.kept_parts)?,
+        thinned: record.thinned,
+    })
+}
+
+fn kept_of(parts: u32) -> Option<usize> {
+    let kept = if parts == 0 { SHARDS } else { parts as usize };
+    ((LEAST_KEPT..=SHARDS).contains(&kept) && kept.is_power_of_two()).then_some(kept)
+}
+
+fn clusters_record(experiment: u32, ledger: &Ledger) -> ClustersRecord {
+    let sums = ledger.clusters.sums().map(|sums| {
+        let mut bytes = Vec::new();
+        for sum in sums {
+            prost::encoding::encode_varint(((sum << 1) ^ (sum >> 63)) as u64, &mut bytes);
+        }
+        bytes
+    });
+    ClustersRecord { experiment, sums: sums.collect() }
+}
+
+fn zigzags(mut bytes: &[u8]) -> Option<Vec<i64>> {
+    let mut values = Vec::new();
+    while !bytes.is_empty() {
+        let zigzag = prost::encoding::decode_varint(&mut bytes).ok()?;
+        values.push((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
     }
+    Some(values)
 }
 
 /// Its end has a minute, and its generation a number.
@@ -413,23 +514,14 @@ fn in_range(base_minute: u32, stratum: &v1::Stratum) -> bool {
     end.and_then(|end| end.checked_add(base_minute)).is_some() && u8::try_from(stratum.generation).is_ok()
 }
 
-fn strata_of(messages: &[v1::Stratum], shape: &Shape) -> Strata {
-    let value = |v: &Option<v1::Int128>| v.as_ref().map_or(0, v1::Int128::get);
+fn strata_of(messages: &[v1::Stratum], shape: &Shape, folded: bool) -> Strata {
     let all = messages
         .iter()
         .map(|s| Stratum {
             generation: s.generation as u8,
             start: s.start_minute,
             minutes: s.minutes,
-            cells: s
-                .arms
-                .iter()
-                .map(|arm| Cell {
-                    units: arm.units,
-                    slots: arm.slots.iter().map(|slot| (value(&slot.sum), value(&slot.squares))).collect(),
-                    cross: arm.cross.iter().map(v1::Int128::get).collect(),
-                })
-                .collect(),
+            cells: s.arms.iter().map(|arm| Cell::restore(arm, folded)).collect(),
         })
         .collect();
     Strata::restore(all, shape.arms, shape.slots.len(), shape.pairs.len())
@@ -439,8 +531,12 @@ fn strata_of(messages: &[v1::Stratum], shape: &Shape) -> Strata {
 fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
     use prost::encoding::encode_varint;
     let mut rows = Vec::new();
+    let mut packed_rows = Vec::new();
+    if shard.rows.len() >= PACKED_FROM {
+        packed_rows = pack(&shard.rows.iter().collect::<Vec<_>>());
+    }
     let mut last = 0;
-    for row in shard.rows.sorted() {
+    for row in shard.rows.iter().filter(|_| packed_rows.is_empty()) {
         encode_varint(row.hash - last, &mut rows);
         last = row.hash;
         encode_varint(u64::from(row.seen), &mut rows);
@@ -456,7 +552,7 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
         .map(|table| {
             let mut bytes = Vec::new();
             let mut last = 0;
-            for (hash, arm, value) in table.sorted() {
+            for (hash, arm, value) in table.iter() {
                 encode_varint(((hash - last) << 5) | u64::from(arm), &mut bytes);
                 last = hash;
                 encode_varint(((value << 1) ^ (value >> 63)) as u64, &mut bytes);
@@ -476,18 +572,19 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
             twice: side.twice,
         })
         .collect();
-    ShardRecord { experiment, shard: at as u32, rows, entries, side }
+    ShardRecord { experiment, shard: at as u32, rows, entries, side, packed_rows }
 }
 
 fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
     use prost::encoding::decode_varint;
-    let mut rows = record.rows.as_slice();
+    let mut bytes = record.rows.as_slice();
+    let mut rows = Vec::new();
     let mut hash = 0u64;
-    while !rows.is_empty() {
-        hash = hash.checked_add(decode_varint(&mut rows).ok()?)?;
-        let seen = u16::try_from(decode_varint(&mut rows).ok()?).ok()?;
-        let tail = decode_varint(&mut rows).ok()?;
-        shard.rows.put(Row {
+    while !bytes.is_empty() {
+        hash = hash.checked_add(decode_varint(&mut bytes).ok()?)?;
+        let seen = u16::try_from(decode_varint(&mut bytes).ok()?).ok()?;
+        let tail = decode_varint(&mut bytes).ok()?;
+        rows.push(Row {
             hash,
             seen,
             minute: u32::try_from(tail >> 11).ok()?,
@@ -496,6 +593,13 @@ fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
             crossed: tail & 1 == 1,
         });
     }
+    if !record.packed_rows.is_empty() {
+        if !rows.is_empty() {
+            return None;
+        }
+        rows = unpack(&record.packed_rows)?;
+    }
+    shard.rows = Rows::of(&rows)?;
     for (table, bytes) in shard.entries.iter_mut().zip(&record.entries) {
         let mut bytes = bytes.as_slice();
         let mut hash = 0u64;

@@ -8,7 +8,9 @@ use featureops_proto::log::{
     EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, HoldoutRecord, LayerRecord,
     MetricRecord, OversightRecord, ReceiptKey, ScheduleRecord, SegmentRecord,
 };
+use featureops_proto::v1::Budgets;
 
+use crate::apply::budgets::Happened;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::decisions::Decisions;
@@ -32,10 +34,6 @@ pub const MAX_OVERSIGHTS: usize = 1_000;
 pub const MAX_METRICS: usize = 100_000;
 /// Experiments over all environments, ended ones among them.
 pub const MAX_EXPERIMENTS: usize = 100_000;
-/// Exposed units of one experiment.
-pub const MAX_EXPERIMENT_ROWS: u64 = 16 << 20;
-/// Exposed units over all.
-pub const MAX_ROWS: u64 = 64 << 20;
 /// Experiments that may use a metric at once.
 pub const MAX_ROUTES: usize = 64;
 
@@ -67,6 +65,10 @@ pub struct Frozen {
     pub rows: u64,
     /// Units against the weights they came under, once these changed.
     pub sample_ratio: Option<featureops_proto::v1::SampleRatio>,
+    /// Of 256 parts of the hash space, those that are counted.
+    pub kept: usize,
+    /// Units that left when fewer were.
+    pub thinned: u64,
 }
 
 /// The replicated state.
@@ -105,6 +107,14 @@ pub struct State {
     pub(crate) ended: BTreeSet<(i64, u32, u32)>,
     /// Rows over all ledgers.
     pub(crate) rows: u64,
+    /// Sums of single units over all ledgers.
+    pub(crate) entries: u64,
+    /// Ledgers that hold more sums than an experiment may: they fold, one an entry.
+    pub(crate) heavy: BTreeSet<u32>,
+    /// Absent: none were ever set.
+    pub(crate) budgets: Option<Budgets>,
+    /// What the ledgers did by themselves in the entry in hand; empty between entries.
+    pub(crate) happened: Vec<Happened>,
     pub(crate) producers: Producers,
     pub(crate) waiting: Waiting,
     pub(crate) requests: Requests,

@@ -69,6 +69,12 @@ pub struct ExperimentView {
     pub verdicts: BTreeMap<String, u64>,
     /// Units recorded.
     pub rows: u64,
+    /// Share of the hash space whose units are counted.
+    pub kept: f64,
+    /// Units that left when a budget was full.
+    pub thinned: u64,
+    /// Sums are held by hash cluster.
+    pub folded: bool,
     /// Sums held.
     pub entries: u64,
     /// Bytes held.
@@ -157,6 +163,8 @@ impl State {
             ramp_steps: definition.ramp_steps,
             allocated_ms: record.allocated_ms,
             sample_ratio: frozen.sample_ratio.clone(),
+            kept_parts: kept_parts(frozen.kept),
+            thinned_units: frozen.thinned,
         }
     }
 
@@ -178,6 +186,8 @@ impl State {
             lost: ledger.lost,
             rows: ledger.rows,
             sample_ratio: crate::shares::sample_ratio(record),
+            kept: ledger.kept,
+            thinned: ledger.thinned,
         };
         let last_decision = self.decisions.get(record.last_decision).map(|(_, d)| d.name.clone());
         Some(ExperimentView {
@@ -188,7 +198,10 @@ impl State {
             inputs: self.inputs(record, &now),
             verdicts: named(&ledger.verdicts),
             rows: ledger.rows,
-            entries: ledger.entries(),
+            kept: ledger.kept as f64 / crate::ledger::SHARDS as f64,
+            thinned: ledger.thinned,
+            folded: ledger.clusters.folded(),
+            entries: ledger.entries,
             bytes: ledger.bytes(),
             marked: ledger.marks.all().iter().sum(),
             crossed: ledger.crossed,
@@ -219,6 +232,11 @@ impl State {
     pub fn verify_audit(&self) -> VerifyAuditResponse {
         self.audit.verify()
     }
+}
+
+/// As messages have it: absent as long as all are.
+pub fn kept_parts(kept: usize) -> u32 {
+    if kept == crate::ledger::SHARDS { 0 } else { kept as u32 }
 }
 
 fn totals(ledger: &Ledger, arms: usize) -> Vec<ArmTotals> {

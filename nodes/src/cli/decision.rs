@@ -587,8 +587,11 @@ mod tests {
                     arms: [(100, 10), (200, 30)]
                         .map(|(units, sum)| v1::ArmMoments {
                             units,
-                            slots: vec![v1::SlotMoments { sum: Some(v1::Int128::new(sum)), squares: None }],
-                            cross: vec![],
+                            slots: vec![v1::SlotMoments {
+                                sum: Some(v1::Int128::new(sum)),
+                                ..v1::SlotMoments::default()
+                            }],
+                            ..v1::ArmMoments::default()
                         })
                         .to_vec(),
                     ..v1::Stratum::default()

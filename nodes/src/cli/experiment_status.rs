@@ -122,6 +122,8 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
             },
         ),
         ("strata", some(status.strata)),
+        ("kept", if status.thinned_units == 0 { String::new() } else { kept(status) }),
+        ("sums", if status.folded { "folded into hash clusters".to_owned() } else { String::new() }),
         ("last decision", key_of(&status.last_decision).to_owned()),
     ]);
     if let Some(ramp) = &status.ramp {
@@ -146,6 +148,15 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
             .collect();
         page.table(&["VERDICT", "EVENTS"], rows, "");
     }
+}
+
+/// What of the experiment is counted, once a budget was full.
+fn kept(status: &v1::ExperimentStatus) -> String {
+    format!(
+        "{} of all units are counted; {} left when a budget was full",
+        percent_text(status.kept),
+        count_text(status.thinned_units)
+    )
 }
 
 fn arms(page: &mut Page, status: &v1::ExperimentStatus) {

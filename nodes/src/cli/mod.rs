@@ -13,6 +13,7 @@ mod alarm;
 mod audit;
 mod autonomy;
 mod bench;
+mod budget;
 mod client;
 mod completions;
 mod decision;
@@ -114,6 +115,9 @@ enum Command {
     /// Windows without autonomous growth.
     #[command(subcommand)]
     Freeze(autonomy::FreezeCommand),
+    /// How much the ledgers of experiments may hold.
+    #[command(subcommand)]
+    Budget(budget::BudgetCommand),
     /// The audit chain.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -202,6 +206,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Decision(command) => decision::run(&session, command).await,
         Command::Autonomy(command) => autonomy::run(&session, command).await,
         Command::Freeze(command) => autonomy::run_freeze(&session, command).await,
+        Command::Budget(command) => budget::run(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Serve(_) | Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(()),

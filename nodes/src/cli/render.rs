@@ -29,6 +29,7 @@ macro_rules! named {
 
 named!(
     AuditRecord,
+    BudgetsStatus,
     ListSchedulesResponse,
     Schedule,
     Decision,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use featureops_proto::log::{self, entry};
 use featureops_proto::v1::{
-    AuditRecord, AutonomyLevel, AutonomyLevels, Flag, GetNodeHealthRequest, GetOversightRequest,
-    ListAuditRequest, ListAuditResponse, NodeHealth, Oversight, RaiseAlarmRequest, RaiseAlarmResponse,
-    ResumeFlagRequest, SetFlagAutonomyRequest, SetOversightRequest, TailAuditRequest, TripFlagRequest,
-    VerifyAuditRequest, VerifyAuditResponse,
+    AuditRecord, AutonomyLevel, AutonomyLevels, BudgetsStatus, Flag, GetBudgetsRequest, GetNodeHealthRequest,
+    GetOversightRequest, ListAuditRequest, ListAuditResponse, NodeHealth, Oversight, RaiseAlarmRequest,
+    RaiseAlarmResponse, ResumeFlagRequest, SetBudgetsRequest, SetFlagAutonomyRequest, SetOversightRequest,
+    TailAuditRequest, TripFlagRequest, VerifyAuditRequest, VerifyAuditResponse,
 };
 use featureops_proto::{Collection, environment_of};
 use tokio::sync::mpsc;
@@ -162,6 +162,30 @@ impl AdministrationService for Administration {
             command,
         };
         self.0.write(write, |state, _| Some(state.oversight(&environment))).await.map(Response::new)
+    }
+
+    async fn get_budgets(&self, _: Request<GetBudgetsRequest>) -> Result<Response<BudgetsStatus>, Status> {
+        Ok(Response::new(self.0.replica.read(featureops_state::State::budgets_status)))
+    }
+
+    async fn set_budgets(
+        &self,
+        request: Request<SetBudgetsRequest>,
+    ) -> Result<Response<BudgetsStatus>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let budgets = required(request.budgets, "budgets")?;
+        let command = entry::Command::SetBudgets(log::SetBudgets {
+            budgets: Some(budgets),
+            thin: request.thin,
+            etag: request.etag,
+        });
+        let write = Write {
+            metadata: &metadata,
+            request_id: &request.request_id,
+            validate_only: request.validate_only,
+            command,
+        };
+        self.0.write(write, |state, _| Some(state.budgets_status())).await.map(Response::new)
     }
 
     async fn set_flag_autonomy(

@@ -42,7 +42,11 @@ pub fn metric(kind: v1::metric::Kind, role: v1::Role, slot: u32) -> v1::MetricIn
 
 /// Slot moments from integers.
 pub fn slot(sum: i128, squares: i128) -> v1::SlotMoments {
-    v1::SlotMoments { sum: Some(v1::Int128::new(sum)), squares: Some(v1::Int128::new(squares)) }
+    v1::SlotMoments {
+        sum: Some(v1::Int128::new(sum)),
+        squares: Some(v1::Int128::new(squares)),
+        ..v1::SlotMoments::default()
+    }
 }
 
 /// (units, converted) as moments of one proportion.

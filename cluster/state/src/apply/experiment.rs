@@ -382,7 +382,12 @@ impl State {
         }
         let still = self.routes.values().flatten().any(|route| route.experiment == number);
         if !still && let Some(ledger) = self.ledgers.get_mut(&number) {
-            self.rows = self.rows.saturating_sub(ledger.release());
+            if !ledger.released {
+                self.rows -= ledger.rows;
+                self.entries -= ledger.entries;
+                ledger.release();
+            }
+            self.heavy.remove(&number);
             self.frozen.remove(&number);
         }
     }

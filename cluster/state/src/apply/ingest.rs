@@ -13,10 +13,10 @@ use featureops_proto::v1::Verdict;
 use featureops_proto::v1::experiment::State as Phase;
 
 use crate::State;
-use crate::ledger::{Exposed, Held};
+use crate::ledger::{Exposed, Held, Ledger};
 use crate::metrics::{MAX_LATE_SECONDS, late_limit_ms, window_minutes};
 use crate::producers::Admission;
-use crate::state::{MAX_EXPERIMENT_ROWS, MAX_ROWS, Route};
+use crate::state::Route;
 
 /// Events of one batch.
 pub const MAX_EVENTS: usize = 4_096;
@@ -34,7 +34,7 @@ impl State {
                 Admission::New => {
                     for lost in &batch.lost {
                         if let Some(ledger) = self.ledgers.get_mut(&lost.experiment) {
-                            ledger.lost = ledger.lost.saturating_add(lost.count);
+                            ledger.lose(lost.count);
                             ledger.dirty = true;
                         }
                     }
@@ -180,11 +180,18 @@ impl State {
         unix_minute: u32,
         marked: Option<i64>,
     ) -> Verdict {
-        let rows = self.rows;
+        if !self.make_room(number, unit, arm) {
+            return match self.ledgers.get_mut(&number) {
+                Some(ledger) => {
+                    ledger.lose(1);
+                    Verdict::NoRoom
+                }
+                None => Verdict::NotRunning,
+            };
+        }
         let Some(ledger) = self.ledgers.get_mut(&number) else { return Verdict::NotRunning };
-        let room = ledger.rows < MAX_EXPERIMENT_ROWS && rows < MAX_ROWS;
         let minute = ledger.minute(unix_minute);
-        match ledger.expose(unit, arm, generation, minute, marked, room) {
+        match ledger.expose(unit, arm, generation, minute, marked) {
             Exposed::New => {
                 self.rows += 1;
                 if marked.is_none() {
@@ -196,7 +203,7 @@ impl State {
             Exposed::Crossed(_) => Verdict::Counted,
             Exposed::Repeated => Verdict::Repeated,
             Exposed::CrossedTwice => Verdict::CrossedTwice,
-            Exposed::NoRoom => Verdict::NoRoom,
+            Exposed::Thinned => Verdict::Thinned,
         }
     }
 
@@ -264,7 +271,9 @@ impl State {
             let Some(route) = self.routes.get(&fact.metric).and_then(|routes| routes.get(at)).copied() else {
                 break;
             };
-            if self.ledgers.get(&route.experiment).is_none_or(|ledger| ledger.row(fact.unit_hash).is_none()) {
+            let unknown =
+                |ledger: &Ledger| ledger.keeps(fact.unit_hash) && ledger.row(fact.unit_hash).is_none();
+            if self.ledgers.get(&route.experiment).is_none_or(unknown) {
                 absent = true;
                 continue;
             }
@@ -328,6 +337,9 @@ impl State {
         if given_in.closed_ms != 0 && i64::from(minute) > closed_minute + i64::from(window) {
             return self.counted(number, Verdict::ExpiredReceipt);
         }
+        if self.ledgers.get(&number).is_some_and(|ledger| !ledger.keeps(fact.unit_hash)) {
+            return self.counted(number, Verdict::Thinned);
+        }
         let now_ms = self.clock.now_ms();
         let row = self.ledgers.get(&number).and_then(|ledger| ledger.row(fact.unit_hash));
         let exposed = self.ledgers.get(&number).map_or(0, |ledger| ledger.minute(exposed_minute));
@@ -368,13 +380,21 @@ impl State {
     }
 
     fn attribute(&mut self, route: Route, unit: u64, value: i64, unix_minute: u32, window: u32) -> Verdict {
+        let most = self.budgets().experiment_sums;
         let Some(ledger) = self.ledgers.get_mut(&route.experiment) else { return Verdict::NotRunning };
+        let sums = ledger.entries;
         let verdict = if unix_minute <= ledger.base_minute {
             Verdict::BeforeExposure
         } else {
             ledger.outcome(unit, route.slot, value, ledger.minute(unix_minute), window)
         };
         ledger.count(verdict);
+        if ledger.entries != sums {
+            self.entries = self.entries - sums + ledger.entries;
+            if ledger.entries > most {
+                self.heavy.insert(route.experiment);
+            }
+        }
         verdict
     }
 

@@ -1,6 +1,7 @@
 //! Applying one entry: clock and facts have their own paths; every other command is answered once, audited, and checked
 //! against the invariants before it stands.
 
+pub(crate) mod budgets;
 mod decision;
 mod environment;
 mod experiment;
@@ -118,11 +119,16 @@ impl State {
             entry::Command::Tick(tick) => {
                 self.position = position;
                 self.tick(&tick, effects);
+                self.fold_heaviest();
+                self.record_happened(effects);
                 answered(Done::default())
             }
             entry::Command::Ingest(ingest) => {
                 self.position = position;
-                Reply { result: Some(reply::Result::Ingested(self.ingest(&ingest))) }
+                let ingested = self.ingest(&ingest);
+                self.fold_heaviest();
+                self.record_happened(effects);
+                Reply { result: Some(reply::Result::Ingested(ingested)) }
             }
             _ => {
                 let content_hash = meant(&command);
@@ -221,6 +227,7 @@ impl State {
         match kind {
             C::Initialize(c) => self.initialize(c, effects),
             C::RotateReceiptKey(c) => self.rotate_receipt_key(ctx, c, effects),
+            C::SetBudgets(c) => self.set_budgets(ctx, c, effects),
             C::SetEnvironment(c) => self.set_environment(ctx, c, effects),
             C::ImportFlags(c) => self.import_flags(ctx, c, effects),
             C::SetFlag(c) => self.set_flag(ctx, c, effects),
@@ -331,6 +338,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
     match kind {
         C::Initialize(c) => ("cluster.initialize", c.cluster.clone()),
         C::RotateReceiptKey(_) => ("cluster.rotate_receipt_key", String::new()),
+        C::SetBudgets(_) => ("cluster.set_budgets", String::new()),
         C::SetEnvironment(c) => {
             ("environment.set", c.environment.as_ref().map(|e| e.name.clone()).unwrap_or_default())
         }

@@ -99,6 +99,8 @@ impl State {
                 lost: ledger.lost,
                 rows: ledger.rows,
                 sample_ratio,
+                kept: ledger.kept,
+                thinned: ledger.thinned,
             });
             effects.push(Effect::Frozen { number });
         }

@@ -1,7 +1,6 @@
 //! Q1: every bound of the fold, side by side.
 
 use crate::State;
-use crate::ledger::MAX_CROSSED;
 use crate::producers::{MAX_PRODUCERS, MAX_VERDICT_BYTES, NODE_PRODUCERS};
 
 pub fn check(state: &State) -> Result<(), String> {
@@ -28,10 +27,33 @@ pub fn check(state: &State) -> Result<(), String> {
     most("layers", state.layers.len() as u64, crate::layers::MAX_LAYERS as u64)?;
     most("holdouts", state.holdouts.len() as u64, crate::layers::MAX_ALL_HOLDOUTS as u64)?;
     state.schedules.check()?;
-    most("rows over all", rows, crate::state::MAX_ROWS)?;
-    for (number, ledger) in &state.ledgers {
-        most(&format!("rows of experiment {number}"), ledger.rows, crate::state::MAX_EXPERIMENT_ROWS)?;
-        most(&format!("crossed of experiment {number}"), ledger.crossed, MAX_CROSSED)?;
+    let budgets = state.budgets();
+    if rows != state.rows {
+        return Err(format!("rows over all: {rows}, counted {}", state.rows));
+    }
+    most("rows over all", rows, budgets.units)?;
+    let sums: u64 = state.ledgers.values().map(|l| l.entries).sum();
+    if sums != state.entries {
+        return Err(format!("sums over all: {sums}, counted {}", state.entries));
+    }
+    for (number, ledger) in state.ledgers.iter().filter(|(_, ledger)| !ledger.released) {
+        most(&format!("rows of experiment {number}"), ledger.rows, budgets.experiment_units)?;
+        most(&format!("crossed of experiment {number}"), ledger.crossed, budgets.experiment_crossed)?;
+        // One experiment folds an entry, and an entry adds a few thousand.
+        most(
+            &format!("sums of experiment {number}"),
+            ledger.entries,
+            2 * budgets.experiment_sums + (1 << 24),
+        )?;
+        for (at, stratum) in ledger.strata.all().iter().enumerate() {
+            for (arm, cell) in stratum.cells.iter().enumerate() {
+                if ledger.clusters.units(at, arm) != cell.units {
+                    return Err(format!(
+                        "experiment {number}: clusters of stratum {at}, arm {arm} count other units"
+                    ));
+                }
+            }
+        }
     }
     state.decisions.check()
 }

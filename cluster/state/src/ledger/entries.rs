@@ -1,93 +1,73 @@
-//! Sums: one i64 per (unit, arm) for one metric, kept only when it is not zero.
+//! Sums: one i64 per (unit, arm) for one metric, kept only while it is not zero.
+
+use super::ordered::{Ordered, Slot};
 
 /// A unit's sum may not pass this, so that its square stays far from the edge of an i128.
 pub const MAX_SUM: i64 = 1 << 57;
 
-/// Open-addressed table from (unit hash, arm) to a sum.
-#[derive(Debug, Clone, Default)]
-pub struct Entries {
+/// A sum as it is kept.
+#[derive(Debug, Clone, Copy)]
+struct Packed {
     // hash 48 | 0000 0001 | arm; 0 = no entry
-    keys: Vec<u64>,
-    values: Vec<i64>,
-    len: usize,
+    key: u64,
+    value: i64,
 }
 
+impl Slot for Packed {
+    const EMPTY: Self = Self { key: 0, value: 0 };
+
+    fn is_used(&self) -> bool {
+        self.key != 0
+    }
+
+    fn order(&self) -> u64 {
+        self.key
+    }
+
+    fn place(order: u64) -> u32 {
+        (order >> 32) as u32
+    }
+}
+
+/// Table from (unit hash, arm) to a sum, in their order.
+#[derive(Debug, Clone, Default)]
+pub struct Entries(Ordered<Packed>);
+
 impl Entries {
-    /// Places in use, among them sums that came back to zero.
+    /// Sums held; none of them is zero.
     pub fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
     /// Bytes of the table.
     pub fn bytes(&self) -> usize {
-        self.keys.capacity() * 8 + self.values.capacity() * 8
+        self.0.bytes()
     }
 
     /// The sum; zero when there is none.
     pub fn get(&self, hash: u64, arm: u8) -> i64 {
-        self.find(key(hash, arm)).ok().and_then(|at| self.values.get(at)).copied().unwrap_or(0)
+        self.0.get(key(hash, arm)).map_or(0, |packed| packed.value)
     }
 
-    /// Writes a sum.
+    /// Writes a sum; zero takes it out.
     pub fn put(&mut self, hash: u64, arm: u8, value: i64) {
         let key = key(hash, arm);
-        let mut place = self.find(key);
-        if place.is_err() {
-            if value == 0 {
-                return;
-            }
-            if (self.len + 1) * 5 > self.keys.len() * 4 {
-                self.grow();
-                place = self.find(key);
-            }
-            self.len += 1;
-        }
-        let (Ok(at) | Err(at)) = place;
-        if let (Some(k), Some(v)) = (self.keys.get_mut(at), self.values.get_mut(at)) {
-            *k = key;
-            *v = value;
+        if value == 0 {
+            self.0.remove(key);
+        } else {
+            self.0.put(Packed { key, value });
         }
     }
 
-    /// All sums that are not zero, by rising (hash, arm).
-    pub fn sorted(&self) -> Vec<(u64, u8, i64)> {
-        let mut all: Vec<(u64, u8, i64)> = self
-            .keys
-            .iter()
-            .zip(&self.values)
-            .filter(|(key, value)| **key != 0 && **value != 0)
-            .map(|(key, value)| (key >> 16, (key & 31) as u8, *value))
-            .collect();
-        all.sort_unstable();
-        all
+    /// Takes a sum out; zero when there is none.
+    #[allow(dead_code, reason = "for erasure")]
+    pub fn remove(&mut self, hash: u64, arm: u8) -> i64 {
+        self.0.remove(key(hash, arm)).map_or(0, |packed| packed.value)
     }
 
-    fn find(&self, key: u64) -> Result<usize, usize> {
-        let mask = self.keys.len().wrapping_sub(1);
-        let mut at = (key >> 16) as usize & mask;
-        for _ in 0..self.keys.len() {
-            match self.keys.get(at) {
-                Some(0) | None => return Err(at),
-                Some(found) if *found == key => return Ok(at),
-                Some(_) => at = (at + 1) & mask,
-            }
-        }
-        Err(at)
-    }
-
-    fn grow(&mut self) {
-        let capacity = (self.keys.len() * 2).max(8);
-        let keys = std::mem::replace(&mut self.keys, vec![0; capacity]);
-        let values = std::mem::replace(&mut self.values, vec![0; capacity]);
-        for (key, value) in keys.into_iter().zip(values) {
-            if key != 0
-                && let Err(at) = self.find(key)
-                && let (Some(k), Some(v)) = (self.keys.get_mut(at), self.values.get_mut(at))
-            {
-                *k = key;
-                *v = value;
-            }
-        }
+    /// All sums by rising (hash, arm).
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u8, i64)> {
+        self.0.iter().map(|packed| (packed.key >> 16, (packed.key & 31) as u8, packed.value))
     }
 }
 
@@ -110,13 +90,18 @@ mod tests {
             let mut model = BTreeMap::new();
             for (hash, arm, value) in writes {
                 let hash = (hash << 40) | (hash % 5);
+                if value == -3 {
+                    prop_assert_eq!(table.remove(hash, arm), model.remove(&(hash, arm)).unwrap_or(0));
+                    continue;
+                }
                 table.put(hash, arm, value);
                 model.insert((hash, arm), value);
                 prop_assert_eq!(table.get(hash, arm), value);
             }
             let expected: Vec<_> =
                 model.into_iter().filter(|(_, v)| *v != 0).map(|((h, a), v)| (h, a, v)).collect();
-            prop_assert_eq!(table.sorted(), expected);
+            prop_assert_eq!(table.len(), expected.len());
+            prop_assert_eq!(table.iter().collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -3,24 +3,34 @@
 //! ```text
 //!   exposure ──> row (12 B) ──> units of (stratum, arm)
 //!   outcome  ──> entry or seen bit of the unit ──> moments of (stratum, arm), in O(1)
+//!
+//!   too many entries ──> their sums fold into hash clusters: moments of clusters from then on
+//!   too many rows    ──> the upper half of the hash space leaves, with all that it had
 //! ```
 //!
 //! Owners read only the moments. The analysis unit is the unit: its repeated events never inflate n. What is dropped is
 //! counted, with a verdict.
 
+mod clusters;
 mod entries;
+mod fold;
 mod marks;
+mod ordered;
+mod packing;
 mod rows;
 mod shape;
 mod strata;
 mod table;
 mod waiting;
 
+pub use clusters::Clusters;
+pub use fold::LEAST_KEPT;
 pub use marks::Marks;
-pub use rows::Row;
+pub use packing::{PACKED_FROM, pack, unpack};
+pub use rows::{Row, Rows};
 pub use shape::Shape;
 pub use strata::{Cell, Strata, Stratum};
-pub use table::{Exposed, Ledger, MAX_CROSSED, Shard, Side};
+pub use table::{Exposed, Ledger, SHARDS, Shard, Side};
 pub use waiting::{Held, Waiting};
 
 use featureops_proto::v1;

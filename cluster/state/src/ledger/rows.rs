@@ -1,9 +1,11 @@
-//! Unit rows: 12 bytes each, open addressing with linear probing.
+//! Unit rows: 12 bytes each, in a table kept in the order of their hashes.
 //!
 //! ```text
-//!   key  u64   hash 48 | seen bits 16
-//!   tail u32   minute 21 | arm 5 | generation 5 | crossed 1      0 = no row (a minute is never 0)
+//!   key  48 + 16   hash | seen bits
+//!   tail 32        minute 21 | arm 5 | generation 5 | crossed 1      0 = no row (a minute is never 0)
 //! ```
+
+use super::ordered::{Ordered, Slot};
 
 /// What the ledger knows of one exposed unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,104 +29,88 @@ pub const MAX_MINUTE: u32 = (1 << 21) - 1;
 /// Bits of the unit hash a row keeps.
 pub const HASH_BITS: u32 = 48;
 
+/// A row as it is kept: three words, so that none is lost to alignment.
+#[derive(Debug, Clone, Copy)]
+struct Packed {
+    high: u32,
+    low: u32,
+    tail: u32,
+}
+
+impl Slot for Packed {
+    const EMPTY: Self = Self { high: 0, low: 0, tail: 0 };
+
+    fn is_used(&self) -> bool {
+        self.tail != 0
+    }
+
+    fn order(&self) -> u64 {
+        (u64::from(self.high) << 16) | u64::from(self.low >> 16)
+    }
+
+    fn place(order: u64) -> u32 {
+        (order >> (HASH_BITS - 32)) as u32
+    }
+}
+
 /// A table of rows keyed by hash.
 #[derive(Debug, Clone, Default)]
-pub struct Rows {
-    keys: Vec<u64>,
-    tails: Vec<u32>,
-    len: usize,
-}
+pub struct Rows(Ordered<Packed>);
 
 impl Rows {
     /// Rows held.
     pub fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
     /// Bytes of the table.
     pub fn bytes(&self) -> usize {
-        self.keys.capacity() * 8 + self.tails.capacity() * 4
+        self.0.bytes()
     }
 
     /// The row of a hash.
     pub fn get(&self, hash: u64) -> Option<Row> {
-        let at = self.find(hash).ok()?;
-        Some(unpack(*self.keys.get(at)?, *self.tails.get(at)?))
+        self.0.get(hash).map(unpack)
     }
 
     /// Writes a row, replacing one of the same hash.
     pub fn put(&mut self, row: Row) {
-        if (self.len + 1) * 5 > self.keys.len() * 4 {
-            self.grow();
-        }
-        let (key, tail) = pack(row);
-        let (at, added) = match self.find(row.hash) {
-            Ok(at) => (at, 0),
-            Err(at) => (at, 1),
-        };
-        if let (Some(k), Some(t)) = (self.keys.get_mut(at), self.tails.get_mut(at)) {
-            *k = key;
-            *t = tail;
-            self.len += added;
-        }
+        self.0.put(pack(row));
+    }
+
+    /// Takes a row out.
+    #[allow(dead_code, reason = "for erasure")]
+    pub fn remove(&mut self, hash: u64) -> Option<Row> {
+        self.0.remove(hash).map(|packed| unpack(&packed))
     }
 
     /// All rows by rising hash: the form that snapshots and digests use.
-    pub fn sorted(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self
-            .keys
-            .iter()
-            .zip(&self.tails)
-            .filter(|(_, tail)| **tail != 0)
-            .map(|(k, t)| unpack(*k, *t))
-            .collect();
-        rows.sort_unstable_by_key(|row| row.hash);
-        rows
+    pub fn iter(&self) -> impl Iterator<Item = Row> {
+        self.0.iter().map(unpack)
     }
 
-    /// Where the hash's row is, or where it would go.
-    fn find(&self, hash: u64) -> Result<usize, usize> {
-        let mask = self.keys.len().wrapping_sub(1);
-        let mut at = hash as usize & mask;
-        // Load stays at or below 4/5, so an empty place ends every probe.
-        for _ in 0..self.keys.len() {
-            match (self.keys.get(at), self.tails.get(at)) {
-                (Some(_), Some(0)) | (None, _) | (_, None) => return Err(at),
-                (Some(key), Some(_)) if key >> 16 == hash => return Ok(at),
-                _ => at = (at + 1) & mask,
-            }
-        }
-        Err(at)
-    }
-
-    fn grow(&mut self) {
-        let capacity = (self.keys.len() * 2).max(8);
-        let keys = std::mem::replace(&mut self.keys, vec![0; capacity]);
-        let tails = std::mem::replace(&mut self.tails, vec![0; capacity]);
-        for (key, tail) in keys.into_iter().zip(tails) {
-            if tail != 0
-                && let Err(at) = self.find(key >> 16)
-                && let (Some(k), Some(t)) = (self.keys.get_mut(at), self.tails.get_mut(at))
-            {
-                *k = key;
-                *t = tail;
-            }
-        }
+    /// Of rows that rise by hash; `None` when they do not.
+    pub fn of(rows: &[Row]) -> Option<Self> {
+        let rise = rows.windows(2).all(|pair| matches!(pair, [a, b] if a.hash < b.hash));
+        let in_range = rows.last().is_none_or(|last| last.hash >> HASH_BITS == 0);
+        (rise && in_range).then(|| Self(Ordered::of(rows.iter().map(|row| pack(*row)))))
     }
 }
 
-fn pack(row: Row) -> (u64, u32) {
+fn pack(row: Row) -> Packed {
+    let key = (row.hash << 16) | u64::from(row.seen);
     let tail = (row.minute.clamp(1, MAX_MINUTE) << 11)
         | (u32::from(row.arm & 31) << 6)
         | ((u32::from(row.generation).wrapping_sub(1) & 31) << 1)
         | u32::from(row.crossed);
-    ((row.hash << 16) | u64::from(row.seen), tail)
+    Packed { high: (key >> 32) as u32, low: key as u32, tail }
 }
 
-fn unpack(key: u64, tail: u32) -> Row {
+fn unpack(packed: &Packed) -> Row {
+    let tail = packed.tail;
     Row {
-        hash: key >> 16,
-        seen: key as u16,
+        hash: packed.order(),
+        seen: packed.low as u16,
         minute: tail >> 11,
         arm: ((tail >> 6) & 31) as u8,
         generation: ((tail >> 1) & 31) as u8 + 1,
@@ -163,8 +149,14 @@ mod tests {
                 prop_assert_eq!(table.get(row.hash), Some(row));
             }
             prop_assert_eq!(table.len(), model.len());
-            prop_assert_eq!(table.sorted(), model.values().copied().collect::<Vec<_>>());
+            let sorted: Vec<Row> = model.values().copied().collect();
+            prop_assert_eq!(table.iter().collect::<Vec<_>>(), sorted.clone());
             prop_assert_eq!(table.get(0xffff_ffff), None);
+            prop_assert_eq!(Rows::of(&sorted).unwrap().iter().collect::<Vec<_>>(), sorted.clone());
+            for row in sorted {
+                prop_assert_eq!(table.remove(row.hash), Some(row));
+            }
+            prop_assert_eq!(table.len(), 0);
         }
     }
 }

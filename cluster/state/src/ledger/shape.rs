@@ -62,6 +62,39 @@ impl Shape {
         self.pairs.len() - 1
     }
 
+    /// Slots that keep a sum, and their tables.
+    pub fn summed(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.slots.iter().enumerate().filter_map(|(slot, (_, kind))| match kind {
+            SlotKind::Sum { table, .. } => Some((slot, usize::from(*table))),
+            SlotKind::Seen { .. } => None,
+        })
+    }
+
+    /// Pairs that a summed slot is in, with the table of the other half.
+    pub fn pairs_of(&self, slot: usize) -> impl Iterator<Item = (usize, usize)> {
+        self.pairs.iter().enumerate().filter_map(move |(at, (a, b))| {
+            let other = match (*a == slot, *b == slot) {
+                (true, false) => *b,
+                (false, true) => *a,
+                _ => return None,
+            };
+            Some((at, self.table(other)?))
+        })
+    }
+
+    /// Tables of both halves of a pair.
+    pub fn tables_of(&self, pair: usize) -> Option<(usize, usize)> {
+        let (a, b) = self.pairs.get(pair)?;
+        Some((self.table(*a)?, self.table(*b)?))
+    }
+
+    fn table(&self, slot: usize) -> Option<usize> {
+        match self.slots.get(slot)?.1 {
+            SlotKind::Sum { table, .. } => Some(usize::from(table)),
+            SlotKind::Seen { .. } => None,
+        }
+    }
+
     /// Tables of sums.
     pub fn tables(&self) -> usize {
         self.slots.iter().filter(|(_, kind)| matches!(kind, SlotKind::Sum { .. })).count()

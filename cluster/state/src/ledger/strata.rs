@@ -24,6 +24,29 @@ pub struct Cell {
     pub slots: Vec<(i128, i128)>,
     /// Per declared pair: sum of products.
     pub cross: Vec<i128>,
+    /// Present once the experiment's sums are folded: then squares and products are of clusters' sums, but for
+    /// proportions, which stay exact by unit.
+    pub folded: Option<Box<Folded>>,
+}
+
+/// What the moments of clusters need beside their sums.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// Clusters that have units.
+    pub clusters: u64,
+    /// Over clusters: units squared.
+    pub units_squared: u64,
+    /// Per metric slot, over clusters: sum times units.
+    pub with_units: Vec<i128>,
+}
+
+/// What opening a stratum did to their list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A new one stands here.
+    Opened(usize),
+    /// The one behind this became part of it.
+    Merged(usize),
 }
 
 /// One stratum: its span and a cell an arm.
@@ -75,30 +98,37 @@ impl Strata {
         units
     }
 
-    /// The cell of an arm's first exposure at that minute, opening its hour if need be.
-    pub fn open(&mut self, generation: u8, minute: u32, arm: u8) -> Option<&mut Cell> {
+    /// For changes that lose no stratum and add none.
+    pub fn all_mut(&mut self) -> &mut [Stratum] {
+        &mut self.all
+    }
+
+    /// Opens the minute's hour if need be. Returns what that did, in order.
+    pub fn open(&mut self, generation: u8, minute: u32) -> Vec<Change> {
+        let mut changes = Vec::new();
         if self.find(generation, minute).is_none() {
             let start = minute - minute % HOUR_MINUTES;
             let at = self.all.partition_point(|s| (s.generation, s.start) < (generation, start));
-            let cell = Cell { units: 0, slots: vec![(0, 0); self.slots], cross: vec![0; self.pairs] };
+            let cell =
+                Cell { slots: vec![(0, 0); self.slots], cross: vec![0; self.pairs], ..Cell::default() };
             let cells = vec![cell; self.arms];
             self.all.insert(at, Stratum { generation, start, minutes: HOUR_MINUTES, cells });
+            changes.push(Change::Opened(at));
             while self.all.len() > MAX_STRATA {
-                if !self.merge_most_alike() {
-                    break;
-                }
+                let Some(at) = self.merge_most_alike() else { break };
+                changes.push(Change::Merged(at));
             }
         }
-        self.cell(generation, minute, arm)
+        changes
     }
 
-    /// The cell of an arm's first exposure at that minute.
-    pub fn cell(&mut self, generation: u8, minute: u32, arm: u8) -> Option<&mut Cell> {
-        let at = self.find(generation, minute)?;
+    /// The cell of an arm in a stratum.
+    pub fn cell_at(&mut self, at: usize, arm: u8) -> Option<&mut Cell> {
         self.all.get_mut(at)?.cells.get_mut(usize::from(arm))
     }
 
-    fn find(&self, generation: u8, minute: u32) -> Option<usize> {
+    /// The stratum of a first exposure at that minute.
+    pub fn find(&self, generation: u8, minute: u32) -> Option<usize> {
         let after = self.all.partition_point(|s| (s.generation, s.start) <= (generation, minute));
         let at = after.checked_sub(1)?;
         let stratum = self.all.get(at)?;
@@ -107,7 +137,7 @@ impl Strata {
 
     /// Merges the two neighbours whose shares differ least, the oldest of equals; a gap between them becomes theirs.
     /// The newest hour is still filling and is left alone while any other pair can be merged.
-    fn merge_most_alike(&mut self) -> bool {
+    fn merge_most_alike(&mut self) -> Option<usize> {
         let settled = self.all.len().saturating_sub(1);
         let pairs = |strata: &[Stratum]| {
             strata
@@ -120,7 +150,7 @@ impl Strata {
                 .min()
         };
         let found = self.all.get(..settled).and_then(pairs).or_else(|| pairs(&self.all));
-        let Some((_, at)) = found else { return false };
+        let (_, at) = found?;
         let later = self.all.remove(at + 1);
         if let Some(earlier) = self.all.get_mut(at) {
             earlier.minutes = later.start + later.minutes - earlier.start;
@@ -128,7 +158,7 @@ impl Strata {
                 into.absorb(&from);
             }
         }
-        true
+        Some(at)
     }
 
     /// As the messages that decisions embed; `base` is the ledger's base in unix minutes.
@@ -147,7 +177,7 @@ impl Strata {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.all.len() * (24 + self.arms * (64 + self.slots * 32 + self.pairs * 16))
+        self.all.len() * (24 + self.arms * (72 + self.slots * 32 + self.pairs * 16))
     }
 }
 
@@ -172,6 +202,7 @@ impl Stratum {
 }
 
 impl Cell {
+    /// Of clusters it is only a beginning: their part is made anew from the merged clusters.
     fn absorb(&mut self, other: &Cell) {
         self.units += other.units;
         // Bounded: a sum stays below 2^57 a unit and there are fewer than 2^26 units; squares are checked when added.
@@ -185,17 +216,40 @@ impl Cell {
     }
 
     fn message(&self) -> v1::ArmMoments {
+        let folded = self.folded.as_deref();
+        let with_units = |slot: usize| folded?.with_units.get(slot).copied().filter(|sum| *sum != 0);
         v1::ArmMoments {
             units: self.units,
             slots: self
                 .slots
                 .iter()
-                .map(|(sum, squares)| v1::SlotMoments {
+                .enumerate()
+                .map(|(slot, (sum, squares))| v1::SlotMoments {
                     sum: Some(v1::Int128::new(*sum)),
                     squares: Some(v1::Int128::new(*squares)),
+                    with_units: with_units(slot).map(v1::Int128::new),
                 })
                 .collect(),
             cross: self.cross.iter().map(|c| v1::Int128::new(*c)).collect(),
+            clusters: folded.map_or(0, |folded| folded.clusters),
+            units_squared: folded.map_or(0, |folded| folded.units_squared),
+        }
+    }
+
+    /// From such a message; `folded` when the experiment's sums are.
+    pub fn restore(message: &v1::ArmMoments, folded: bool) -> Self {
+        let value = |v: &Option<v1::Int128>| v.as_ref().map_or(0, v1::Int128::get);
+        Self {
+            units: message.units,
+            slots: message.slots.iter().map(|slot| (value(&slot.sum), value(&slot.squares))).collect(),
+            cross: message.cross.iter().map(v1::Int128::get).collect(),
+            folded: folded.then(|| {
+                Box::new(Folded {
+                    clusters: message.clusters,
+                    units_squared: message.units_squared,
+                    with_units: message.slots.iter().map(|slot| value(&slot.with_units)).collect(),
+                })
+            }),
         }
     }
 }
@@ -204,12 +258,18 @@ impl Cell {
 mod tests {
     use super::*;
 
+    fn open(strata: &mut Strata, generation: u8, minute: u32, arm: u8) -> &mut Cell {
+        strata.open(generation, minute);
+        let at = strata.find(generation, minute).unwrap();
+        strata.cell_at(at, arm).unwrap()
+    }
+
     #[test]
     fn merging_loses_nothing_and_every_minute_finds_its_stratum() {
         let mut strata = Strata::new(2, 1, 0);
         let hours = 300u32;
         for hour in 0..hours {
-            let cell = strata.open(1, 1 + hour * 60, (hour % 2) as u8).unwrap();
+            let cell = open(&mut strata, 1, 1 + hour * 60, (hour % 2) as u8);
             cell.units += 1;
             cell.slots[0].0 += 1;
         }
@@ -217,7 +277,7 @@ mod tests {
         let units: u64 = strata.all().iter().flat_map(|s| &s.cells).map(|c| c.units).sum();
         assert_eq!(units, u64::from(hours));
         for hour in 0..hours {
-            assert!(strata.cell(1, 1 + hour * 60, 0).is_some());
+            assert!(strata.find(1, 1 + hour * 60).is_some());
         }
         for pair in strata.all().windows(2) {
             assert!(pair[0].start + pair[0].minutes <= pair[1].start);
@@ -230,8 +290,8 @@ mod tests {
         // Shares change once, after 40 hours; every hour has 100 units.
         for hour in 0..100u32 {
             let first = if hour < 40 { 50 } else { 90 };
-            strata.open(1, 1 + hour * 60, 0).unwrap().units += first;
-            strata.open(1, 1 + hour * 60, 1).unwrap().units += 100 - first;
+            open(&mut strata, 1, 1 + hour * 60, 0).units += first;
+            open(&mut strata, 1, 1 + hour * 60, 1).units += 100 - first;
         }
         assert_eq!(strata.all().len(), MAX_STRATA);
         let change = 40 * 60;
@@ -242,8 +302,8 @@ mod tests {
     #[test]
     fn a_generation_has_strata_of_its_own() {
         let mut strata = Strata::new(2, 0, 0);
-        strata.open(1, 30, 0).unwrap().units += 1;
-        strata.open(2, 30, 0).unwrap().units += 1;
+        open(&mut strata, 1, 30, 0).units += 1;
+        open(&mut strata, 2, 30, 0).units += 1;
         assert_eq!(strata.all().len(), 2);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use featureops_proto::v1::Verdict;
 
+use super::clusters::Clusters;
 use super::entries::{Entries, MAX_SUM};
 use super::marks::Marks;
 use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
@@ -12,9 +13,7 @@ use super::shape::{Shape, SlotKind};
 use super::strata::{Cell, Strata};
 
 /// Rows by the hash's top byte, so that growth and copy-on-write touch a small part.
-const SHARDS: usize = 256;
-/// Units in two arms that are kept in the side table.
-pub const MAX_CROSSED: u64 = 1 << 20;
+pub const SHARDS: usize = 256;
 
 /// A unit's stay in its first arm, kept when it crosses to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +52,8 @@ pub enum Exposed {
     Repeated,
     /// It changed arms more than once.
     CrossedTwice,
-    /// A budget is full.
-    NoRoom,
+    /// The unit is not in the part of the hash space that is counted.
+    Thinned,
 }
 
 /// From which arm a unit crossed.
@@ -72,8 +71,15 @@ pub struct Ledger {
     pub(crate) shape: Arc<Shape>,
     pub(crate) shards: Vec<Arc<Shard>>,
     pub(crate) strata: Arc<Strata>,
+    pub(crate) clusters: Arc<Clusters>,
     /// Units recorded.
     pub rows: u64,
+    /// Sums held of single units.
+    pub entries: u64,
+    /// Shards whose units are counted: those below.
+    pub kept: usize,
+    /// Units that left when fewer shards were kept.
+    pub thinned: u64,
     /// Units in two arms.
     pub crossed: u64,
     /// Units whose exposure came from a receipt.
@@ -97,7 +103,11 @@ impl Ledger {
             base_minute,
             shards: vec![shard; SHARDS],
             strata: Arc::new(strata),
+            clusters: Arc::new(Clusters::new(&shape)),
             rows: 0,
+            entries: 0,
+            kept: SHARDS,
+            thinned: 0,
             crossed: 0,
             marks: Marks::new(shape.arms),
             lost: 0,
@@ -108,17 +118,35 @@ impl Ledger {
         }
     }
 
-    /// Lets rows, sums and young marks go; what was counted stays. Returns how many rows that frees.
-    pub fn release(&mut self) -> u64 {
+    /// Lets rows, sums and young marks go; what was counted stays.
+    pub fn release(&mut self) {
         if self.released {
-            return 0;
+            return;
         }
         self.released = true;
-        let empty =
-            Arc::new(Shard { entries: vec![Entries::default(); self.shape.tables()], ..Shard::default() });
-        self.shards = vec![empty; SHARDS];
+        self.shards = vec![self.empty_shard(); SHARDS];
+        self.entries = 0;
+        let (strata, folded) = (self.strata.all().len(), self.clusters.folded());
+        self.clusters = Arc::new(Clusters::of_strata(&self.shape, strata, folded));
         self.marks = Marks::restore(self.marks.all().to_vec(), []);
-        self.rows
+    }
+
+    pub(super) fn empty_shard(&self) -> Arc<Shard> {
+        Arc::new(Shard { entries: vec![Entries::default(); self.shape.tables()], ..Shard::default() })
+    }
+
+    /// The unit is in the part of the hash space that is counted.
+    pub fn keeps(&self, unit: u64) -> bool {
+        shard_of(unit) < self.kept
+    }
+
+    /// Rows and places for crossed units that recording this exposure takes.
+    pub fn takes(&self, unit: u64, arm: u8) -> (u64, u64) {
+        match self.row(unit) {
+            None => (1, 0),
+            Some(row) if row.arm != arm && self.side(unit).is_none() => (0, 1),
+            Some(_) => (0, 0),
+        }
     }
 
     /// Minute since the base, at least 1.
@@ -142,8 +170,8 @@ impl Ledger {
         self.shards.get(shard_of(unit))?.side.get(&key_of(unit)).copied()
     }
 
-    /// Records that the unit saw the arm. `minute` is since the base; `room` says whether a row may be added; `marked`
-    /// carries log time when the exposure is known only from a receipt.
+    /// Records that the unit saw the arm. `minute` is since the base; `marked` carries log time when the exposure is known
+    /// only from a receipt.
     pub fn expose(
         &mut self,
         unit: u64,
@@ -151,39 +179,54 @@ impl Ledger {
         generation: u8,
         minute: u32,
         marked: Option<i64>,
-        room: bool,
     ) -> Exposed {
-        let outcome = self.record(unit, arm, generation, minute, room);
+        let outcome =
+            if self.keeps(unit) { self.record(unit, arm, generation, minute) } else { Exposed::Thinned };
         match outcome {
             Exposed::New | Exposed::Crossed(_) => {
-                if let Some(cell) = Arc::make_mut(&mut self.strata).open(generation, minute, arm) {
+                self.open(generation, minute);
+                let shape = Arc::clone(&self.shape);
+                let strata = Arc::make_mut(&mut self.strata);
+                if let Some(at) = strata.find(generation, minute)
+                    && let Some(cell) = strata.cell_at(at, arm)
+                {
                     cell.units += 1;
+                    Arc::make_mut(&mut self.clusters).unit(at, arm, unit, &shape, cell);
                 }
                 if let Some(now_ms) = marked {
                     self.marks.mark(unit, arm, now_ms);
                 }
                 self.dirty = true;
             }
-            Exposed::Repeated => {
+            // A mark may be lifted also when its unit has left since.
+            Exposed::Repeated | Exposed::Thinned => {
                 if marked.is_none() && self.marks.lift(unit, arm) {
                     self.dirty = true;
                 }
             }
-            Exposed::NoRoom => self.lost += 1,
             Exposed::CrossedTwice => {}
         }
         outcome
     }
 
-    fn record(&mut self, unit: u64, arm: u8, generation: u8, minute: u32, room: bool) -> Exposed {
+    /// Opens the minute's stratum if need be, for the clusters too.
+    fn open(&mut self, generation: u8, minute: u32) {
+        if self.strata.find(generation, minute).is_some() {
+            return;
+        }
+        let strata = Arc::make_mut(&mut self.strata);
+        let clusters = Arc::make_mut(&mut self.clusters);
+        clusters.follow(&strata.open(generation, minute));
+        if clusters.folded() {
+            clusters.write(&self.shape, strata);
+        }
+    }
+
+    fn record(&mut self, unit: u64, arm: u8, generation: u8, minute: u32) -> Exposed {
         let hash = key_of(unit);
-        let crossed_room = self.crossed < MAX_CROSSED;
-        let Some(shared) = self.shards.get_mut(shard_of(unit)) else { return Exposed::NoRoom };
+        let Some(shared) = self.shards.get_mut(shard_of(unit)) else { return Exposed::Thinned };
         let fresh = Row { hash, seen: 0, minute, arm, generation, crossed: false };
         let Some(row) = shared.rows.get(hash) else {
-            if !room {
-                return Exposed::NoRoom;
-            }
             Arc::make_mut(shared).rows.put(fresh);
             self.rows += 1;
             return Exposed::New;
@@ -201,9 +244,6 @@ impl Ledger {
             }
             return Exposed::CrossedTwice;
         }
-        if !crossed_room {
-            return Exposed::NoRoom;
-        }
         let shard = Arc::make_mut(shared);
         let side = Side {
             arm: row.arm,
@@ -220,6 +260,9 @@ impl Ledger {
 
     /// Adds an outcome of a unit that has a row: the minute is since the base, the window in minutes.
     pub fn outcome(&mut self, unit: u64, slot: usize, value: i64, minute: u32, window: u32) -> Verdict {
+        if !self.keeps(unit) {
+            return Verdict::Thinned;
+        }
         let Some(row) = self.row(unit) else { return Verdict::NoExposure };
         if row.crossed && self.side(unit).is_some_and(|side| side.twice) {
             return Verdict::CrossedTwice;
@@ -234,7 +277,12 @@ impl Ledger {
         match kind {
             SlotKind::Seen { bit } => self.see(row, unit, slot, bit, value),
             SlotKind::Sum { table, counts } => {
-                self.add(row, unit, slot, table, if counts { 1 } else { value })
+                let value = if counts { 1 } else { value };
+                if self.clusters.folded() {
+                    self.add_to_cluster(row, unit, slot, value)
+                } else {
+                    self.add(row, unit, slot, table, value)
+                }
             }
         }
     }
@@ -248,12 +296,12 @@ impl Ledger {
             Arc::make_mut(shard).rows.put(Row { seen: row.seen | mask, ..row });
         }
         self.dirty = true;
-        if let Some(cell) = self.cell_of(row)
-            && let Some((sum, squares)) = cell.slots.get_mut(slot)
-        {
+        let Some((at, cell)) = self.cell_of(row) else { return Verdict::Counted };
+        if let Some((sum, squares)) = cell.slots.get_mut(slot) {
             *sum += 1;
             *squares += 1;
         }
+        Arc::make_mut(&mut self.clusters).see(at, row.arm, unit, bit);
         Verdict::Counted
     }
 
@@ -263,27 +311,19 @@ impl Ledger {
         }
         let shape = Arc::clone(&self.shape);
         let Some(shard) = self.shards.get(shard_of(unit)) else { return Verdict::NoRoom };
-        let sum_in =
-            |table: u8| shard.entries.get(usize::from(table)).map_or(0, |e| e.get(row.hash, row.arm));
-        let old = sum_in(table);
+        let sum_in = |table: usize| shard.entries.get(table).map_or(0, |e| e.get(row.hash, row.arm));
+        let old = sum_in(usize::from(table));
         let Some(new) = old.checked_add(value).filter(|sum| sum.unsigned_abs() <= MAX_SUM.unsigned_abs())
         else {
             return Verdict::SumOverflow;
         };
         // Products with the other half of every pair this slot is in, at the unit's present sums.
         let mut products = Vec::new();
-        for (at, (a, b)) in shape.pairs.iter().enumerate() {
-            let other = match (*a == slot, *b == slot) {
-                (true, false) => *b,
-                (false, true) => *a,
-                _ => continue,
-            };
-            if let Some((_, SlotKind::Sum { table: other, .. })) = shape.slots.get(other) {
-                products.push((at, i128::from(value) * i128::from(sum_in(*other))));
-            }
+        for (pair, other) in shape.pairs_of(slot) {
+            products.push((pair, i128::from(value) * i128::from(sum_in(other))));
         }
         let squares_added = (2 * i128::from(old) + i128::from(value)) * i128::from(value);
-        let Some(cell) = self.cell_of(row) else { return Verdict::NoRoom };
+        let Some((_, cell)) = self.cell_of(row) else { return Verdict::NoRoom };
         let Some((sum, squares)) = cell.slots.get_mut(slot) else { return Verdict::UnknownMetric };
         let (Some(next_sum), Some(next_squares)) =
             (sum.checked_add(i128::from(value)), squares.checked_add(squares_added))
@@ -308,17 +348,33 @@ impl Ledger {
         {
             entries.put(row.hash, row.arm, new);
         }
+        self.entries = self.entries + u64::from(old == 0) - u64::from(new == 0);
         self.dirty = true;
         Verdict::Counted
     }
 
-    fn cell_of(&mut self, row: Row) -> Option<&mut Cell> {
-        Arc::make_mut(&mut self.strata).cell(row.generation, row.minute, row.arm)
+    fn add_to_cluster(&mut self, row: Row, unit: u64, slot: usize, value: i64) -> Verdict {
+        if value == 0 {
+            return Verdict::Counted;
+        }
+        let shape = Arc::clone(&self.shape);
+        let strata = Arc::make_mut(&mut self.strata);
+        let at = strata.find(row.generation, row.minute);
+        let Some((at, cell)) = at.and_then(|at| Some((at, strata.cell_at(at, row.arm)?))) else {
+            return Verdict::NoRoom;
+        };
+        let clusters = Arc::make_mut(&mut self.clusters);
+        if clusters.add(at, row.arm, unit, (slot, value), &shape, cell).is_none() {
+            return Verdict::SumOverflow;
+        }
+        self.dirty = true;
+        Verdict::Counted
     }
 
-    /// Sums held that are not a seen bit.
-    pub fn entries(&self) -> u64 {
-        self.shards.iter().flat_map(|s| &s.entries).map(|e| e.len() as u64).sum()
+    fn cell_of(&mut self, row: Row) -> Option<(usize, &mut Cell)> {
+        let strata = Arc::make_mut(&mut self.strata);
+        let at = strata.find(row.generation, row.minute)?;
+        Some((at, strata.cell_at(at, row.arm)?))
     }
 
     /// Bytes held by tables and moments.
@@ -328,14 +384,14 @@ impl Ledger {
             .iter()
             .map(|s| s.rows.bytes() + s.entries.iter().map(Entries::bytes).sum::<usize>() + s.side.len() * 40)
             .sum();
-        (shards + self.strata.bytes()) as u64
+        (shards + self.strata.bytes() + self.clusters.bytes()) as u64
     }
 }
 
-fn shard_of(unit: u64) -> usize {
+pub(super) fn shard_of(unit: u64) -> usize {
     (unit >> 56) as usize
 }
 
-fn key_of(unit: u64) -> u64 {
+pub(super) fn key_of(unit: u64) -> u64 {
     unit & ((1 << HASH_BITS) - 1)
 }

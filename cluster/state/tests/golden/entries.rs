@@ -85,8 +85,11 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             slots: vec![v1::SlotMoments {
                 sum: Some(v1::Int128::new(-5)),
                 squares: Some(v1::Int128::new(1 << 70)),
+                with_units: None,
             }],
             cross: vec![v1::Int128::new(3)],
+            clusters: 0,
+            units_squared: 0,
         }],
     };
     vec![
@@ -464,6 +467,20 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             "rotate_receipt_key",
             C::RotateReceiptKey(log::RotateReceiptKey {
                 key: Some(log::ReceiptKey { id: 2, key: vec![3; 16] }),
+            }),
+        ),
+        (
+            "set_budgets",
+            C::SetBudgets(log::SetBudgets {
+                budgets: Some(v1::Budgets {
+                    experiment_units: 1_000_000,
+                    units: 4_000_000,
+                    experiment_sums: 65_536,
+                    sums: 1_000_000,
+                    experiment_crossed: 10_000,
+                }),
+                thin: true,
+                etag: text("b0123456789abcdef"),
             }),
         ),
     ]

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use featureops_proto::log::{
-    EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord, GenerationRecord,
-    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
-    OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord,
-    ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
+    ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
+    GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord,
+    MetricRecord, OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord,
+    RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -63,6 +63,11 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("audit", &audit());
     golden.keeps("decision", &decision());
     golden.keeps("decision_ramp", &decision_ramp());
+    golden.keeps("header_budgets", &HeaderRecord { budgets: Some(budgets()), ..header() });
+    golden.keeps("ledger_folded", &ledger_folded());
+    golden.keeps("clusters", &ClustersRecord { experiment: 3, sums: vec![vec![1, 2], Vec::new()] });
+    golden.keeps("shard_packed", &ShardRecord { rows: Vec::new(), packed_rows: vec![7, 8], ..shard() });
+    golden.keeps("decision_thinned", &decision_thinned());
     golden.has_nothing_else();
 }
 
@@ -105,8 +110,11 @@ fn stratum() -> v1::Stratum {
             slots: vec![v1::SlotMoments {
                 sum: Some(v1::Int128::new(-5)),
                 squares: Some(v1::Int128::new(1 << 70)),
+                with_units: None,
             }],
             cross: vec![v1::Int128::new(3)],
+            clusters: 0,
+            units_squared: 0,
         }],
     }
 }
@@ -123,7 +131,43 @@ fn header() -> HeaderRecord {
         audit_last: 12,
         audit_head: vec![5; 32],
         producers_swept: text("web-1"),
+        budgets: None,
     }
+}
+
+fn budgets() -> v1::Budgets {
+    v1::Budgets {
+        experiment_units: 1_000_000,
+        units: 4_000_000,
+        experiment_sums: 65_536,
+        sums: 1_000_000,
+        experiment_crossed: 10_000,
+    }
+}
+
+/// Moments of clusters, and half of the hash space.
+fn ledger_folded() -> LedgerRecord {
+    let mut folded = stratum();
+    let arm = &mut folded.arms[0];
+    (arm.clusters, arm.units_squared) = (9, 12);
+    arm.slots[0].with_units = Some(v1::Int128::new(-7));
+    let frozen = FrozenRecord { strata: vec![folded.clone()], kept_parts: 128, thinned: 390, ..frozen() };
+    LedgerRecord {
+        strata: vec![folded],
+        frozen: vec![frozen],
+        folded: true,
+        kept_parts: 128,
+        thinned: 390,
+        ..ledger()
+    }
+}
+
+/// A decision on such moments.
+fn decision_thinned() -> v1::Decision {
+    let strata = ledger_folded().strata;
+    let inputs =
+        v1::DecisionInputs { strata, kept_parts: 128, thinned_units: 390, ..v1::DecisionInputs::default() };
+    v1::Decision { inputs: Some(inputs), ..v1::Decision::default() }
 }
 
 /// The definition as a client may set it; what is output only is kept beside it.
@@ -561,7 +605,7 @@ fn frozen() -> FrozenRecord {
         crossed: 2,
         lost: 3,
         rows: 400,
-        sample_ratio: None,
+    0, None, kept_parts:, sample_ratio:, thinned:,
     }
 }
 
@@ -579,6 +623,9 @@ fn ledger() -> LedgerRecord {
         frozen: vec![frozen()],
         fresh_marks: vec![mark()],
         released: true,
+        folded: false,
+        kept_parts: 0,
+        thinned: 0,
     }
 }
 
@@ -594,6 +641,7 @@ fn shard() -> ShardRecord {
         rows: vec![1, 2, 3],
         entries: vec![vec![4, 5], Vec::new(), vec![6]],
         side: vec![side()],
+        packed_rows: Vec::new(),
     }
 }
 
@@ -647,7 +695,7 @@ fn decision() -> v1::Decision {
             exposed_units: 400,
             ramp_steps: Vec::new(),
             allocated_ms: 0,
-            sample_ratio: None,
+    0, None, kept_parts:, sample_ratio:, thinned_units:,
         }),
         weights_before: vec![5_000, 5_000],
         weights_after: vec![2_000, 8_000],

@@ -3,7 +3,7 @@
 
 use featureops_proto::log::{
     Batch, Entry, ExposureFact, LedgerRecord, LostExposures, OutcomeFact, ReceiptFact, ResumeFlag,
-    SetOversight, SetSegment, ShardRecord, TripFlag, UpdateSegmentUnits, entry,
+    SetBudgets, SetOversight, SetSegment, ShardRecord, TripFlag, UpdateSegmentUnits, entry,
 };
 use featureops_proto::v1;
 use featureops_state::{Section, State};
@@ -146,6 +146,60 @@ fn a_state_is_read_and_written_again_as_its_golden_bytes() {
     let shard = ShardRecord::decode_length_delimited(bytes("ledger/0000000001/171")).unwrap();
     assert!(!shard.rows.is_empty() && shard.side.len() == 1, "{shard:?}");
     assert!(shard.entries.iter().any(|table| !table.is_empty()), "{shard:?}");
+}
+
+/// What only large or full ledgers have: rows packed by bits, sums of clusters.
+#[test]
+fn a_state_with_packed_rows_and_clusters_is_read_and_written_again_as_its_golden_bytes() {
+    let mut driver = Driver::new();
+    let experiment = driver.running();
+    let budgets = v1::Budgets { experiment_units: 700, experiment_sums: 20, ..v1::Budgets::default() };
+    let set = SetBudgets { budgets: Some(budgets), ..SetBudgets::default() };
+    driver.done(entry::Command::SetBudgets(set));
+    let (revenue, minute) = (driver.metric("revenue"), driver.minute());
+    // Two shards of 300 units that are kept, one that leaves.
+    let units =
+        (0..900_u64).map(|unit| ((unit % 3 * 100) << 56) | (unit * unit * 0x1_2345_6789 & 0xffff_ffff_ffff));
+    let mut facts = batch("shop", 1);
+    for (index, unit_hash) in (0..).zip(units) {
+        let (arm, minute) = (index % 2, minute - index % 50);
+        facts.exposures.push(ExposureFact {
+            index,
+            experiment,
+            arm,
+            unit_hash,
+            minute,
+            ..ExposureFact::default()
+        });
+        let value = i64::from(index) - 300;
+        facts.outcomes.push(OutcomeFact {
+            index,
+            metric: revenue,
+            unit_hash,
+            value,
+            minute,
+            ..OutcomeFact::default()
+        });
+    }
+    driver.ingest(vec![facts]);
+    let mut golden = Golden::open("sections/full");
+    let written = driver.state.sections();
+    for name in [
+        "clusters/0000000001",
+        "header",
+        "ledger/0000000001",
+        "ledger/0000000001/000",
+        "ledger/0000000001/100",
+    ] {
+        let made = &written.iter().find(|section| section.name == name).unwrap().bytes;
+        let kept = golden.bytes(&name.replace('/', "."), || made.clone());
+        assert_eq!(&kept, made, "{name}: bytes changed");
+    }
+    golden.has_nothing_else();
+    assert!(!written.iter().any(|section| section.name == "ledger/0000000001/200"), "its units left");
+    let bytes = &written.iter().find(|section| section.name == "ledger/0000000001/000").unwrap().bytes;
+    assert!(!ShardRecord::decode_length_delimited(bytes.as_slice()).unwrap().packed_rows.is_empty());
+    assert_eq!(State::from_sections(&written).unwrap().sections(), written);
 }
 
 /// Segments are in sections of their own, so that states without them keep theirs. The list's packing

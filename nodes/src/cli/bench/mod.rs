@@ -7,6 +7,7 @@
 //!   lag        a real node, to the first evaluation that serves what was decided
 //!   scale      a node of its own process, full and restarted, beside the same process empty
 //!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
+//!   fleet      the fold alone, with 38.9 million units; only when it is asked for
 //! ```
 //!
 //! Measured and limit take turns (A B A B …), so that whatever else the machine does falls on both; shown is the median,
@@ -18,6 +19,7 @@ mod evaluate;
 mod facts;
 mod flagd;
 mod flight;
+mod fold;
 mod lag;
 mod ledger;
 mod report;
@@ -50,13 +52,15 @@ pub enum Measurement {
     Lag,
     /// Memory and start of a node with 10,000 flags.
     Scale,
-    /// Bytes a unit and time an outcome in the ledger.
+    /// Bytes a unit, time an outcome and the longest stalls of the ledger.
     Ledger,
+    /// The ledger with the units of a whole fleet; takes minutes and a gigabyte.
+    Fleet,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure [default: everything].
+    /// What to measure [default: everything but fleet].
     #[arg(value_enum)]
     measurements: Vec<Measurement>,
     /// Seconds under load for each comparison; setting up comes on top.
@@ -98,8 +102,12 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
         under_load: Duration::from_secs(args.seconds),
         data: args.data.unwrap_or_else(std::env::temp_dir),
     };
-    let wanted =
-        if args.measurements.is_empty() { Measurement::value_variants().to_vec() } else { args.measurements };
+    let usual = |measurement: &&Measurement| **measurement != Measurement::Fleet;
+    let wanted = if args.measurements.is_empty() {
+        Measurement::value_variants().iter().filter(usual).copied().collect()
+    } else {
+        args.measurements
+    };
     let load_before = load();
     let mut figures: Vec<Figure> = Vec::new();
     for measurement in Measurement::value_variants() {
@@ -115,6 +123,7 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
             Measurement::Lag => lag::measure(&plan).await?,
             Measurement::Scale => scale::measure(&plan).await?,
             Measurement::Ledger => ledger::measure().await?,
+            Measurement::Fleet => ledger::measure_fleet().await?,
         });
     }
     let machine = Machine { cores: cores(), load_before, load_after: load() };

@@ -73,6 +73,9 @@ const fn meaning(verdict: v1::Verdict) -> &'static str {
         v1::Verdict::NotRunning => "the experiment is not running",
         v1::Verdict::NoExposure => "held for 60 s and no exposure came",
         v1::Verdict::MissingUnit => "the unit is empty",
+        v1::Verdict::Thinned => {
+            "a budget was full: the unit is in the part that the experiment no longer counts"
+        }
         v1::Verdict::WaitingFull => "too many newer events wait for exposures",
     }
 }

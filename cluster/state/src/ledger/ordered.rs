@@ -1,0 +1,251 @@
+//! A table kept in the order of its keys: linear probing in which runs rise (Amble & Knuth 1974).
+//!
+//! ```text
+//!   home = hash scaled by the number of homes, which need not be a power of two
+//!
+//!   homes  0   1   2   3   4   5   6   7 | slack
+//!         [a] [b] [c]  .  [e] [f]  .  .  |  .        every key stands at its home or right of it, smaller ones before it
+//! ```
+//!
+//! The home rises with the hash, so the whole table is sorted: walking it gives the form that snapshots and digests use,
+//! and a search for what is not there ends at the first larger key. Unsuccessful probes stay short (5.5 at a load of .9,
+//! where plain probing takes 50), so the load may go up to .9; the table grows by an eighth, which keeps it above .8.
+
+/// What stands in a place.
+pub trait Slot: Copy {
+    /// Nothing.
+    const EMPTY: Self;
+    /// Whether something stands here.
+    fn is_used(&self) -> bool;
+    /// What the table is ordered by: the hash in the upper bits.
+    fn order(&self) -> u64;
+    /// The upper 32 bits of the hash, which say where its home is.
+    fn place(order: u64) -> u32;
+}
+
+/// Most places in use, of ten.
+const MAX_LOAD: usize = 9;
+/// Homes of the smallest table.
+const MIN_HOMES: usize = 4;
+
+/// The table.
+#[derive(Debug, Clone)]
+pub struct Ordered<S> {
+    /// Homes, and behind them some slack for a run that begins at the last of them.
+    slots: Vec<S>,
+    homes: usize,
+    len: usize,
+}
+
+impl<S> Default for Ordered<S> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), homes: 0, len: 0 }
+    }
+}
+
+impl<S: Slot> Ordered<S> {
+    /// Places in use.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of the table.
+    pub fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<S>()
+    }
+
+    /// What has this order.
+    pub fn get(&self, order: u64) -> Option<&S> {
+        self.slots.get(self.find(order).ok()?)
+    }
+
+    /// By rising order.
+    pub fn iter(&self) -> impl Iterator<Item = &S> {
+        self.slots.iter().filter(|slot| slot.is_used())
+    }
+
+    /// Writes what is there, or puts it in. Returns whether it is new.
+    pub fn put(&mut self, slot: S) -> bool {
+        let mut place = self.find(slot.order());
+        if let Ok(at) = place {
+            if let Some(there) = self.slots.get_mut(at) {
+                *there = slot;
+            }
+            return false;
+        }
+        if (self.len + 1) * 10 > self.homes * MAX_LOAD {
+            self.grow();
+            place = self.find(slot.order());
+        }
+        let (Ok(at) | Err(at)) = place;
+        self.insert(at, slot);
+        true
+    }
+
+    /// Moves what follows in the run one place on, and puts it in between.
+    fn insert(&mut self, at: usize, slot: S) {
+        let free = self.slots.iter().skip(at).position(|slot| !slot.is_used());
+        let free = free.map_or(self.slots.len(), |steps| at + steps);
+        if free == self.slots.len() {
+            // The last run has used the slack up. More of it, not more homes: all keys may share one.
+            let more = self.slack();
+            self.slots.reserve_exact(more);
+            self.slots.resize(free + more, S::EMPTY);
+        }
+        if let Some(run) = self.slots.get_mut(at..=free) {
+            run.copy_within(..free - at, 1);
+            if let Some(first) = run.first_mut() {
+                *first = slot;
+            }
+            self.len += 1;
+        }
+    }
+
+    /// Takes out what has this order.
+    pub fn remove(&mut self, order: u64) -> Option<S> {
+        let at = self.find(order).ok()?;
+        let gone = *self.slots.get(at)?;
+        // Whoever behind it in the run is not at home moves up.
+        let displaced = |(next, slot): (usize, &S)| slot.is_used() && self.home(slot.order()) < next;
+        let moved = self.slots.iter().enumerate().skip(at + 1).take_while(|each| displaced(*each)).count();
+        if let Some(run) = self.slots.get_mut(at..=at + moved) {
+            run.copy_within(1.., 0);
+            if let Some(last) = run.last_mut() {
+                *last = S::EMPTY;
+            }
+        }
+        self.len -= 1;
+        Some(gone)
+    }
+
+    /// A table of what rises strictly by order, half way between its last growth and its next.
+    pub fn of(sorted: impl ExactSizeIterator<Item = S>) -> Self {
+        let mut table = Self::default();
+        let homes = (sorted.len() * 20).div_ceil(17);
+        table.build(homes.max(MIN_HOMES), sorted);
+        table
+    }
+
+    fn grow(&mut self) {
+        let old = std::mem::take(&mut self.slots);
+        let homes = self.homes + (self.homes / 8).max(MIN_HOMES);
+        self.build(homes, old.into_iter().filter(Slot::is_used));
+    }
+
+    fn build(&mut self, homes: usize, sorted: impl Iterator<Item = S>) {
+        self.homes = homes;
+        self.slots = vec![S::EMPTY; homes + self.slack()];
+        self.len = 0;
+        let mut next = 0;
+        for slot in sorted {
+            let at = next.max(self.home(slot.order()));
+            if at >= self.slots.len() {
+                let more = self.slack();
+                self.slots.resize(at + more, S::EMPTY);
+            }
+            if let Some(place) = self.slots.get_mut(at) {
+                *place = slot;
+                self.len += 1;
+            }
+            next = at + 1;
+        }
+    }
+
+    fn slack(&self) -> usize {
+        4 + (self.homes / 16).min(60)
+    }
+
+    fn home(&self, order: u64) -> usize {
+        // Below 2^32 times below 2^32.
+        ((u64::from(S::place(order)) * self.homes as u64) >> 32) as usize
+    }
+
+    /// Where it is, or where it belongs.
+    fn find(&self, order: u64) -> Result<usize, usize> {
+        let home = self.home(order);
+        for (at, slot) in self.slots.iter().enumerate().skip(home) {
+            if !slot.is_used() {
+                return Err(at);
+            }
+            let there = slot.order();
+            if there >= order {
+                return if there == order { Ok(at) } else { Err(at) };
+            }
+        }
+        Err(self.slots.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Pair(u64, u8);
+
+    impl Slot for Pair {
+        const EMPTY: Self = Self(u64::MAX, 0);
+        fn is_used(&self) -> bool {
+            self.0 != u64::MAX
+        }
+        fn order(&self) -> u64 {
+            self.0
+        }
+        fn place(order: u64) -> u32 {
+            (order >> 32) as u32
+        }
+    }
+
+    /// Few homes among many keys, the first and the last home among them.
+    fn order() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            0u64..40,
+            (0u64..40).prop_map(|low| (u64::MAX - 1) - low),
+            any::<u32>().prop_map(|high| u64::from(high) << 32),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_writes_and_removals_equals_a_map(
+            steps in proptest::collection::vec((order(), 0u8..4), 0..400)
+        ) {
+            let mut table = Ordered::default();
+            let mut model = BTreeMap::new();
+            for (order, value) in steps {
+                if value == 0 {
+                    prop_assert_eq!(table.remove(order).map(|pair: Pair| pair.1), model.remove(&order));
+                } else {
+                    prop_assert_eq!(table.put(Pair(order, value)), model.insert(order, value).is_none());
+                }
+                prop_assert_eq!(table.get(order).map(|pair| pair.1), model.get(&order).copied());
+                prop_assert_eq!(table.len(), model.len());
+            }
+            let expected: Vec<Pair> = model.into_iter().map(|(order, value)| Pair(order, value)).collect();
+            prop_assert_eq!(table.iter().copied().collect::<Vec<_>>(), expected.clone());
+            for pair in &expected {
+                prop_assert_eq!(table.get(pair.0), Some(pair));
+            }
+            let again = Ordered::of(expected.iter().copied());
+            prop_assert_eq!(again.iter().copied().collect::<Vec<_>>(), expected.clone());
+            for pair in &expected {
+                prop_assert_eq!(again.get(pair.0), Some(pair));
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_table_stays_full() {
+        let mut table = Ordered::default();
+        let mut least = 1.0_f64;
+        for number in 0..60_000_u64 {
+            table.put(Pair(number.wrapping_mul(0x9E37_79B9_7F4A_7C15), 1));
+            if number > 2_000 {
+                least = least.min(table.len() as f64 / table.slots.capacity() as f64);
+            }
+        }
+        assert!(least > 0.75, "{least}");
+    }
+}
