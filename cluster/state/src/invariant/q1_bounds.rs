@@ -1,7 +1,7 @@
 //! Q1: every bound of the fold, side by side.
 
 use crate::State;
-use crate::ledger::MAX_CROSSED;
+use crate::ledger::{MAX_CROSSED, MAX_SAMPLED};
 use crate::producers::{MAX_PRODUCERS, MAX_VERDICT_BYTES, NODE_PRODUCERS};
 
 pub fn check(state: &State) -> Result<(), String> {
@@ -32,6 +32,7 @@ pub fn check(state: &State) -> Result<(), String> {
     for (number, ledger) in &state.ledgers {
         most(&format!("rows of experiment {number}"), ledger.rows, crate::state::MAX_EXPERIMENT_ROWS)?;
         most(&format!("crossed of experiment {number}"), ledger.crossed, MAX_CROSSED)?;
+        most(&format!("sample of experiment {number}"), ledger.sample.len(), MAX_SAMPLED)?;
     }
     state.decisions.check()
 }

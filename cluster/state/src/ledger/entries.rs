@@ -49,6 +49,38 @@ impl Entries {
         }
     }
 
+    /// Takes a sum out. Returns it; zero when there was none.
+    pub fn remove(&mut self, hash: u64, arm: u8) -> i64 {
+        let Ok(mut hole) = self.find(key(hash, arm)) else { return 0 };
+        let sum = self.values.get(hole).copied().unwrap_or(0);
+        let mask = self.keys.len().wrapping_sub(1);
+        let mut at = hole;
+        self.len -= 1;
+        // As for rows: what a probe would pass the hole for moves up.
+        loop {
+            at = (at + 1) & mask;
+            let (Some(key), Some(value)) = (self.keys.get(at).copied(), self.values.get(at).copied()) else {
+                break;
+            };
+            if key == 0 {
+                break;
+            }
+            let home = (key >> 16) as usize & mask;
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                if let (Some(k), Some(v)) = (self.keys.get_mut(hole), self.values.get_mut(hole)) {
+                    *k = key;
+                    *v = value;
+                }
+                hole = at;
+            }
+        }
+        if let (Some(k), Some(v)) = (self.keys.get_mut(hole), self.values.get_mut(hole)) {
+            *k = 0;
+            *v = 0;
+        }
+        sum
+    }
+
     /// All sums that are not zero, by rising (hash, arm).
     pub fn sorted(&self) -> Vec<(u64, u8, i64)> {
         let mut all: Vec<(u64, u8, i64)> = self
@@ -110,6 +142,11 @@ mod tests {
             let mut model = BTreeMap::new();
             for (hash, arm, value) in writes {
                 let hash = (hash << 40) | (hash % 5);
+                if value == 2 {
+                    prop_assert_eq!(table.remove(hash, arm), model.remove(&(hash, arm)).unwrap_or(0));
+                    prop_assert_eq!(table.get(hash, arm), 0);
+                    continue;
+                }
                 table.put(hash, arm, value);
                 model.insert((hash, arm), value);
                 prop_assert_eq!(table.get(hash, arm), value);

@@ -9,15 +9,21 @@
 //! counted, with a verdict.
 
 mod entries;
+mod erase;
 mod marks;
 mod rows;
+mod sample;
+mod series;
 mod shape;
 mod strata;
 mod table;
 mod waiting;
 
+pub use erase::Erased;
 pub use marks::Marks;
 pub use rows::Row;
+pub use sample::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, MAX_SAMPLED, Sample};
+pub use series::{HOURS as SERIES_HOURS, Series, SeriesCell};
 pub use shape::Shape;
 pub use strata::{Cell, Strata, Stratum};
 pub use table::{Exposed, Ledger, MAX_CROSSED, Shard, Side};

@@ -8,6 +8,8 @@ use featureops_proto::v1::Verdict;
 use super::entries::{Entries, MAX_SUM};
 use super::marks::Marks;
 use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
+use super::sample::Sample;
+use super::series::Series;
 use super::shape::{Shape, SlotKind};
 use super::strata::{Cell, Strata};
 
@@ -72,6 +74,10 @@ pub struct Ledger {
     pub(crate) shape: Arc<Shape>,
     pub(crate) shards: Vec<Arc<Shard>>,
     pub(crate) strata: Arc<Strata>,
+    /// What arrived when.
+    pub series: Series,
+    /// Who the units are.
+    pub sample: Sample,
     /// Units recorded.
     pub rows: u64,
     /// Units in two arms.
@@ -97,6 +103,8 @@ impl Ledger {
             base_minute,
             shards: vec![shard; SHARDS],
             strata: Arc::new(strata),
+            series: Series::default(),
+            sample: Sample::default(),
             rows: 0,
             crossed: 0,
             marks: Marks::new(shape.arms),
@@ -118,6 +126,8 @@ impl Ledger {
             Arc::new(Shard { entries: vec![Entries::default(); self.shape.tables()], ..Shard::default() });
         self.shards = vec![empty; SHARDS];
         self.marks = Marks::restore(self.marks.all().to_vec(), []);
+        self.series = Series::default();
+        self.sample = Sample::default();
         self.rows
     }
 
@@ -162,6 +172,8 @@ impl Ledger {
                 if let Some(now_ms) = marked {
                     self.marks.mark(unit, arm, now_ms);
                 }
+                self.series.unit(arm, self.base_minute.saturating_add(minute));
+                self.sample.expose(unit, arm);
                 self.dirty = true;
             }
             Exposed::Repeated => {
@@ -231,12 +243,22 @@ impl Ledger {
             return Verdict::OutsideWindow;
         }
         let Some((_, kind)) = self.shape.slots.get(slot).copied() else { return Verdict::UnknownMetric };
-        match kind {
-            SlotKind::Seen { bit } => self.see(row, unit, slot, bit, value),
-            SlotKind::Sum { table, counts } => {
-                self.add(row, unit, slot, table, if counts { 1 } else { value })
+        let (verdict, value, converted) = match kind {
+            SlotKind::Seen { bit } => {
+                let converts = value != 0 && row.seen & (1 << bit) == 0;
+                (self.see(row, unit, slot, bit, value), i64::from(value != 0), converts)
             }
+            SlotKind::Sum { table, counts } => {
+                let value = if counts { 1 } else { value };
+                (self.add(row, unit, slot, table, value), value, false)
+            }
+        };
+        if verdict == Verdict::Counted {
+            let proportion = matches!(kind, SlotKind::Seen { .. });
+            self.series.event(row.arm, slot, value, converted, self.base_minute.saturating_add(minute));
+            self.sample.outcome(unit, slot, if proportion { i64::from(converted) } else { value });
         }
+        verdict
     }
 
     fn see(&mut self, row: Row, unit: u64, slot: usize, bit: u8, value: i64) -> Verdict {
@@ -328,14 +350,14 @@ impl Ledger {
             .iter()
             .map(|s| s.rows.bytes() + s.entries.iter().map(Entries::bytes).sum::<usize>() + s.side.len() * 40)
             .sum();
-        (shards + self.strata.bytes()) as u64
+        (shards + self.strata.bytes() + self.series.bytes() + self.sample.bytes()) as u64
     }
 }
 
-fn shard_of(unit: u64) -> usize {
+pub(super) fn shard_of(unit: u64) -> usize {
     (unit >> 56) as usize
 }
 
-fn key_of(unit: u64) -> u64 {
+pub(super) fn key_of(unit: u64) -> u64 {
     unit & ((1 << HASH_BITS) - 1)
 }

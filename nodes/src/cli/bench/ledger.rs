@@ -92,6 +92,7 @@ fn exposures(experiment: u32, first: u64) -> Vec<ExposureFact> {
         unit_hash: hash(unit),
         minute: 0,
         generation: 0,
+        dimensions: Vec::new(),
     };
     (0u32..).zip(first..first + BATCH).map(exposure).collect()
 }
