@@ -31,8 +31,11 @@ fn hash(unit: u64) -> u64 {
     (unit + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// n, sums, squares and products by arm over all strata.
-fn pooled(view: &ExperimentView) -> Vec<(u64, Vec<(i128, i128)>, Vec<i128>)> {
+/// Units, sums with squares by slot, and products; of one arm.
+type Moments = (u64, Vec<(i128, i128)>, Vec<i128>);
+
+/// By arm over all strata.
+fn pooled(view: &ExperimentView) -> Vec<Moments> {
     let get = |v: &Option<v1::Int128>| v.as_ref().unwrap().get();
     (0..2)
         .map(|arm| {

@@ -313,7 +313,7 @@ impl Sample {
 
     /// Takes a record in. `None`: it is malformed.
     pub fn restore(&mut self, record: SampleRecord) -> Option<()> {
-        self.level = u32::try_from(record.level).ok().filter(|level| *level < 64)?;
+        self.level = (record.level < 64).then_some(record.level)?;
         self.thinned = record.thinned;
         let dictionary = Arc::make_mut(&mut self.dictionary);
         for tuple in record.dictionary {
