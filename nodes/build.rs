@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "administration",
         "segment",
         "schedule",
+        "ledger",
     ]
     .map(|name| format!("featureops/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["../proto"])?;

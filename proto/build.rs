@@ -13,8 +13,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/evaluation.proto",
         "featureops/v1/facts.proto",
         "featureops/v1/segment.proto",
+        "featureops/v1/ledger.proto",
         "featureops/v1/decision.proto",
         "featureops/v1/administration.proto",
+        "featureops/log/v1/ledger.proto",
         "featureops/log/v1/log.proto",
         "featureops/log/v1/snapshot.proto",
     ];

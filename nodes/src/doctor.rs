@@ -7,8 +7,10 @@
 use std::sync::atomic::Ordering;
 
 use featureops_cluster::{Health, Waits};
+use featureops_proto::log::ErasuresRecord;
 use featureops_proto::v1::{NodeHealth, node_health::Check};
 use featureops_proto::{ErrorCode, timestamp_if_set};
+use featureops_state::LedgerUsage;
 
 use crate::host::Host;
 use crate::services;
@@ -57,7 +59,13 @@ impl Finding {
 pub fn examine(host: &Host) -> NodeHealth {
     let health = host.replica.health();
     let (initialized, log_time_ms) = host.replica.read(|state| (state.is_initialized(), state.log_time_ms()));
-    let findings = findings(host, &health, initialized, log_time_ms);
+    let mut findings = findings(host, &health, initialized, log_time_ms);
+    // Readiness does not rest on these, and they look at every ledger.
+    let (usage, erasures) = host.replica.read(|state| (state.ledger_usage(), *state.erasures()));
+    findings.push(ledger_finding(&usage));
+    if erasures.count > 0 {
+        findings.push(erasure_finding(&erasures, &health));
+    }
     let ready = ready(&findings);
     let published = host.publisher.load();
     let snapshot = &published.snapshot;
@@ -270,6 +278,47 @@ fn serving_findings(host: &Host, health: &Health, log_time_ms: i64) -> Vec<Findi
             "their allocations keep serving; the process log has the crash: report it, then restart the node",
         ),
     ]
+}
+
+/// How full the ledgers of experiments are.
+fn ledger_finding(usage: &LedgerUsage) -> Finding {
+    let (rows, most) = usage.rows;
+    let held = format!("{rows} of {most} units over all experiments, {} MiB", usage.bytes >> 20);
+    let near = usage.near.iter().map(|(name, rows, most)| format!("{name} has {rows} of {most} units"));
+    let mut faults: Vec<String> = near.collect();
+    if usage.is_near() {
+        faults.push(held.clone());
+    }
+    Finding::new(
+        "ledger",
+        false,
+        (!faults.is_empty()).then(|| faults.join("; ")),
+        held,
+        "above the bound new units are not counted: stop experiments that have their answer (their units go when their windows \
+         close), or put fewer units in them by a layer's share",
+    )
+}
+
+/// Whether this node's log and snapshots still hold what came before the last erasure.
+fn erasure_finding(erasures: &ErasuresRecord, health: &Health) -> Finding {
+    let ErasuresRecord { count, position, .. } = *erasures;
+    let at = services::position(position);
+    let purged = health.purged.is_some_and(|purged| purged >= position);
+    let snapshot = health.snapshot.is_some_and(|snapshot| snapshot >= position);
+    let detail = match (snapshot, purged) {
+        (_, true) => {
+            format!("{count} units erased, the last at {at}: gone from this node's log and snapshot")
+        }
+        (true, false) => format!(
+            "{count} units erased, the last at {at}: gone from the snapshot; the log holds what came before until it is purged \
+             beyond it, which is with a later snapshot"
+        ),
+        (false, false) => format!(
+            "{count} units erased, the last at {at}: the log holds what came before, and so does the snapshot, until the next \
+             one is taken and the log purged (snapshot_every_entries)"
+        ),
+    };
+    Finding::new("erasures", false, None, detail, "")
 }
 
 /// The way out of lost exposures, by what the newest batch of them was refused with.

@@ -13,7 +13,7 @@
 //! environment and events as sent, and neither producer nor sequence: those *name* the batch, the hash says what it
 //! held, and a retry through another path (unary or stream) is still the same batch.
 //!
-//! Raw units and attributes end here: neither reaches the log.
+//! Raw units and attributes end here: neither reaches the log, but for the values of the dimensions that the experiment declares.
 
 use featureops_evaluation::{Key, Receipt, UnitKey, minute};
 use featureops_proto::log::{Batch, BatchReply, DoorVerdict, ExposureFact, OutcomeFact, ReceiptFact};
@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::dimensions;
 use crate::fixed_point::Unscalable;
 use crate::publisher::Published;
 use crate::refusal;
@@ -119,6 +120,7 @@ impl Door<'_> {
             unit_hash: self.unit_key.hash(event.unit.as_bytes()),
             minute: minute_of(event.event_time.as_ref())?,
             generation,
+            dimensions: dimensions::of(&experiment.dimensions, |name| event.attributes.get(name)),
         })
     }
 

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use featureops_cluster::environment::BoxFuture;
@@ -117,6 +117,7 @@ struct Waiting {
     environment: Arc<str>,
     exposed: Exposed,
     minute: u32,
+    dimensions: Vec<String>,
 }
 
 /// The way of a batch into the log.
@@ -137,6 +138,8 @@ pub struct Exposures {
     untold: Mutex<BTreeMap<u32, u64>>,
     /// Code of the refusal that the newest batch met; empty when it was taken.
     refused: Mutex<String>,
+    /// Units forgotten: what was on its way meanwhile may be known to nobody any more.
+    forgotten: AtomicU64,
     observation: Arc<Observation>,
 }
 
@@ -182,6 +185,7 @@ impl Exposures {
             idle: watch::Sender::new(true),
             untold: Mutex::default(),
             refused: Mutex::default(),
+            forgotten: AtomicU64::new(0),
             observation,
         });
         let sender =
@@ -189,8 +193,14 @@ impl Exposures {
         (exposures, sender)
     }
 
-    /// Says that the unit was shown the arm. Never waits.
-    pub fn imply(&self, environment: &str, exposed: Exposed, minute: u32) {
+    /// Says that the unit was shown the arm, and its values of the experiment's dimensions. Never waits.
+    pub fn imply(
+        &self,
+        environment: &str,
+        exposed: Exposed,
+        minute: u32,
+        dimensions: impl FnOnce() -> Vec<String>,
+    ) {
         let packed = exposed.packed();
         let Some(shard) = self.shard(exposed.unit_hash) else { return };
         {
@@ -202,9 +212,28 @@ impl Exposures {
         }
         self.observation.exposures_implied.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let waiting = Waiting { environment: environment.into(), exposed, minute };
+        let waiting = Waiting { environment: environment.into(), exposed, minute, dimensions: dimensions() };
         if self.queue.try_send(waiting).is_err() {
             self.settle(exposed, End::Dropped);
+        }
+    }
+
+    /// The unit was erased: that it was recorded is no longer so, and its next exposure is one.
+    pub fn forget(&self, unit_hash: u64) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        if let Some(shard) = self.shard(unit_hash) {
+            let mut shard = shard.lock();
+            shard.young.retain(|packed| *packed as u64 != unit_hash);
+            shard.old.retain(|packed| *packed as u64 != unit_hash);
+        }
+    }
+
+    /// A snapshot took the place of entries that were not seen here; erasures may be among them. Repeats cost a fact each.
+    pub fn forget_all(&self) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            (shard.young, shard.old) = (Set::default(), Set::default());
         }
     }
 
@@ -309,6 +338,7 @@ impl Sender {
                 unit_hash: waiting.exposed.unit_hash,
                 minute: waiting.minute,
                 generation: waiting.exposed.generation,
+                dimensions: waiting.dimensions.clone(),
             })
             .collect();
         let mut batch = Batch {
@@ -341,8 +371,11 @@ fn end_of(verdict: Verdict) -> End {
 async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, exposed: Vec<Exposed>) {
     let mut pause = RETRY_FIRST;
     loop {
+        let forgotten = exposures.forgotten.load(Ordering::Acquire);
         match log.record(batch.clone()).await {
             Ok(reply) => {
+                // A unit that was erased while the answer was on its way must not come in as known.
+                let known = exposures.forgotten.load(Ordering::Acquire) == forgotten;
                 *exposures.refused.lock() =
                     reply.refusal.as_ref().map_or_else(String::new, |refusal| refusal.code.clone());
                 if let Some(refusal) = &reply.refusal {
@@ -358,7 +391,11 @@ async fn send(exposures: Arc<Exposures>, log: Arc<dyn FactLog>, batch: Batch, ex
                     let verdict = reply.verdicts.iter().find(|verdict| verdict.index == index);
                     let verdict = verdict.map_or(Verdict::Counted, |verdict| verdict.verdict());
                     exposures.observation.judged(verdict.into(), 1);
-                    let end = if reply.refusal.is_some() { End::Dropped } else { end_of(verdict) };
+                    let end = match end_of(verdict) {
+                        _ if reply.refusal.is_some() => End::Dropped,
+                        End::Held if !known => End::Closed,
+                        end => end,
+                    };
                     exposures.settle(exposed, end);
                 }
                 return;
@@ -431,7 +468,7 @@ mod tests {
         tokio::spawn(sender.run());
         for _ in 0..3 {
             for unit in 0..200 {
-                exposures.imply("p", exposed(unit), 9);
+                exposures.imply("p", exposed(unit), 9, Vec::new);
             }
             assert!(exposures.flush(Duration::from_secs(1)).await);
         }
@@ -446,8 +483,8 @@ mod tests {
         *recorder.failures.lock() = vec![Failure::Unknown(String::new()), Failure::NotLeader(String::new())];
         let (exposures, sender) = open(&recorder, 1_000, 1_000);
         tokio::spawn(sender.run());
-        exposures.imply("p", exposed(1), 9);
-        exposures.imply("q", exposed(2), 9);
+        exposures.imply("p", exposed(1), 9, Vec::new);
+        exposures.imply("q", exposed(2), 9, Vec::new);
         assert!(exposures.flush(Duration::from_secs(30)).await);
         let batches = recorder.batches.lock();
         assert_eq!(batches.keys().copied().collect::<Vec<_>>(), [1, 2]);
@@ -460,13 +497,13 @@ mod tests {
         let recorder = Arc::new(Recorder::default());
         let (exposures, sender) = open(&recorder, 1_000, 4);
         for unit in 0..10 {
-            exposures.imply("p", exposed(unit), 9);
+            exposures.imply("p", exposed(unit), 9, Vec::new);
         }
         assert_eq!((lost(&exposures), exposures.waiting()), (6, 4));
         tokio::spawn(sender.run());
         assert!(exposures.flush(Duration::from_secs(1)).await);
         for unit in 6..10 {
-            exposures.imply("p", exposed(unit), 9);
+            exposures.imply("p", exposed(unit), 9, Vec::new);
         }
         assert!(exposures.flush(Duration::from_secs(1)).await);
         let recorded: usize = recorder.batches.lock().values().map(|batch| batch.exposures.len()).sum();
@@ -496,7 +533,7 @@ mod tests {
             let (exposures, sender) = open(&recorder, 1_000, 1_000);
             tokio::spawn(sender.run());
             for _ in 0..2 {
-                exposures.imply("p", exposed(1), 9);
+                exposures.imply("p", exposed(1), 9, Vec::new);
                 assert!(exposures.flush(Duration::from_secs(1)).await);
             }
             let batches = recorder.batches.lock().len();
@@ -512,7 +549,7 @@ mod tests {
         for code in ["TOO_MANY_PRODUCERS", ""] {
             *recorder.refusal.lock() = (!code.is_empty())
                 .then(|| Refusal::new(ErrorCode::TooManyProducers, "producer", "node", "full"));
-            exposures.imply("p", exposed(1), 9);
+            exposures.imply("p", exposed(1), 9, Vec::new);
             assert!(exposures.flush(Duration::from_secs(1)).await);
             assert_eq!(exposures.refused(), code);
         }
@@ -524,7 +561,7 @@ mod tests {
         let (exposures, sender) = open(&recorder, 64, 100_000);
         tokio::spawn(sender.run());
         for unit in 0..5_000u64 {
-            exposures.imply("p", exposed(unit), 9);
+            exposures.imply("p", exposed(unit), 9, Vec::new);
         }
         assert!(exposures.flush(Duration::from_secs(60)).await);
         let sizes = exposures.shards.iter().map(|shard| {

@@ -41,6 +41,7 @@ use crate::rpc::experiment_service_server::ExperimentServiceServer;
 use crate::rpc::fact_service_server::FactServiceServer;
 use crate::rpc::flag_service_server::FlagServiceServer;
 use crate::rpc::layer_service_server::LayerServiceServer;
+use crate::rpc::ledger_service_server::LedgerServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
 use crate::rpc::schedule_service_server::ScheduleServiceServer;
 use crate::rpc::segment_service_server::SegmentServiceServer;
@@ -53,6 +54,7 @@ use crate::services::facts::Facts;
 use crate::services::flag::Flags;
 use crate::services::health::Healths;
 use crate::services::layer::Layers;
+use crate::services::ledger::Ledgers;
 use crate::services::metric::Metrics;
 use crate::services::schedule::Schedules;
 use crate::services::segment::Segments;
@@ -75,6 +77,7 @@ const SERVICES: &[&str] = &[
     <MetricServiceServer<Metrics> as NamedService>::NAME,
     <ExperimentServiceServer<Experiments> as NamedService>::NAME,
     <LayerServiceServer<Layers> as NamedService>::NAME,
+    <LedgerServiceServer<Ledgers> as NamedService>::NAME,
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
     <ScheduleServiceServer<Schedules> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
@@ -170,6 +173,7 @@ fn front(
         .add_service(MetricServiceServer::new(Metrics(host.clone())).max_decoding_message_size(small))
         .add_service(ExperimentServiceServer::new(Experiments(host.clone())).max_decoding_message_size(small))
         .add_service(LayerServiceServer::new(Layers(host.clone())).max_decoding_message_size(small))
+        .add_service(LedgerServiceServer::new(Ledgers(host.clone())).max_decoding_message_size(small))
         .add_service(DecisionServiceServer::new(Decisions(host.clone())).max_decoding_message_size(small))
         .add_service(ScheduleServiceServer::new(Schedules(host.clone())).max_decoding_message_size(small))
         .add_service(

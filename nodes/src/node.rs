@@ -85,12 +85,14 @@ pub struct Node {
     tasks: JoinSet<()>,
 }
 
-/// What apply tells this node: the publisher, the owners and whoever executes schedules, none of which makes it wait.
+/// What apply tells this node: the publisher, the owners, whoever executes schedules and the cache of exposures, none of which
+/// makes it wait.
 struct Sink {
     publisher: Arc<Publisher>,
     bell: Arc<Bell>,
     schedules: Arc<schedules::Bell>,
     owners: OnceLock<Owners>,
+    exposures: OnceLock<Arc<Exposures>>,
 }
 
 impl EffectSink<State> for Sink {
@@ -100,11 +102,21 @@ impl EffectSink<State> for Sink {
         if let Some(owners) = self.owners.get() {
             owners.note(effects);
         }
+        if let Some(exposures) = self.exposures.get() {
+            for effect in effects {
+                if let Effect::UnitErased { unit } = effect {
+                    exposures.forget(*unit);
+                }
+            }
+        }
     }
 
     fn installed(&self, _state: &State, _position: u64) {
         self.publisher.republish();
         self.bell.ring();
+        if let Some(exposures) = self.exposures.get() {
+            exposures.forget_all();
+        }
     }
 }
 
@@ -147,6 +159,7 @@ impl Node {
             bell: Arc::clone(&bell),
             schedules: Arc::clone(&due),
             owners: OnceLock::new(),
+            exposures: OnceLock::new(),
         });
         let options = Options {
             snapshot_after_entries: config.snapshot_every_entries,
@@ -184,6 +197,7 @@ impl Node {
             Arc::new(ReplicaFacts(replica.clone())),
             Arc::clone(&observation),
         );
+        let _ = sink.exposures.set(Arc::clone(&exposures));
         let owners = match Owners::start(&environment, &replica, Arc::clone(&bell)).await {
             Ok(owners) => owners,
             Err(error) => {

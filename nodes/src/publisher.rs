@@ -155,6 +155,7 @@ impl Publisher {
                     | Effect::OwnerAssigned { .. }
                     | Effect::DecisionChanged { .. }
                     | Effect::AuditAppended { .. }
+                    | Effect::UnitErased { .. }
                     | Effect::OversightChanged { .. } => {}
                 }
             }

@@ -40,6 +40,8 @@ pub struct ExperimentEntry {
     pub running: bool,
     /// Bulk evaluation implies exposures too.
     pub bulk_exposes: bool,
+    /// Context attributes whose values go with an exposure.
+    pub dimensions: Box<[Box<str>]>,
 }
 
 impl ExperimentEntry {
@@ -155,6 +157,7 @@ impl Registry {
             arms: experiment.arms.iter().map(|arm| arm.variant.as_str().into()).collect(),
             running: experiment.state() == experiment::State::Running,
             bulk_exposes: experiment.bulk_exposes,
+            dimensions: experiment.dimensions.iter().map(|name| name.as_str().into()).collect(),
         });
         Arc::make_mut(&mut self.numbers).insert(experiment.number, Arc::clone(&entry));
         let experiments = Arc::make_mut(&mut self.experiments).entry(name.environment.into()).or_default();

@@ -43,6 +43,8 @@ pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentSt
         verdicts: view.verdicts,
         marked_units: view.marked,
         crossed_units: view.crossed,
+        lost_units: view.lost,
+        sample: view.sample,
         strata: view.strata.len() as u64,
         rows: view.rows,
         entries: view.entries,

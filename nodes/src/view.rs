@@ -4,6 +4,7 @@
 use featureops_evaluation::{Context, Evaluation, Receipt, minute};
 use prost_types::Struct;
 
+use crate::dimensions;
 use crate::door::unix_minute;
 use crate::exposures::Exposed;
 use crate::host::Host;
@@ -109,7 +110,12 @@ impl<'a> View<'a> {
             arm: assignment.arm,
             unit_hash: key.hash(unit.as_bytes()),
         };
-        self.host.exposures.imply(self.environment, exposed, unix_minute(self.stamp_ms));
+        let values = || {
+            let experiment = self.published.registry.experiment_by_number(assignment.experiment);
+            let names = experiment.map(|experiment| &*experiment.dimensions).unwrap_or_default();
+            dimensions::of(names, |name| context.attribute(name))
+        };
+        self.host.exposures.imply(self.environment, exposed, unix_minute(self.stamp_ms), values);
     }
 
     /// Whether the experiment wants exposures of bulk evaluations too.

@@ -148,6 +148,15 @@ pub struct Membership {
     pub told: bool,
 }
 
+/// An erasure that was answered.
+#[derive(Debug, Clone)]
+pub struct Erased {
+    /// The unit.
+    pub unit: String,
+    /// Arms that it was found in.
+    pub stays: u64,
+}
+
 /// Everything seen.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -165,6 +174,8 @@ pub struct Seen {
     pub reads: Vec<FlagRead>,
     /// Answers about the list of a segment.
     pub memberships: Vec<Membership>,
+    /// Erasures.
+    pub erased: Vec<Erased>,
     /// Digests.
     pub checkpoints: Vec<Checkpoint>,
     /// Starts that a node refused, and why.

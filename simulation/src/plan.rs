@@ -28,6 +28,8 @@ pub enum Plant {
     AgentApproved,
     /// A node's answer about a unit on a list is recorded as the other one.
     LostUnit,
+    /// A unit is held after its erasure.
+    KeptUnit,
     /// A ramp's decision is recorded with a step that it skipped.
     SkippedStep,
     /// A schedule is recorded as done before its time.
@@ -70,6 +72,7 @@ impl Plant {
         (Self::SilentUnderAilment, "silent-under-ailment"),
         (Self::AgentApproved, "agent-approved"),
         (Self::LostUnit, "lost-unit"),
+        (Self::KeptUnit, "kept-unit"),
         (Self::SkippedStep, "skipped-step"),
         (Self::EarlySchedule, "early-schedule"),
         (Self::WrongWeights, "wrong-weights"),

@@ -56,6 +56,12 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             membership.told = false;
             true
         }
+        Some(Plant::KeptUnit) => {
+            let Some(erased) = seen.erased.iter().find(|erased| erased.stays > 0) else { return false };
+            let Some((_, refolded)) = seen.refolded.first_mut() else { return false };
+            refolded.held.push(erased.unit.clone());
+            true
+        }
         Some(Plant::SkippedStep) => {
             let settled = seen.settled.iter_mut().flat_map(|(_, settled)| &mut settled.decisions);
             let mut steps = settled.filter(|decision| decision.policy == "ramp/1");

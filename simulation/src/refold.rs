@@ -37,6 +37,8 @@ pub struct Refolded {
     pub audit: Vec<v1::AuditRecord>,
     /// Experiments at the end.
     pub experiments: Vec<Counted>,
+    /// Of the units that were asked about, those that something holds at the end.
+    pub held: Vec<String>,
 }
 
 /// What the log says of one experiment's ledger.
@@ -53,9 +55,9 @@ pub struct Counted {
 /// Most records read back.
 const KEPT: usize = 100_000;
 
-/// Folds the disk's whole log, and takes digests where the nodes took theirs.
+/// Folds the disk's whole log, takes digests where the nodes took theirs, and looks for units by their hash.
 #[must_use]
-pub fn refold(disk: &SimulatedDisk, places: &[u64]) -> Refolded {
+pub fn refold(disk: &SimulatedDisk, places: &[u64], units: &[(String, u64)]) -> Refolded {
     let places: BTreeSet<u64> = places.iter().copied().collect();
     let mut refolded = Refolded::default();
     let mut state = State::new();
@@ -88,5 +90,7 @@ pub fn refold(disk: &SimulatedDisk, places: &[u64]) -> Refolded {
             refolded.experiments.push(Counted { name: experiment.name, verdicts, rows: view.rows });
         }
     }
+    let held = units.iter().filter(|(_, hash)| state.holds_unit(*hash));
+    refolded.held = held.map(|(unit, _)| unit.clone()).collect();
     refolded
 }

@@ -8,12 +8,14 @@
 //! First safety under faults, then everything is healed, then service is demanded. The world is one thread; its steps are one
 //! millisecond, within which turmoil runs each host in an order drawn from the seed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use featureops::config::NodeConfig;
 use featureops::node::Node;
+use featureops::unit_key::UnitKeyStore;
 
 use crate::Ambient;
 use crate::caller::PORT;
@@ -26,7 +28,7 @@ use crate::plan::{Plan, Plant};
 use crate::plant::plant;
 use crate::refold::refold;
 use crate::trace::{Trace, TraceSubscriber};
-use crate::workload::{Stage, StageCell, World, auditor, lister, operator, service};
+use crate::workload::{Stage, StageCell, World, auditor, eraser, lister, operator, service};
 
 /// Simulated time after which a world that does not end is ended.
 const CLOSING_MS_MAX: u64 = 60_000;
@@ -92,7 +94,12 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
     }
     for (number, machine) in (1_u64..).zip(world.machines.iter()) {
         let places: Vec<u64> = seen.checkpoints.iter().map(|checkpoint| checkpoint.position).collect();
-        let refolded = refold(&machine.disk, &places);
+        // By the key that the machine has: what was erased is looked for by its hash.
+        let key = UnitKeyStore::read(machine).ok().flatten();
+        let hash = |unit: &String| Some((unit.clone(), key.as_ref()?.hash(unit.as_bytes())));
+        let erased: BTreeSet<String> = seen.erased.iter().map(|erased| erased.unit.clone()).collect();
+        let erased: Vec<(String, u64)> = erased.iter().filter_map(hash).collect();
+        let refolded = refold(&machine.disk, &places, &erased);
         for (position, digest) in &refolded.digests {
             // The second reading is one more replica, of a life of its own.
             let checkpoint = Checkpoint { machine: number, life: 0, position: *position, digest: *digest };
@@ -143,7 +150,8 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
         sim.host(machine.name.clone(), move || node(number, machine.clone(), world.clone()));
     }
     let active = Arc::new(AtomicU64::new(0));
-    let mut others: Others = vec!["operator".to_owned(), "lister".to_owned(), "auditor".to_owned()];
+    let mut others: Others =
+        vec!["operator".to_owned(), "lister".to_owned(), "eraser".to_owned(), "auditor".to_owned()];
     for number in 1..=plan.services {
         let name = format!("service-{number}");
         others.push(name.clone());
@@ -156,6 +164,7 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
     }
     sim.client("operator", counted(Arc::clone(&active), operator::run(world.clone())));
     sim.client("lister", counted(Arc::clone(&active), lister::run(world.clone())));
+    sim.client("eraser", counted(Arc::clone(&active), eraser::run(world.clone())));
     sim.client("auditor", auditor::run(world.clone()));
 
     let mut schedule = steps(&plan.faults).into_iter().peekable();

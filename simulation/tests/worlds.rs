@@ -112,6 +112,11 @@ fn a_unit_that_is_gone_from_its_list_is_caught() {
 }
 
 #[test]
+fn a_unit_that_is_held_after_its_erasure_is_caught() {
+    caught("kept-unit", &["H9"]);
+}
+
+#[test]
 fn each_checker_that_reads_the_record_can_fail() {
     for (plant, by) in [
         ("wrong-weights", "A1"),

@@ -66,6 +66,11 @@ pub enum Effect {
         /// Number.
         number: u64,
     },
+    /// A unit was erased: what this node remembers of it by its hash goes too.
+    UnitErased {
+        /// Its keyed hash.
+        unit: u64,
+    },
     /// Limits or freezes of an environment changed.
     OversightChanged {
         /// Environment.

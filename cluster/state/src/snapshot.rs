@@ -1,6 +1,8 @@
 //! The state at rest: named sections, each the same bytes on every replica, so that a digest over them compares states
 //! and a chunk that did not change need not be sent again.
 
+mod ledger_parts;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -128,6 +130,7 @@ impl State {
                 sections.push(section(&name, [&clusters_record(*number, ledger)]));
             }
         }
+        self.ledger_parts(&mut sections);
         sections.sort_by(|a, b| a.name.cmp(&b.name));
         sections
     }
@@ -276,6 +279,7 @@ impl State {
         }
         state.budgets = header.budgets;
         state.restore_clusters(sections)?;
+        state.restore_ledger_parts(sections)?;
         state.derive();
         Ok(state)
     }
@@ -329,6 +333,9 @@ impl State {
                     self.frozen.insert(number, frozen);
                 }
                 let mut ledger = Ledger::new(record.base_minute, shape.clone());
+                if !record.released {
+                    self.begin_parts(experiment, &mut ledger);
+                }
                 ledger.rows = record.rows;
                 ledger.crossed = record.crossed;
                 let fresh = record.fresh_marks.iter().map(|m| (m.since_ms, m.unit, m.arm as u8));

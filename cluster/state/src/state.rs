@@ -123,6 +123,8 @@ pub struct State {
     pub(crate) oversight: BTreeMap<String, Arc<OversightRecord>>,
     pub(crate) layers: BTreeMap<Key, Arc<LayerRecord>>,
     pub(crate) holdouts: BTreeMap<Key, Arc<HoldoutRecord>>,
+    /// How many units were erased, and when.
+    pub(crate) erasures: featureops_proto::log::ErasuresRecord,
     /// Derived from `experiments`.
     pub(crate) occupants: Occupants,
     pub(crate) schedules: Schedules,

@@ -85,6 +85,8 @@ pub struct ExperimentView {
     pub crossed: u64,
     /// Exposures refused for want of room.
     pub lost: u64,
+    /// Of an experiment that declares dimensions.
+    pub sample: Option<featureops_proto::v1::SampleStatus>,
     /// The flag's own levels.
     pub autonomy: AutonomyLevels,
     /// Level in force for reallocations: the least of environment, flag and action class.
@@ -206,6 +208,8 @@ impl State {
             marked: ledger.marks.all().iter().sum(),
             crossed: ledger.crossed,
             lost: ledger.lost,
+            sample: (!definition.dimensions.is_empty())
+                .then(|| crate::ledger_view::sample_status(record, Some(ledger))),
             autonomy: held.and_then(|f| f.autonomy).unwrap_or_else(crate::oversight::default_levels),
             reallocate: self.effective_level(&flag, ActionClass::Reallocate),
             cool_down_until_ms: held.map_or(0, |f| self.holding(f.cool_down_until_ms)),

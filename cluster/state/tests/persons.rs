@@ -416,13 +416,30 @@ fn an_ended_experiment_lets_its_rows_go_and_restores_alike() {
     let changed = v1::Metric { attribution_window_seconds: 60, ..metric };
     let set = entry::Command::SetMetric(log::SetMetric { metric: Some(changed), etag: String::new() });
     assert_eq!(d.refused(set.clone()), "WRONG_STATE", "its window is open");
-    for step in 0..5 {
-        d.tick(30 * 60_000);
+    // A window of an hour, and 72 h for what comes late: what a window holds counts until then, and by a tick it is over.
+    let revenue = d.metric("revenue");
+    let outcome = |event_minute| log::OutcomeFact {
+        metric: revenue,
+        unit_hash: 0,
+        value: 5,
+        minute: event_minute,
+        ..Default::default()
+    };
+    for (sequence, (minutes, counted)) in (1..).zip([(120, 1), (60 * 60, 1), (645, 0)]) {
+        d.tick(minutes * 60_000);
+        let mut late = driver::batch("late", sequence);
+        late.outcomes = vec![outcome(minute + 30)];
+        let before = d.state.experiment_view("production", "e").unwrap();
+        assert_eq!(d.ingest(vec![late])[0].counted, counted, "{minutes}");
+        assert_eq!(before.entries, u64::from(minutes != 120), "{minutes}: its rows are here");
         let restored = State::from_sections(&d.state.sections()).unwrap();
-        assert_eq!(restored.digest(), d.state.digest(), "step {step}");
+        assert_eq!(restored.digest(), d.state.digest(), "{minutes}");
         d.state = restored;
+        assert_eq!(d.refused(set.clone()), "WRONG_STATE", "{minutes}: it counts");
     }
+    d.tick(20 * 60_000);
     d.done(set);
+    assert_eq!(d.state.experiment_view("production", "e").unwrap().entries, 0);
     let view = d.state.experiment_view("production", "e").unwrap();
     assert_eq!((view.rows, view.arms[0].units), (100, 100));
     assert!(view.bytes < bytes, "{} < {bytes}", view.bytes);

@@ -114,6 +114,12 @@ impl<'c> Context<'c> {
         self.receipt.as_ref()
     }
 
+    /// The attribute of a name, not of a path: the server's own, else the caller's.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&'c Value> {
+        self.field(name)
+    }
+
     /// A key at the top: the server's own, else the caller's.
     pub(crate) fn field(&self, key: &str) -> Option<&'c Value> {
         if let Some(overlay) = self.overlay

@@ -1,4 +1,4 @@
-//! `experiment create|start|pause|stop|status|list|get|set-allocation|layer-share`.
+//! `experiment create|start|pause|stop|status|series|sample|list|get|set-allocation|layer-share`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::page::{Cell, Page, Tone};
 use super::render::{self, basis_points_of_percent, key_of, share_text, word_of};
 use super::session::{Session, WriteArgs, progress, verb};
 use super::span::{moment_text, parse_span, span_text};
-use super::{experiment_ramp, experiment_status};
+use super::{experiment_ramp, experiment_series, experiment_status};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +57,10 @@ pub enum ExperimentCommand {
         #[arg(long)]
         watch: bool,
     },
+    /// Show what arrived in each sealed minute or hour.
+    Series(experiment_series::SeriesArgs),
+    /// Show the sampled units by their values of the declared dimensions.
+    Sample(experiment_series::SampleArgs),
     /// Change how much of its layer an experiment has, or a draft asks for at its start. More keeps every unit it has; less
     /// begins a new generation. Of a running or paused one it starts a cool-down.
     LayerShare {
@@ -107,7 +111,7 @@ pub enum Policy {
 pub struct CreateArgs {
     key: String,
     /// The whole definition as JSON or YAML; `-` reads standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "step", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "step", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout", "dimension"])]
     file: Option<PathBuf>,
     /// The flag's key.
     #[arg(long)]
@@ -153,6 +157,9 @@ pub struct CreateArgs {
     /// Seed of the owner's decisions [default: given at creation].
     #[arg(long)]
     seed: Option<u64>,
+    /// A context attribute whose values a sample of units keeps, as country or plan. Repeatable, at most 8.
+    #[arg(long, value_name = "ATTRIBUTE")]
+    dimension: Vec<String>,
     #[command(flatten)]
     placement: PlacementArgs,
     #[command(flatten)]
@@ -228,6 +235,8 @@ pub async fn run(session: &Session, command: ExperimentCommand) -> Result<(), Fa
             show_written(session, &stopped, verb(change.write.dry_run, "stopped", "would stop"))
         }
         ExperimentCommand::Status { key, watch } => experiment_status::run(session, &key, watch).await,
+        ExperimentCommand::Series(args) => experiment_series::series(session, args).await,
+        ExperimentCommand::Sample(args) => experiment_series::sample(session, args).await,
         ExperimentCommand::LayerShare { key, share, change } => {
             layer::set_share(session, &key, share, change).await
         }
@@ -347,6 +356,7 @@ fn describe(page: &mut Page, experiment: &v1::Experiment) {
         ("hypothesis", experiment.hypothesis.clone()),
         ("primary metric", experiment.primary_metric.clone()),
         ("secondary", experiment.secondary_metrics.join(", ")),
+        ("dimensions", experiment.dimensions.join(", ")),
         ("policy", word_of(experiment.policy().as_str_name(), "POLICY_")),
         ("allocation", allocation_text(experiment)),
         ("layer", layer::layer_text(experiment)),
@@ -467,6 +477,7 @@ fn definition(session: &Session, args: &CreateArgs) -> Result<v1::Experiment, Fa
         layer: args.placement.layer.clone().unwrap_or_default(),
         layer_share_basis_points: args.placement.layer_share.unwrap_or_default(),
         holdouts: args.placement.holdout.clone(),
+        dimensions: args.dimension.clone(),
         ..v1::Experiment::default()
     })
 }

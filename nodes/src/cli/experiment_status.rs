@@ -4,13 +4,13 @@ use featureops_proto::Collection::Experiments;
 use featureops_proto::v1;
 
 use super::experiment::state;
-use super::experiment_ramp;
 use super::failure::Failure;
 use super::layer;
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, key_of, number_text, percent_text, share_text};
 use super::session::{Session, print};
 use super::span::moment_text;
+use super::{experiment_ramp, experiment_series};
 use crate::rpc::experiment_service_client::ExperimentServiceClient;
 
 pub async fn run(session: &Session, key: &str, watch: bool) -> Result<(), Failure> {
@@ -121,9 +121,12 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
                 )
             },
         ),
+        ("lost", some(status.lost_units)),
         ("strata", some(status.strata)),
         ("kept", if status.thinned_units == 0 { String::new() } else { kept(status) }),
         ("sums", if status.folded { "folded into hash clusters".to_owned() } else { String::new() }),
+        ("ledger", ledger_text(status)),
+        ("sample", status.sample.as_ref().map(experiment_series::size_text).unwrap_or_default()),
         ("last decision", key_of(&status.last_decision).to_owned()),
     ]);
     if let Some(ramp) = &status.ramp {
@@ -157,6 +160,15 @@ fn kept(status: &v1::ExperimentStatus) -> String {
         percent_text(status.kept),
         count_text(status.thinned_units)
     )
+}
+
+/// `90,189 units, 3,204 sums, 1.4 MiB`.
+fn ledger_text(status: &v1::ExperimentStatus) -> String {
+    if status.rows == 0 {
+        return String::new();
+    }
+    let (rows, sums) = (count_text(status.rows), count_text(status.entries));
+    format!("{rows} units, {sums} sums, {} KiB", count_text(status.bytes.div_ceil(1_024)))
 }
 
 fn arms(page: &mut Page, status: &v1::ExperimentStatus) {

@@ -22,6 +22,7 @@ mod doctor;
 mod environment;
 mod experiment;
 mod experiment_ramp;
+mod experiment_series;
 mod experiment_status;
 mod facts;
 pub mod failure;
@@ -42,6 +43,7 @@ mod settings;
 mod signals;
 mod span;
 mod trip;
+mod unit;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -92,6 +94,9 @@ enum Command {
     /// Holdouts: units that are in no experiment.
     #[command(subcommand)]
     Holdout(layer::HoldoutCommand),
+    /// Units: erase one.
+    #[command(subcommand)]
+    Unit(unit::UnitCommand),
     /// Exposures: who saw what.
     #[command(subcommand)]
     Exposure(facts::ExposureCommand),
@@ -197,6 +202,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Experiment(command) => experiment::run(&session, command).await,
         Command::Layer(command) => layer::run(&session, command).await,
         Command::Holdout(command) => layer::run_holdout(&session, command).await,
+        Command::Unit(command) => unit::run(&session, command).await,
         Command::Exposure(command) => facts::run_exposure(&session, command).await,
         Command::Outcome(command) => facts::run_outcome(&session, command).await,
         Command::Replay(args) => replay::run(&session, args).await,

@@ -18,6 +18,7 @@ pub mod facts;
 pub mod flag;
 pub mod health;
 pub mod layer;
+pub mod ledger;
 pub mod metric;
 mod promotion;
 pub mod schedule;

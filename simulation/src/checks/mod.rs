@@ -9,6 +9,7 @@ mod bounds;
 mod convergence;
 mod counting;
 mod digests;
+mod erasure;
 mod evaluation;
 mod facts;
 mod history_of_flag;
@@ -73,6 +74,7 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("H6", "reads see what was acknowledged before", reads::own_writes),
     ("H7", "decisions replay", replay::decisions),
     ("H8", "lists of units hold what was acknowledged", lists::held),
+    ("H9", "an erased unit is held nowhere", erasure::gone),
     ("L1", "audit is gap-free and linked", audit::chain),
     ("G1", "no agent approves", oversight::agents),
     ("O1", "one owner's decisions, rising", ownership::rising),

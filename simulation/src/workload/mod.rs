@@ -3,6 +3,7 @@
 //! All of them are ordinary clients over the wire. What they do is drawn from the seed; what they see goes into the history.
 
 pub mod auditor;
+pub mod eraser;
 pub mod lister;
 pub mod operator;
 pub mod service;

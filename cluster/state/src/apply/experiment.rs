@@ -20,7 +20,7 @@ use crate::experiments::{
 };
 use crate::flags::{Change, check_etag, parse};
 use crate::ledger::Ledger;
-use crate::metrics::window_minutes;
+use crate::metrics::{late_limit_ms, window_minutes};
 use crate::oversight::default_levels;
 use crate::ramps;
 use crate::state::{Key, MAX_EXPERIMENTS, MAX_ROUTES, Route, key};
@@ -175,6 +175,7 @@ impl State {
             return bad("experiment.policy", given.policy.to_string(), "THOMPSON, FIXED or RAMP");
         }
         ramps::check(given)?;
+        crate::dimensions::check(given)?;
         for (at, guardrail) in given.guardrails.iter().enumerate() {
             if guardrail.limit_basis_points > BUCKETS {
                 return bad(
@@ -340,9 +341,12 @@ impl State {
                 message,
             );
         };
+        self.check_room_for_sample(definition)?;
         let slots = self.take_share(record)?;
         let base = self.clock.minute().saturating_sub(BASE_MARGIN_MINUTES);
-        self.ledgers.insert(record.number, Ledger::new(base, shape_of(record)));
+        let mut ledger = Ledger::new(base, shape_of(record));
+        self.begin_parts(record, &mut ledger);
+        self.ledgers.insert(record.number, ledger);
         self.open_routes(record);
         if let Some(stored) = self.experiment_mut(record.number) {
             stored.state = Phase::Running as i32;
@@ -479,7 +483,10 @@ impl State {
             let definition = self.metric_by_number(metric).and_then(|m| m.definition.as_ref());
             let until_end = definition.is_some_and(|m| m.late_rule() == LateRule::CountUntilEnd);
             let window_ms = i64::from(definition.map_or(0, window_minutes)) * 60_000;
-            let until_ms = if until_end { now } else { now.saturating_add(window_ms) };
+            // The last event that a unit's window holds may come as late as any other.
+            let late_ms = definition.map_or(0, late_limit_ms);
+            let until_ms =
+                if until_end { now } else { now.saturating_add(window_ms).saturating_add(late_ms) };
             counts_until_ms.push(until_ms);
             self.ended.insert((until_ms, metric, number));
         }

@@ -164,7 +164,12 @@ impl State {
         }
         match self.timed(fact.minute, MAX_LATE_SECONDS * 1_000) {
             Ok(minute) => {
-                self.expose(fact.experiment, fact.arm as u8, current as u8, fact.unit_hash, minute, None)
+                let verdict =
+                    self.expose(fact.experiment, fact.arm as u8, current as u8, fact.unit_hash, minute, None);
+                if let Some(ledger) = self.ledgers.get_mut(&fact.experiment) {
+                    ledger.sample.describe(fact.unit_hash, &fact.dimensions);
+                }
+                verdict
             }
             Err(verdict) => verdict,
         }

@@ -18,6 +18,7 @@ mod schedule;
 mod segment;
 mod tick;
 mod trip;
+mod unit;
 
 use featureops_proto::log::{Done, OwnerStamp, Refusal, Reply, entry, reply};
 use featureops_proto::v1::{AuditRecord, Principal, principal};
@@ -257,6 +258,7 @@ impl State {
             C::CreateSchedule(c) => self.create_schedule(ctx, c),
             C::CancelSchedule(c) => self.cancel_schedule(ctx, c),
             C::ExecuteSchedule(c) => self.execute_schedule(ctx, c, effects),
+            C::EraseUnit(c) => self.erase_unit(ctx, c, effects),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -299,7 +301,12 @@ fn refused(refusal: Refusal) -> Reply {
 fn meant(command: &Command) -> u64 {
     let (action, resource) = described(&command.kind);
     let caller = &command.principal;
-    xxhash_rust::xxh3::xxh3_64(format!("{}\0{}\0{action}\0{resource}", caller.kind, caller.id).as_bytes())
+    let mut what = format!("{}\0{}\0{action}\0{resource}", caller.kind, caller.id).into_bytes();
+    // Its resource is not named: another unit under a used id would be answered as erased, and be there still.
+    if let entry::Command::EraseUnit(c) = &command.kind {
+        what.extend_from_slice(&c.unit_hash.to_le_bytes());
+    }
+    xxhash_rust::xxh3::xxh3_64(&what)
 }
 
 /// A refusal about a field.
@@ -386,6 +393,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         }
         C::CancelSchedule(c) => ("schedule.cancel", c.name.clone()),
         C::ExecuteSchedule(c) => ("schedule.execute", c.name.clone()),
+        C::EraseUnit(c) => ("unit.erase", c.parent.clone()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

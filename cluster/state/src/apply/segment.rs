@@ -160,7 +160,12 @@ impl State {
     }
 
     /// Puts a segment and its list in place of what was there; how that was is kept until the command is through.
-    fn write_segment(&mut self, key: &Key, record: Option<Arc<SegmentRecord>>, units: Option<Units>) {
+    pub(super) fn write_segment(
+        &mut self,
+        key: &Key,
+        record: Option<Arc<SegmentRecord>>,
+        units: Option<Units>,
+    ) {
         let before = Before::Segment(
             key.clone(),
             self.segments.get(key).cloned(),

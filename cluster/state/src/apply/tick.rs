@@ -43,9 +43,21 @@ impl State {
             let detail = format!("log time moved by {} ms across a restart", now_ms - before);
             self.record(&ctx, "clock.restart", String::new(), detail, String::new(), effects);
         }
+        self.seal(before);
         self.expire_waiting(now_ms);
         self.close_windows(now_ms);
         self.producers.sweep(now_ms);
+    }
+
+    /// Log time has entered another minute: what lies before it is sealed in every series.
+    fn seal(&mut self, before_ms: i64) {
+        let minute = self.clock.minute();
+        if before_ms / 60_000 == self.clock.now_ms() / 60_000 {
+            return;
+        }
+        for ledger in self.ledgers.values_mut() {
+            ledger.series.seal(minute);
+        }
     }
 
     fn expire_waiting(&mut self, now_ms: i64) {
@@ -57,7 +69,7 @@ impl State {
         }
     }
 
-    /// Ended experiments stop counting a metric's outcomes one window after their end.
+    /// Ended experiments stop counting a metric's outcomes one window and its late limit after their end.
     pub(crate) fn close_windows(&mut self, now_ms: i64) {
         while let Some(&(until_ms, metric, number)) = self.ended.first()
             && until_ms <= now_ms

@@ -1,6 +1,7 @@
 //! Q1: every bound of the fold, side by side.
 
 use crate::State;
+use crate::ledger::MAX_SAMPLED;
 use crate::producers::{MAX_PRODUCERS, MAX_VERDICT_BYTES, NODE_PRODUCERS};
 
 pub fn check(state: &State) -> Result<(), String> {
@@ -39,6 +40,7 @@ pub fn check(state: &State) -> Result<(), String> {
     for (number, ledger) in state.ledgers.iter().filter(|(_, ledger)| !ledger.released) {
         most(&format!("rows of experiment {number}"), ledger.rows, budgets.experiment_units)?;
         most(&format!("crossed of experiment {number}"), ledger.crossed, budgets.experiment_crossed)?;
+        most(&format!("sample of experiment {number}"), ledger.sample.len(), MAX_SAMPLED)?;
         // One experiment folds an entry, and an entry adds a few thousand.
         most(
             &format!("sums of experiment {number}"),

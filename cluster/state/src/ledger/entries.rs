@@ -60,7 +60,6 @@ impl Entries {
     }
 
     /// Takes a sum out; zero when there is none.
-    #[allow(dead_code, reason = "for erasure")]
     pub fn remove(&mut self, hash: u64, arm: u8) -> i64 {
         self.0.remove(key(hash, arm)).map_or(0, |packed| packed.value)
     }

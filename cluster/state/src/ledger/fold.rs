@@ -84,6 +84,7 @@ impl Ledger {
             self.entries -= shard.entries.iter().map(|entries| entries.len() as u64).sum::<u64>();
             *shard = Arc::clone(&empty);
         }
+        self.sample.retain(|unit| shard_of(unit) < kept);
         self.rows -= rows;
         self.crossed -= crossed;
         self.thinned += rows;
@@ -94,7 +95,6 @@ impl Ledger {
 
     /// Takes a unit out, with what its sums added to the moments while they are its own. Returns its stays, and how many sums
     /// of its own they had.
-    #[allow(dead_code, reason = "for erasure")]
     pub fn forget(&mut self, unit: u64) -> (u32, u32) {
         let hash = key_of(unit);
         let Some(row) = self.row(unit) else { return (0, 0) };

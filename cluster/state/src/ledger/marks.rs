@@ -58,6 +58,20 @@ impl Marks {
         true
     }
 
+    /// The unit is erased: its young marks go. Returns how many.
+    pub fn erase(&mut self, unit: u64) -> u32 {
+        let arms: Vec<u8> =
+            self.fresh.since.range((unit, 0)..=(unit, u8::MAX)).map(|(key, _)| key.1).collect();
+        for arm in &arms {
+            self.lift(unit, *arm);
+        }
+        // Nor does its place in the order tell it.
+        if !arms.is_empty() {
+            Arc::make_mut(&mut self.fresh).order.retain(|key| key.0 != unit);
+        }
+        arms.len() as u32
+    }
+
     /// Marks older than a minute stay for good. Returns whether any did.
     pub fn settle(&mut self, now_ms: i64) -> bool {
         let mut any = false;

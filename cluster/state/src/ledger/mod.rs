@@ -13,21 +13,27 @@
 
 mod clusters;
 mod entries;
+mod erase;
 mod fold;
 mod marks;
 mod ordered;
 mod packing;
 mod rows;
+mod sample;
+mod series;
 mod shape;
 mod strata;
 mod table;
 mod waiting;
 
 pub use clusters::Clusters;
+pub use erase::Erased;
 pub use fold::LEAST_KEPT;
 pub use marks::Marks;
 pub use packing::{PACKED_FROM, pack, unpack};
 pub use rows::{Row, Rows};
+pub use sample::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, MAX_SAMPLED, Sample};
+pub use series::{HOURS as SERIES_HOURS, Series, SeriesCell};
 pub use shape::Shape;
 pub use strata::{Cell, Strata, Stratum};
 pub use table::{Exposed, Ledger, SHARDS, Shard, Side};

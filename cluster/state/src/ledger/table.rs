@@ -9,6 +9,8 @@ use super::clusters::Clusters;
 use super::entries::{Entries, MAX_SUM};
 use super::marks::Marks;
 use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
+use super::sample::Sample;
+use super::series::Series;
 use super::shape::{Shape, SlotKind};
 use super::strata::{Cell, Strata};
 
@@ -72,6 +74,10 @@ pub struct Ledger {
     pub(crate) shards: Vec<Arc<Shard>>,
     pub(crate) strata: Arc<Strata>,
     pub(crate) clusters: Arc<Clusters>,
+    /// What arrived when.
+    pub series: Series,
+    /// Who the units are.
+    pub sample: Sample,
     /// Units recorded.
     pub rows: u64,
     /// Sums held of single units.
@@ -104,6 +110,8 @@ impl Ledger {
             shards: vec![shard; SHARDS],
             strata: Arc::new(strata),
             clusters: Arc::new(Clusters::new(&shape)),
+            series: Series::default(),
+            sample: Sample::default(),
             rows: 0,
             entries: 0,
             kept: SHARDS,
@@ -129,6 +137,8 @@ impl Ledger {
         let (strata, folded) = (self.strata.all().len(), self.clusters.folded());
         self.clusters = Arc::new(Clusters::of_strata(&self.shape, strata, folded));
         self.marks = Marks::restore(self.marks.all().to_vec(), []);
+        self.series = Series::default();
+        self.sample = Sample::default();
     }
 
     pub(super) fn empty_shard(&self) -> Arc<Shard> {
@@ -196,6 +206,8 @@ impl Ledger {
                 if let Some(now_ms) = marked {
                     self.marks.mark(unit, arm, now_ms);
                 }
+                self.series.unit(arm, self.base_minute.saturating_add(minute));
+                self.sample.expose(unit, arm);
                 self.dirty = true;
             }
             // A mark may be lifted also when its unit has left since.
@@ -274,17 +286,27 @@ impl Ledger {
             return Verdict::OutsideWindow;
         }
         let Some((_, kind)) = self.shape.slots.get(slot).copied() else { return Verdict::UnknownMetric };
-        match kind {
-            SlotKind::Seen { bit } => self.see(row, unit, slot, bit, value),
+        let (verdict, value, converted) = match kind {
+            SlotKind::Seen { bit } => {
+                let converts = value != 0 && row.seen & (1 << bit) == 0;
+                (self.see(row, unit, slot, bit, value), i64::from(value != 0), converts)
+            }
             SlotKind::Sum { table, counts } => {
                 let value = if counts { 1 } else { value };
-                if self.clusters.folded() {
+                let verdict = if self.clusters.folded() {
                     self.add_to_cluster(row, unit, slot, value)
                 } else {
                     self.add(row, unit, slot, table, value)
-                }
+                };
+                (verdict, value, false)
             }
+        };
+        if verdict == Verdict::Counted {
+            let proportion = matches!(kind, SlotKind::Seen { .. });
+            self.series.event(row.arm, slot, value, converted, self.base_minute.saturating_add(minute));
+            self.sample.outcome(unit, slot, if proportion { i64::from(converted) } else { value });
         }
+        verdict
     }
 
     fn see(&mut self, row: Row, unit: u64, slot: usize, bit: u8, value: i64) -> Verdict {
@@ -384,7 +406,7 @@ impl Ledger {
             .iter()
             .map(|s| s.rows.bytes() + s.entries.iter().map(Entries::bytes).sum::<usize>() + s.side.len() * 40)
             .sum();
-        (shards + self.strata.bytes() + self.clusters.bytes()) as u64
+        (shards + self.strata.bytes() + self.clusters.bytes() + self.series.bytes() + self.sample.bytes()) as u64
     }
 }
 

@@ -67,6 +67,23 @@ impl Waiting {
         }
     }
 
+    /// Drops the unit's outcomes for which `gone` is true. Returns how many.
+    pub fn forget(&mut self, unit: u64, gone: impl Fn(&Held) -> bool) -> u32 {
+        if !self.by_unit.contains_key(&unit) {
+            return 0;
+        }
+        // Numbers follow places, so the ring is made anew.
+        let mut forgotten = 0;
+        for held in std::mem::take(self).ring {
+            if held.unit == unit && gone(&held) {
+                forgotten += 1;
+            } else {
+                self.hold(held);
+            }
+        }
+        forgotten
+    }
+
     /// Takes the oldest outcome if it has waited its time.
     pub fn expire(&mut self, now_ms: i64) -> Option<Held> {
         let oldest = self.ring.front()?;

@@ -122,6 +122,7 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                         unit_hash: 0xabcd,
                         minute: 29_671_200,
                         generation: 1,
+                        dimensions: Vec::new(),
                     }],
                     outcomes: vec![log::OutcomeFact {
                         index: 1,

@@ -14,6 +14,7 @@
 #[path = "../driver/mod.rs"]
 mod driver;
 mod entries;
+mod ledger;
 mod records;
 mod replies;
 mod sections;

@@ -605,7 +605,9 @@ fn frozen() -> FrozenRecord {
         crossed: 2,
         lost: 3,
         rows: 400,
-    0, None, kept_parts:, sample_ratio:, thinned:,
+        sample_ratio: None,
+        kept_parts: 0,
+        thinned: 0,
     }
 }
 
@@ -695,7 +697,9 @@ fn decision() -> v1::Decision {
             exposed_units: 400,
             ramp_steps: Vec::new(),
             allocated_ms: 0,
-    0, None, kept_parts:, sample_ratio:, thinned_units:,
+            sample_ratio: None,
+            kept_parts: 0,
+            thinned_units: 0,
         }),
         weights_before: vec![5_000, 5_000],
         weights_after: vec![2_000, 8_000],

@@ -17,6 +17,7 @@ pub fn done() -> Reply {
             took_effect: true,
             imported: None,
             segment_units: None,
+            erased: None,
         })),
     }
 }
@@ -39,6 +40,7 @@ fn imported() -> Reply {
                 unchanged_count: 40,
             }),
             segment_units: None,
+            erased: None,
         })),
     }
 }
