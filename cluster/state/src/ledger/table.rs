@@ -406,7 +406,8 @@ impl Ledger {
             .iter()
             .map(|s| s.rows.bytes() + s.entries.iter().map(Entries::bytes).sum::<usize>() + s.side.len() * 40)
             .sum();
-        (shards + self.strata.bytes() + self.clusters.bytes() + self.series.bytes() + self.sample.bytes()) as u64
+        (shards + self.strata.bytes() + self.clusters.bytes() + self.series.bytes() + self.sample.bytes())
+            as u64
     }
 }
 

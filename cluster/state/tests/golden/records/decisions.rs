@@ -1,0 +1,86 @@
+//! Audit and decisions, every field of them set.
+
+use super::*;
+
+pub fn audit() -> v1::AuditRecord {
+    v1::AuditRecord {
+        number: 12,
+        position: 1_000,
+        time: Some(at(1_780_272_060)),
+        principal: Some(ada()),
+        action: text("trip_flag"),
+        resource: text(FLAG),
+        detail: text("smoke"),
+        previous_hash: vec![4; 32],
+        hash: vec![5; 32],
+        refused: text("FROZEN"),
+    }
+}
+
+pub fn decision() -> v1::Decision {
+    let number = || v1::Number { name: text("p_best[red]"), value: text("0.9876543211") };
+    v1::Decision {
+        name: text(DECISION),
+        flag: text(FLAG),
+        experiment: text(EXPERIMENT),
+        action: v1::decision::Action::Reallocate as i32,
+        status: v1::decision::Status::Reverted as i32,
+        generation: 2,
+        policy: text("thompson/1"),
+        engine: text("0.1.0"),
+        seed: 11,
+        inputs: Some(v1::DecisionInputs {
+            frozen_position: 12,
+            digest: 99,
+            log_time_ms: 1_780_272_060_000,
+            metrics: vec![metric_input()],
+            strata: vec![stratum()],
+            learner: Some(learner()),
+            arms: vec![v1::ArmInput { variant: text("blue"), established: true }],
+            control_floor_basis_points: 1_000,
+            new_arm_cap_basis_points: 2_000,
+            planned_units: 20_000,
+            marked_units: 1,
+            crossed_units: 2,
+            lost_units: 3,
+            generation: 2,
+            policy: v1::experiment::Policy::Fixed as i32,
+            weights: vec![5_000, 5_000],
+            allocation_version: 6,
+            flag_version: 7,
+            marked_by_arm: vec![0, 1],
+            exposed_units: 400,
+            ramp_steps: Vec::new(),
+            allocated_ms: 0,
+            sample_ratio: None,
+            kept_parts: 0,
+            thinned_units: 0,
+        }),
+        weights_before: vec![5_000, 5_000],
+        weights_after: vec![2_000, 8_000],
+        weights_applied: vec![2_500, 7_500],
+        statistics: vec![number()],
+        thresholds: vec![number()],
+        alternatives: vec![v1::Alternative { weights: vec![5_000, 5_000], reason: text("no evidence") }],
+        expected_effect: Some(number()),
+        traffic_moved_basis_points: 2_500,
+        bounds: vec![text("new_arm_cap")],
+        inverse: Some(v1::Inverse {
+            runs: vec![v1::Run { arm: 1, length: 10_000 }],
+            learner: Some(learner()),
+            resume: true,
+            default_variant: Some(text("blue")),
+        }),
+        narrative: vec![v1::Sentence { text: text("red leads"), numbers: vec![text("p_best[red]")] }],
+        autonomy: v1::AutonomyLevel::A5Autopilot as i32,
+        principal: Some(ada()),
+        time: Some(at(1_780_272_060)),
+        flag_version_before: 6,
+        flag_version_after: 7,
+        variant: text("red"),
+        reason: text("it leads"),
+        resolved_by: Some(ada()),
+        resolve_time: Some(at(1_780_272_120)),
+        resolve_note: text("no"),
+    }
+}
