@@ -13,9 +13,10 @@ mod world;
 use featureops::rpc::administration_service_client::AdministrationServiceClient;
 use featureops::rpc::decision_service_client::DecisionServiceClient;
 use featureops_proto::v1::{
-    ApproveDecisionRequest, AutonomyLevel, AutonomyLevels, GetFlagRequest, GetOversightRequest,
+    ApproveDecisionRequest, AutonomyLevel, AutonomyLevels, Budgets, GetBudgetsRequest, GetFlagRequest,
+    GetOversightRequest,
     ListAuditRequest, ListDecisionsRequest, Oversight, RaiseAlarmRequest, RejectDecisionRequest,
-    ResumeFlagRequest, RevertDecisionRequest, SetFlagAutonomyRequest, SetOversightRequest, TripFlagRequest,
+    ResumeFlagRequest, RevertDecisionRequest, SetBudgetsRequest, SetFlagAutonomyRequest, SetOversightRequest, TripFlagRequest,
     decision,
 };
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
@@ -101,6 +102,14 @@ async fn a_rehearsal_says_what_would_be_and_changes_nothing() {
     };
     let set = SetOversightRequest { oversight: Some(oversight), ..SetOversightRequest::default() };
     assert_eq!(rehearse!(world, administration, set_oversight, set).new_arm_budget_basis_points, Some(100));
+    let budgets = Budgets { experiment_units: 2_000_000, ..Budgets::default() };
+    let set = SetBudgetsRequest { budgets: Some(budgets), ..SetBudgetsRequest::default() };
+    assert_eq!(rehearse!(world, administration, set_budgets, set.clone()).set, Some(budgets));
+    let read = administration.get_budgets(GetBudgetsRequest {}).await.unwrap().into_inner();
+    assert_eq!((read.set, read.budgets.unwrap().experiment_units), (None, 16 << 20));
+    administration.set_budgets(set).await.unwrap();
+    let read = administration.get_budgets(GetBudgetsRequest {}).await.unwrap().into_inner();
+    assert_eq!(read.budgets.unwrap(), Budgets { experiment_units: 2_000_000, ..read.budgets.unwrap() });
     let alarm = RaiseAlarmRequest {
         name: name.clone(),
         source: "monitor".into(),
