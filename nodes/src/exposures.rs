@@ -555,6 +555,48 @@ mod tests {
         }
     }
 
+    /// Erases the unit while its exposure's answer is on its way.
+    #[derive(Default)]
+    struct Erasing {
+        exposures: std::sync::OnceLock<Arc<Exposures>>,
+        batches: AtomicUsize,
+    }
+
+    impl FactLog for Erasing {
+        fn record(&self, batch: Batch) -> BoxFuture<'static, Result<BatchReply, Failure>> {
+            // The first is erased behind its own entry, the later ones are not.
+            if self.batches.fetch_add(1, Ordering::Relaxed) == 0
+                && let (Some(exposures), Some(fact)) = (self.exposures.get(), batch.exposures.first())
+            {
+                exposures.forget(fact.unit_hash);
+            }
+            Box::pin(async { Ok(BatchReply::default()) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_erased_unit_is_not_known_however_late_its_answer_comes() {
+        let erasing = Arc::new(Erasing::default());
+        let log: Arc<dyn FactLog> = Arc::<Erasing>::clone(&erasing);
+        let (exposures, sender) = Exposures::new(1_000, 1_000, "node".into(), 5, log, Arc::default());
+        let _ = erasing.exposures.set(Arc::clone(&exposures));
+        tokio::spawn(sender.run());
+        for batches in [1, 2, 2] {
+            exposures.imply("p", exposed(1), 9, Vec::new);
+            assert!(exposures.flush(Duration::from_secs(1)).await);
+            assert_eq!(erasing.batches.load(Ordering::Relaxed), batches);
+        }
+        assert_eq!(lost(&exposures), 0);
+        // Known by now, and forgotten again.
+        for forget in [Exposures::forget as fn(&Exposures, u64), |exposures, _| exposures.forget_all()] {
+            let before = erasing.batches.load(Ordering::Relaxed);
+            forget(&exposures, exposed(1).unit_hash);
+            exposures.imply("p", exposed(1), 9, Vec::new);
+            assert!(exposures.flush(Duration::from_secs(1)).await);
+            assert_eq!(erasing.batches.load(Ordering::Relaxed), before + 1);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_cache_is_bounded_and_never_claims_what_it_has_not_seen() {
         let recorder = Arc::new(Recorder::default());

@@ -81,6 +81,7 @@ meant! {
     RaiseAlarmRequest {}
     TripFlagRequest {}
     ResumeFlagRequest {}
+    SetBudgetsRequest { etag }
     SetOversightRequest { etag; oversight: |one| v1::Oversight { etag: String::new(), ..one } }
     SetFlagAutonomyRequest {}
     ArchiveFlagRequest { etag }
@@ -141,6 +142,17 @@ impl Meant for v1::UpdateSegmentUnitsRequest {
         self.add.clear();
         self.remove.clear();
         self
+    }
+}
+
+impl Meant for v1::EraseUnitRequest {
+    fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Without the unit, as above.
+    fn meant(self) -> Self {
+        Self { parent: self.parent, ..Self::default() }
     }
 }
 

@@ -172,7 +172,7 @@ impl AdministrationService for Administration {
         &self,
         request: Request<SetBudgetsRequest>,
     ) -> Result<Response<BudgetsStatus>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         let budgets = required(request.budgets, "budgets")?;
         let command = entry::Command::SetBudgets(log::SetBudgets {
             budgets: Some(budgets),
@@ -180,7 +180,7 @@ impl AdministrationService for Administration {
             etag: request.etag,
         });
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::host::{Host, Write};
 use crate::refusal;
 use crate::rpc::ledger_service_server::LedgerService;
+use crate::sent::sent;
 use crate::services::{self, name};
 
 /// Groups of one answer, and how many when none are asked for.
@@ -94,7 +95,7 @@ impl LedgerService for Ledgers {
         &self,
         request: Request<EraseUnitRequest>,
     ) -> Result<Response<EraseUnitResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (from, request) = sent(request);
         if request.parent != "environments/-" {
             environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         }
@@ -104,13 +105,15 @@ impl LedgerService for Ledgers {
             return Err(refusal::invalid("unit", request.unit.len(), way_out));
         }
         let key = self.0.unit_key()?;
-        let command = entry::Command::EraseUnit(log::EraseUnit {
+        let erase = log::EraseUnit {
             parent: request.parent,
             unit_key_id: key.id(),
             unit_hash: key.hash(request.unit.as_bytes()),
-        });
+        };
+        let from = from.with(&erase);
+        let command = entry::Command::EraseUnit(erase);
         let write = Write {
-            metadata: &metadata,
+            from: &from,
             request_id: &request.request_id,
             validate_only: request.validate_only,
             command,

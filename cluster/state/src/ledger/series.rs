@@ -74,6 +74,8 @@ struct Track {
     arms: usize,
     /// The column of each slot; `None`: this track does not keep it.
     columns: Arc<[Option<usize>]>,
+    /// Columns of an arm.
+    per_arm: usize,
     open: Period,
     /// Oldest first, those in which something arrived.
     sealed: VecDeque<Arc<Period>>,
@@ -88,20 +90,17 @@ impl Track {
                 next - 1
             })
         });
-        let columns = columns.collect();
+        let columns: Arc<[Option<usize>]> = columns.collect();
+        let per_arm = columns.iter().flatten().count();
         let open = Period { start: minute - minute % width, ..Period::default() };
-        Self { width, kept, arms, columns, open, sealed: VecDeque::new() }
-    }
-
-    fn width_of_arm(&self) -> usize {
-        self.columns.iter().flatten().count()
+        Self { width, kept, arms, columns, per_arm, open, sealed: VecDeque::new() }
     }
 
     /// The open period with room in it.
     fn opened(&mut self) -> &mut Period {
         if self.open.is_empty() {
             self.open.units = vec![Newcomers::default(); self.arms];
-            self.open.cells = vec![SeriesCell::default(); self.arms * self.width_of_arm()];
+            self.open.cells = vec![SeriesCell::default(); self.arms * self.per_arm];
         }
         &mut self.open
     }
@@ -120,7 +119,7 @@ impl Track {
     fn event(&mut self, arm: u8, slot: usize, value: i64, converted: bool, minute: u32) {
         let Some(column) = self.columns.get(slot).copied().flatten() else { return };
         let late = minute < self.open.start;
-        let at = usize::from(arm) * self.width_of_arm() + column;
+        let at = usize::from(arm) * self.per_arm + column;
         let Some(cell) = self.opened().cells.get_mut(at) else { return };
         if late {
             cell.late += 1;
@@ -194,14 +193,14 @@ impl Track {
         let mut period = Period {
             start: record.start_minute,
             units: vec![Newcomers::default(); self.arms],
-            cells: vec![SeriesCell::default(); self.arms * self.width_of_arm()],
+            cells: vec![SeriesCell::default(); self.arms * self.per_arm],
         };
         for units in &record.units {
             *period.units.get_mut(units.arm as usize)? = Newcomers { fresh: units.fresh, late: units.late };
         }
         for cell in &record.cells {
             let column = self.columns.get(cell.slot as usize).copied().flatten()?;
-            let at = (cell.arm as usize).checked_mul(self.width_of_arm())?.checked_add(column)?;
+            let at = (cell.arm as usize).checked_mul(self.per_arm)?.checked_add(column)?;
             *period.cells.get_mut(at)? = SeriesCell {
                 events: cell.events,
                 sum: cell.sum.as_ref().map_or(0, Int128::get),
