@@ -87,6 +87,19 @@ async fn whole(client: &Client, known: &Known, after: &str) {
     assert!(faults.is_empty(), "after {after}: {faults:#?}");
 }
 
+/// Writes until one is refused.
+async fn refuses(client: &Client) -> tonic::Status {
+    let begin = Instant::now();
+    let refused = loop {
+        match write_flag(client).await {
+            Err(status) => break status,
+            Ok(()) => assert!(begin.elapsed() < NOTICE_MAX, "writes go on without a disk"),
+        }
+    };
+    assert!(begin.elapsed() < NOTICE_MAX, "the refusal took {:?}", begin.elapsed());
+    refused
+}
+
 #[test]
 fn a_full_disk() {
     runtime().block_on(async {
@@ -95,14 +108,7 @@ fn a_full_disk() {
         let (mut node, client, known) = filled(&site).await;
 
         mirror.fill_disk(true);
-        let begin = Instant::now();
-        let refused = loop {
-            match write_flag(&client).await {
-                Err(status) => break status,
-                Ok(()) => assert!(begin.elapsed() < NOTICE_MAX, "writes go on without a disk"),
-            }
-        };
-        assert!(begin.elapsed() < NOTICE_MAX, "the refusal took {:?}", begin.elapsed());
+        let refused = refuses(&client).await;
         assert!(refused.message().len() > 10, "{refused}");
         // It says what is wrong, and goes on answering from memory.
         let begin = Instant::now();
@@ -136,7 +142,7 @@ fn a_full_disk() {
         becomes_ready(&site).await;
         // Again, and this time power fails while it is full.
         mirror.fill_disk(true);
-        while write_flag(&client).await.is_ok() {}
+        refuses(&client).await;
         node.kill();
 
         // A start without room serves what it has, says so, and takes writes as soon as there is room.

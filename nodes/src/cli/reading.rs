@@ -15,6 +15,12 @@ pub fn open(path: &Path) -> Result<Box<dyn Read>, String> {
     Ok(Box::new(File::open(path).map_err(|error| error.to_string())?))
 }
 
+/// A path as people call it.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// All of a source, if it is within the bound. What is read is counted, not what the file system says: a device has no length.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use serde_json::Value as Json;
 
 use crate::cli::failure::Failure;
-use crate::cli::reading::{open, read_within};
+use crate::cli::reading::{open, read_within, shown};
 use crate::cli::render::value_of_json;
 use crate::cli::span::parse_moment;
 use crate::nearest::suggestion;
@@ -284,11 +284,6 @@ impl Row {
     pub fn fault(&self, message: &str) -> String {
         format!("line {}: {message}", self.line)
     }
-}
-
-/// A path as people call it.
-fn shown(path: &Path) -> String {
-    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// The failure of a file with malformed rows.

@@ -11,12 +11,14 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use featureops_evaluation::limits::MAX_UNIT_BYTES;
 use featureops_proto::Collection::Segments;
 use featureops_proto::v1;
 
 use crate::cli::client::Intent;
 use crate::cli::failure::Failure;
 use crate::cli::page::Tone;
+use crate::cli::reading::{open, shown};
 use crate::cli::render::{count_text, key_of};
 use crate::cli::session::{Session, WriteArgs, progress, verb};
 use crate::nearest::suggestion;
@@ -25,8 +27,7 @@ use crate::rpc::segment_service_client::SegmentServiceClient;
 /// Units and bytes of one request, far below what a node takes.
 const CHUNK_UNITS: usize = 5_000;
 const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes of a unit, and of a line around it.
-const UNIT_BYTES_MAX: usize = 1_024;
+/// Bytes of a line around a unit.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Units between two lines about how far it is.
 const PROGRESS_UNITS: u64 = 100_000;
@@ -188,12 +189,7 @@ fn units(args: &UnitsArgs) -> Result<Units<'_>, Failure> {
             units.map(|unit| checked(unit.clone()).map_err(|why| Failure::usage(format!("--unit {why}")))),
         ));
     };
-    let source: Box<dyn std::io::Read> = if path.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        let open = std::fs::File::open(path);
-        Box::new(open.map_err(|error| fault(path, &error.to_string()))?)
-    };
+    let source = open(path).map_err(|error| fault(path, &error))?;
     match &args.column {
         None => Ok(Box::new(lines(BufReader::new(source), path))),
         Some(column) => cells(source, path, column, args.delimiter),
@@ -201,15 +197,13 @@ fn units(args: &UnitsArgs) -> Result<Units<'_>, Failure> {
 }
 
 fn fault(path: &Path, what: &str) -> Failure {
-    let shown =
-        if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() };
-    Failure::usage(format!("{shown}: {what}"))
+    Failure::usage(format!("{}: {what}", shown(path)))
 }
 
 fn checked(unit: String) -> Result<String, String> {
     match unit.len() {
         0 => Err("is empty".to_owned()),
-        bytes if bytes > UNIT_BYTES_MAX => Err(format!("has {bytes} bytes, a unit at most {UNIT_BYTES_MAX}")),
+        bytes if bytes > MAX_UNIT_BYTES => Err(format!("has {bytes} bytes, a unit at most {MAX_UNIT_BYTES}")),
         _ => Ok(unit),
     }
 }
