@@ -14,10 +14,9 @@ use featureops::rpc::administration_service_client::AdministrationServiceClient;
 use featureops::rpc::decision_service_client::DecisionServiceClient;
 use featureops_proto::v1::{
     ApproveDecisionRequest, AutonomyLevel, AutonomyLevels, Budgets, GetBudgetsRequest, GetFlagRequest,
-    GetOversightRequest,
-    ListAuditRequest, ListDecisionsRequest, Oversight, RaiseAlarmRequest, RejectDecisionRequest,
-    ResumeFlagRequest, RevertDecisionRequest, SetBudgetsRequest, SetFlagAutonomyRequest, SetOversightRequest, TripFlagRequest,
-    decision,
+    GetOversightRequest, ListAuditRequest, ListDecisionsRequest, Oversight, RaiseAlarmRequest,
+    RejectDecisionRequest, ResumeFlagRequest, RevertDecisionRequest, SetBudgetsRequest,
+    SetFlagAutonomyRequest, SetOversightRequest, TripFlagRequest, decision,
 };
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use world::{World, checkout};

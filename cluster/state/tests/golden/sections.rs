@@ -158,8 +158,8 @@ fn a_state_with_packed_rows_and_clusters_is_read_and_written_again_as_its_golden
     driver.done(entry::Command::SetBudgets(set));
     let (revenue, minute) = (driver.metric("revenue"), driver.minute());
     // Two shards of 300 units that are kept, one that leaves.
-    let units =
-        (0..900_u64).map(|unit| ((unit % 3 * 100) << 56) | (unit * unit * 0x1_2345_6789 & 0xffff_ffff_ffff));
+    let units = (0..900_u64)
+        .map(|unit| ((unit % 3 * 100) << 56) | ((unit * unit * 0x1_2345_6789) & 0xffff_ffff_ffff));
     let mut facts = batch("shop", 1);
     for (index, unit_hash) in (0..).zip(units) {
         let (arm, minute) = (index % 2, minute - index % 50);
