@@ -27,6 +27,8 @@ const MANY: u64 = 10_000_000;
 const FLEET: (u64, u64) = (10, 3_888_000);
 const FLEET_OUTCOMES: u64 = 60_000_000;
 const HOUR_MS: i64 = 3_600_000;
+/// Between two batches of the first million: six days over all of them, because a row's minute is a part of its bytes.
+const BETWEEN_MS: i64 = 34 * 60_000;
 
 pub async fn measure() -> Result<Vec<Figure>, Failure> {
     off_the_runtime(|| {
@@ -56,6 +58,7 @@ fn run() -> Result<Vec<Figure>, Failure> {
     let metric = metrics.first().copied().unwrap_or_default();
     let mut exposure_ns = Vec::new();
     for first in (0..UNITS).step_by(BATCH as usize) {
+        fold.tick(BETWEEN_MS)?;
         let ns = fold.ingest(Batch { exposures: exposures(experiment, first, BATCH), ..Batch::default() })?;
         exposure_ns.push(ns / BATCH as f64);
     }
@@ -97,8 +100,9 @@ fn run() -> Result<Vec<Figure>, Failure> {
 fn stalls() -> Result<Vec<Figure>, Failure> {
     let before = doctor::resident_bytes();
     let mut fold = Fold::new()?;
-    let (experiment, metrics) = fold.experiment("many", &[Kind::Mean])?;
-    let metric = metrics.first().copied().unwrap_or_default();
+    let (experiment, metrics) = fold.experiment("many", &[Kind::Mean, Kind::Proportion])?;
+    let (metric, seen) =
+        (metrics.first().copied().unwrap_or_default(), metrics.last().copied().unwrap_or_default());
     let (mut all_ns, mut longest_ns) = (Vec::new(), 0.0f64);
     for first in (0..MANY).step_by(BATCH as usize) {
         if first.is_multiple_of(MANY / 64 / BATCH * BATCH) {
@@ -135,15 +139,14 @@ fn stalls() -> Result<Vec<Figure>, Failure> {
     let held = fold.state.clone();
     let mut copied_ns = 0.0f64;
     for turn in 0..8 {
-        let ns =
-            fold.ingest(Batch { outcomes: outcomes(metric, turn * BATCH, BATCH), ..Batch::default() })?;
+        let ns = fold.ingest(Batch { outcomes: outcomes(seen, turn * BATCH, BATCH), ..Batch::default() })?;
         copied_ns = copied_ns.max(ns);
     }
     drop(held);
     let kept = Figure::new("ledger, snapshot of 10 million", "MB", snapshot_bytes / 1e6)
         .bar(Bar::AtMost(77.0))
         .note(format!(
-            "in {snapshot_seconds:.2} s; while one is made, the longest entry of {BATCH} outcomes takes {:.1} ms, because each part \
+            "in {snapshot_seconds:.2} s; while one is made, the longest entry of {BATCH} conversions takes {:.1} ms, because each part \
              of the table is copied once; {:.0} MB resident before it",
             copied_ns / 1e6,
             resident as f64 / 1e6
