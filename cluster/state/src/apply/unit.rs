@@ -48,6 +48,7 @@ impl State {
                 continue;
             }
             self.rows = self.rows.saturating_sub(u64::from(gone.stays > 0));
+            self.entries = self.entries.saturating_sub(u64::from(gone.sums));
             erased.experiments += 1;
             erased.stays += gone.stays;
             erased.sums += gone.sums;
