@@ -18,6 +18,7 @@ mod fold;
 mod marks;
 mod ordered;
 mod packing;
+mod pages;
 mod rows;
 mod sample;
 mod series;

@@ -11,6 +11,8 @@
 //! and a search for what is not there ends at the first larger key. Unsuccessful probes stay short (5.5 at a load of .9,
 //! where plain probing takes 50), so the load may go up to .9; the table grows by an eighth, which keeps it above .8.
 
+use super::pages::Pages;
+
 /// What stands in a place.
 pub trait Slot: Copy {
     /// Nothing.
@@ -32,14 +34,14 @@ const MIN_HOMES: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Ordered<S> {
     /// Homes, and behind them some slack for a run that begins at the last of them.
-    slots: Vec<S>,
+    slots: Pages<S>,
     homes: usize,
     len: usize,
 }
 
 impl<S> Default for Ordered<S> {
     fn default() -> Self {
-        Self { slots: Vec::new(), homes: 0, len: 0 }
+        Self { slots: Pages::default(), homes: 0, len: 0 }
     }
 }
 
@@ -51,7 +53,7 @@ impl<S: Slot> Ordered<S> {
 
     /// Bytes of the table.
     pub fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<S>()
+        self.slots.bytes()
     }
 
     /// What has this order.
@@ -68,9 +70,7 @@ impl<S: Slot> Ordered<S> {
     pub fn put(&mut self, slot: S) -> bool {
         let mut place = self.find(slot.order());
         if let Ok(at) = place {
-            if let Some(there) = self.slots.get_mut(at) {
-                *there = slot;
-            }
+            self.slots.set(at, slot);
             return false;
         }
         if (self.len + 1) * 10 > self.homes * MAX_LOAD {
@@ -84,21 +84,20 @@ impl<S: Slot> Ordered<S> {
 
     /// Moves what follows in the run one place on, and puts it in between.
     fn insert(&mut self, at: usize, slot: S) {
-        let free = self.slots.iter().skip(at).position(|slot| !slot.is_used());
-        let free = free.map_or(self.slots.len(), |steps| at + steps);
-        if free == self.slots.len() {
-            // The last run has used the slack up. More of it, not more homes: all keys may share one.
-            let more = self.slack();
-            self.slots.reserve_exact(more);
-            self.slots.resize(free + more, S::EMPTY);
-        }
-        if let Some(run) = self.slots.get_mut(at..=free) {
-            run.copy_within(..free - at, 1);
-            if let Some(first) = run.first_mut() {
-                *first = slot;
+        let (mut carried, mut next) = (slot, at);
+        loop {
+            let Some(there) = self.slots.get(next).copied() else {
+                // The last run has used the slack up. More of it, not more homes: all keys may share one.
+                self.slots.extend(self.slack(), S::EMPTY);
+                continue;
+            };
+            self.slots.set(next, carried);
+            if !there.is_used() {
+                break;
             }
-            self.len += 1;
+            (carried, next) = (there, next + 1);
         }
+        self.len += 1;
     }
 
     /// Takes out what has this order.
@@ -106,14 +105,15 @@ impl<S: Slot> Ordered<S> {
         let at = self.find(order).ok()?;
         let gone = *self.slots.get(at)?;
         // Whoever behind it in the run is not at home moves up.
-        let displaced = |(next, slot): (usize, &S)| slot.is_used() && self.home(slot.order()) < next;
-        let moved = self.slots.iter().enumerate().skip(at + 1).take_while(|each| displaced(*each)).count();
-        if let Some(run) = self.slots.get_mut(at..=at + moved) {
-            run.copy_within(1.., 0);
-            if let Some(last) = run.last_mut() {
-                *last = S::EMPTY;
-            }
+        let mut hole = at;
+        while let Some(next) = self.slots.get(hole + 1).copied()
+            && next.is_used()
+            && self.home(next.order()) <= hole
+        {
+            self.slots.set(hole, next);
+            hole += 1;
         }
+        self.slots.set(hole, S::EMPTY);
         self.len -= 1;
         Some(gone)
     }
@@ -129,26 +129,26 @@ impl<S: Slot> Ordered<S> {
     fn grow(&mut self) {
         let old = std::mem::take(&mut self.slots);
         let homes = self.homes + (self.homes / 8).max(MIN_HOMES);
-        self.build(homes, old.into_iter().filter(Slot::is_used));
+        self.build(homes, old.iter().filter(|slot| slot.is_used()).copied());
     }
 
     fn build(&mut self, homes: usize, sorted: impl Iterator<Item = S>) {
         self.homes = homes;
-        self.slots = vec![S::EMPTY; homes + self.slack()];
+        let mut slots = vec![S::EMPTY; homes + self.slack()];
         self.len = 0;
         let mut next = 0;
         for slot in sorted {
             let at = next.max(self.home(slot.order()));
-            if at >= self.slots.len() {
-                let more = self.slack();
-                self.slots.resize(at + more, S::EMPTY);
+            if at >= slots.len() {
+                slots.resize(at + self.slack(), S::EMPTY);
             }
-            if let Some(place) = self.slots.get_mut(at) {
+            if let Some(place) = slots.get_mut(at) {
                 *place = slot;
                 self.len += 1;
             }
             next = at + 1;
         }
+        self.slots = Pages::of(&slots);
     }
 
     fn slack(&self) -> usize {
@@ -162,17 +162,15 @@ impl<S: Slot> Ordered<S> {
 
     /// Where it is, or where it belongs.
     fn find(&self, order: u64) -> Result<usize, usize> {
-        let home = self.home(order);
-        for (at, slot) in self.slots.iter().enumerate().skip(home) {
-            if !slot.is_used() {
-                return Err(at);
-            }
+        let mut at = self.home(order);
+        while let Some(slot) = self.slots.get(at).filter(|slot| slot.is_used()) {
             let there = slot.order();
             if there >= order {
                 return if there == order { Ok(at) } else { Err(at) };
             }
+            at += 1;
         }
-        Err(self.slots.len())
+        Err(at)
     }
 }
 
@@ -243,7 +241,7 @@ mod tests {
         for number in 0..60_000_u64 {
             table.put(Pair(number.wrapping_mul(0x9E37_79B9_7F4A_7C15), 1));
             if number > 2_000 {
-                least = least.min(table.len() as f64 / table.slots.capacity() as f64);
+                least = least.min(table.len() as f64 / table.slots.len() as f64);
             }
         }
         assert!(least > 0.75, "{least}");
