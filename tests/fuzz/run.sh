@@ -3,7 +3,7 @@
 #
 #   tests/fuzz/run.sh [SECONDS [TARGET...]]        60 seconds each without a word
 #
-# What is found lies in target/fuzz/work/TARGET, beside the corpus, which the next run begins with. Coverage guides the inputs;
+# What is found lies in target/fuzz/runs/TARGET, beside the corpus, which the next run begins with. Coverage guides the inputs;
 # no sanitizer looks for bad memory, of which safe code has none: panics, overflows and failed assertions are found.
 set -eu
 cd "$(dirname "$0")"
@@ -11,7 +11,7 @@ seconds=${1:-60}
 [ $# -eq 0 ] || shift
 [ $# -gt 0 ] || set -- $(sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | grep -v featureops-fuzz)
 golden=$(cd ../../proto/golden && pwd)
-mkdir -p ../../target/fuzz/work
+mkdir -p ../../target/fuzz/runs
 folder=$(cd ../../target/fuzz && pwd)
 host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
