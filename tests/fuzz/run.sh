@@ -19,11 +19,11 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 # With a target named, build scripts and macros are built without these flags.
 cargo build --release --locked --bins --target "$host" --target-dir "$folder"
 for target in "$@"; do
-  mkdir -p "$folder/work/$target/corpus"
+  mkdir -p "$folder/runs/$target/corpus"
   seeds=
   [ "$target" != log_entry ] || seeds=$golden
   echo "$target"
-  (cd "$folder/work/$target" && "$folder/$host/release/$target" corpus $seeds -max_total_time="$seconds" -max_len=65536 \
-    -rss_limit_mb=2048 -print_final_stats=1 >log 2>&1) || { tail -40 "$folder/work/$target/log"; exit 1; }
-  grep -E "DONE|number_of_executed" "$folder/work/$target/log"
+  (cd "$folder/runs/$target" && "$folder/$host/release/$target" corpus $seeds -max_total_time="$seconds" -max_len=65536 \
+    -rss_limit_mb=2048 -print_final_stats=1 >log 2>&1) || { tail -40 "$folder/runs/$target/log"; exit 1; }
+  grep -E "DONE|number_of_executed" "$folder/runs/$target/log"
 done
