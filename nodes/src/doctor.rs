@@ -307,7 +307,10 @@ fn erasure_finding(erasures: &ErasuresRecord, health: &Health) -> Finding {
     let snapshot = health.snapshot.is_some_and(|snapshot| snapshot >= position);
     let detail = match (snapshot, purged) {
         (_, true) => {
-            format!("{count} units erased, the last at {at}: gone from this node's log and snapshot")
+            format!(
+                "{count} units erased, the last at {at}: this node's log and snapshot say nothing of them any more; a file of the \
+                 log keeps the bytes until it is full (2 MiB) and purged whole"
+            )
         }
         (true, false) => format!(
             "{count} units erased, the last at {at}: gone from the snapshot; the log holds what came before until it is purged \

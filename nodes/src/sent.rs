@@ -15,6 +15,9 @@ use crate::services::{environment, experiment, flag, layer, segment};
 
 /// A request that changes something.
 pub trait Meant: Message + Clone {
+    /// Its message's name.
+    const KIND: &'static str;
+
     /// Its id.
     fn request_id(&self) -> &str;
 
@@ -35,7 +38,7 @@ pub struct Sent {
 impl Sent {
     /// That of a request that did not come by gRPC.
     pub fn of(metadata: MetadataMap, request: &impl Meant) -> Self {
-        let hash = (!request.request_id().is_empty()).then(|| hash(&request.clone().meant()));
+        let hash = (!request.request_id().is_empty()).then(|| hash_of(request.clone()));
         Self { metadata, hash }
     }
 
@@ -56,9 +59,16 @@ fn hash(message: &impl Message) -> u64 {
     xxh3_64(&message.encode_to_vec())
 }
 
+/// Of a request, told apart from one of another kind with the same fields.
+fn hash_of<T: Meant>(request: T) -> u64 {
+    hash(&request.meant()) ^ xxh3_64(T::KIND.as_bytes())
+}
+
 macro_rules! meant {
     ($($request:ident { $($etag:ident)? $(; $field:ident: $define:expr)? })*) => {$(
         impl Meant for v1::$request {
+            const KIND: &'static str = stringify!($request);
+
             fn request_id(&self) -> &str {
                 &self.request_id
             }
@@ -107,6 +117,8 @@ meant! {
 }
 
 impl Meant for v1::SetFlagRequest {
+    const KIND: &'static str = "SetFlagRequest";
+
     fn request_id(&self) -> &str {
         &self.request_id
     }
@@ -131,6 +143,8 @@ impl Meant for v1::SetFlagRequest {
 }
 
 impl Meant for v1::UpdateSegmentUnitsRequest {
+    const KIND: &'static str = "UpdateSegmentUnitsRequest";
+
     fn request_id(&self) -> &str {
         &self.request_id
     }
@@ -146,6 +160,8 @@ impl Meant for v1::UpdateSegmentUnitsRequest {
 }
 
 impl Meant for v1::EraseUnitRequest {
+    const KIND: &'static str = "EraseUnitRequest";
+
     fn request_id(&self) -> &str {
         &self.request_id
     }
@@ -175,6 +191,19 @@ mod tests {
     use super::*;
     use featureops_proto::v1::{ImportFlagsRequest, SetFlagRequest, UpdateSegmentUnitsRequest};
     use prost_types::FieldMask;
+
+    #[test]
+    fn requests_with_the_same_fields_are_not_taken_for_one_another() {
+        let (name, request_id) = ("environments/p/decisions/2".to_owned(), "r".to_owned());
+        let approve = v1::ApproveDecisionRequest {
+            name: name.clone(),
+            request_id: request_id.clone(),
+            ..v1::ApproveDecisionRequest::default()
+        };
+        let reject = v1::RejectDecisionRequest { name, request_id, ..v1::RejectDecisionRequest::default() };
+        assert_eq!(approve.encode_to_vec(), reject.encode_to_vec());
+        assert_ne!(hash_of(approve), hash_of(reject));
+    }
 
     fn hash_of(request: impl Meant) -> u64 {
         sent(Request::new(request)).0.hash.unwrap()

@@ -92,9 +92,16 @@ impl LongValues {
         let length = u32::try_from(value.len()).map_err(io::Error::other)?.to_be_bytes();
         let slot = [&checksum(length, value).to_be_bytes(), length.as_slice(), value].concat();
         writing.unsynced = true;
-        match &writing.file {
-            Some((_, file)) => file.write_all_at(&slot, number.saturating_mul(SLOT_BYTES))?,
-            None => return Err(io::Error::other("no file is open")),
+        let written = match &writing.file {
+            Some((_, file)) => file.write_all_at(&slot, number.saturating_mul(SLOT_BYTES)),
+            None => Err(io::Error::other("no file is open")),
+        };
+        if let Err(error) = written {
+            // Nothing names the file yet, and nobody goes on with it: its room is the disk's again, or the next opening would
+            // find none. That the removal fails too changes nothing about the error.
+            writing.file = None;
+            let _ = std::fs::remove_file(self.folder.join(generation));
+            return Err(error);
         }
         Ok(true)
     }

@@ -511,3 +511,25 @@ fn a_broken_entry_stops_the_fold_and_changes_nothing() {
     assert!(d.state.apply(1, &d.log[0], &mut Vec::new()).is_err(), "positions rise");
     assert_eq!(d.state.digest(), digest);
 }
+
+/// Who reads again before repeating has another etag, and is to get through.
+#[test]
+fn a_refused_etag_is_no_answer_to_keep() {
+    let mut d = Driver::new();
+    d.done(entry::Command::SetFlag(log::SetFlag {
+        flag: Some(driver::boolean_flag("checkout")),
+        etag: String::new(),
+    }));
+    let archive = |etag: &str| log::Entry {
+        principal: Some(human("ada")),
+        request_id: "again".to_owned(),
+        command: Some(entry::Command::ArchiveFlag(log::ArchiveFlag {
+            name: FLAG.to_owned(),
+            etag: etag.to_owned(),
+        })),
+        ..log::Entry::default()
+    };
+    assert_eq!(refusal(d.propose(archive("d9"))).code, "ETAG_MISMATCH");
+    let first = done(d.propose(archive("d1")));
+    assert_eq!(done(d.propose(archive("d1"))), first, "and what took effect is");
+}

@@ -157,7 +157,7 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
 fn kept(status: &v1::ExperimentStatus) -> String {
     format!(
         "{} of all units are counted; {} left when a budget was full",
-        percent_text(status.kept),
+        share_text((status.kept * 10_000.0).round() as u32),
         count_text(status.thinned_units)
     )
 }

@@ -50,7 +50,11 @@ pub async fn run(session: &Session, command: UnitCommand) -> Result<(), Failure>
         .await?;
     session.show(&erased, |page| {
         let verb = verb(write.dry_run, "erased", "would erase");
-        page.line(Tone::Good, format!("{verb} the unit, at position {}", erased.position));
+        if erased.experiments + erased.waiting + erased.segments == 0 {
+            page.line(Tone::Warn, "nothing was held of this unit: is it spelt as services send it?");
+        } else {
+            page.line(Tone::Good, format!("{verb} the unit, at position {}", erased.position));
+        }
         let some = |count: u32| if count == 0 { "none".to_owned() } else { count_text(u64::from(count)) };
         page.facts([
             ("experiments", some(erased.experiments)),

@@ -110,7 +110,8 @@ impl LedgerService for Ledgers {
             unit_key_id: key.id(),
             unit_hash: key.hash(request.unit.as_bytes()),
         };
-        let from = from.with(&erase);
+        // Eight bits of the unit, as the fold keeps of it: see there.
+        let from = from.with(&log::EraseUnit { unit_hash: erase.unit_hash & 0xff, ..erase.clone() });
         let command = entry::Command::EraseUnit(erase);
         let write = Write {
             from: &from,

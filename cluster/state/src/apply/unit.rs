@@ -30,6 +30,12 @@ impl State {
                 Err(error) => return refuse(ErrorCode::InvalidArgument, "parent", parent, error),
             },
         };
+        if let Some(only) = &only
+            && self.environments_after("", usize::MAX).binary_search(only).is_err()
+        {
+            let message = "no such environment; `environments/-` stands for all of them";
+            return refuse(ErrorCode::NotFound, "parent", &c.parent, message);
+        }
         if c.unit_key_id != self.unit_key_id {
             let (given, wanted) = (format!("{:016x}", c.unit_key_id), self.unit_key_id);
             let message = format!("the cluster hashes units with the key {wanted:016x}");
@@ -62,7 +68,9 @@ impl State {
         });
         self.waiting = waiting;
         erased.segments = self.take_off_lists(ctx, unit, covers, effects)?;
-        self.erasures.count += 1;
+        let took_effect = erased.experiments + erased.waiting + erased.segments > 0;
+        self.erasures.count += u64::from(took_effect);
+        // The entry that asks for it has the hash, too, whoever it found.
         self.erasures.position = ctx.position;
         self.erasures.time_ms = ctx.now_ms;
         effects.push(Effect::UnitErased { unit });
@@ -76,7 +84,6 @@ impl State {
             erased.waiting,
             erased.segments
         );
-        let took_effect = erased.experiments + erased.waiting + erased.segments > 0;
         let done = Done { name: c.parent.clone(), took_effect, erased: Some(erased), ..Done::default() };
         Ok(Outcome { done, detail, touched })
     }

@@ -146,8 +146,8 @@ fn stalls() -> Result<Vec<Figure>, Failure> {
     let kept = Figure::new("ledger, snapshot of 10 million", "MB", snapshot_bytes / 1e6)
         .bar(Bar::AtMost(77.0))
         .note(format!(
-            "in {snapshot_seconds:.2} s; while one is made, the longest entry of {BATCH} conversions takes {:.1} ms, because each part \
-             of the table is copied once; {:.0} MB resident before it",
+            "in {snapshot_seconds:.2} s; while one is made, the longest entry of {BATCH} conversions takes {:.1} ms, because each page that \
+             they touch is copied once; {:.0} MB resident before it",
             copied_ns / 1e6,
             resident as f64 / 1e6
         ));

@@ -8,8 +8,9 @@ use super::definitions::{self, DefinitionsArgs, WITH_SEGMENTS};
 use super::findings::{Finding, findings};
 use super::ramps;
 use super::segments;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Exit, Failure};
 use crate::cli::page::{Cell, Tone};
+use crate::cli::render::key_of;
 use crate::cli::session::Session;
 
 #[derive(Debug, Args)]
@@ -53,6 +54,14 @@ pub async fn run(session: &Session, args: LintArgs) -> Result<(), Failure> {
         Finding { flag, code: "reference", path, message }
     }));
     all.extend(ramps::over(&found.flags, SystemClock::start().unix_ms()));
+    if let Some(unknown) =
+        args.keys.iter().find(|key| !found.flags.iter().any(|flag| key_of(&flag.name) == *key))
+    {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("there is no flag {unknown} among the {} looked at", found.flags.len()),
+        ));
+    }
     if !args.keys.is_empty() {
         all.retain(|finding| args.keys.contains(&finding.flag));
     }
