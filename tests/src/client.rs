@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use featureops::rpc::administration_service_client::AdministrationServiceClient;
+use featureops::rpc::decision_service_client::DecisionServiceClient;
 use featureops::rpc::evaluation_service_client::EvaluationServiceClient;
 use featureops::rpc::experiment_service_client::ExperimentServiceClient;
 use featureops::rpc::fact_service_client::FactServiceClient;
@@ -29,6 +30,8 @@ pub struct Client {
     pub metrics: MetricServiceClient<Channel>,
     /// Experiments.
     pub experiments: ExperimentServiceClient<Channel>,
+    /// Decisions.
+    pub decisions: DecisionServiceClient<Channel>,
     /// Facts.
     pub facts: FactServiceClient<Channel>,
     /// Evaluation.
@@ -53,6 +56,7 @@ impl Client {
             flags: FlagServiceClient::new(channel.clone()),
             metrics: MetricServiceClient::new(channel.clone()),
             experiments: ExperimentServiceClient::new(channel.clone()),
+            decisions: DecisionServiceClient::new(channel.clone()),
             facts: FactServiceClient::new(channel.clone()),
             evaluation: EvaluationServiceClient::new(channel.clone()),
             administration: AdministrationServiceClient::new(channel.clone()),

@@ -27,8 +27,10 @@ pub mod http;
 pub mod line;
 pub mod load;
 pub mod mirror;
+pub mod noise;
 pub mod raw;
 pub mod site;
+pub mod visits;
 
 /// A count that a longer run may raise: the variable's value, or the default.
 ///
