@@ -294,6 +294,11 @@ impl<F: Fold> Cluster<F> {
         self.disk_failure().is_some_and(|error| error.passes()) && self.proposer.shared().halted().is_none()
     }
 
+    /// Bytes of a snapshot that could not be stored: opened with less room, it would be taken at once and fail again.
+    pub(crate) fn room_wanted(&self) -> u64 {
+        self.proposer.shared().growth().wanted()
+    }
+
     /// Does `act` with the state and its position between two entries: none is applied meanwhile.
     pub(crate) fn announce(&self, act: impl FnOnce(&F, u64)) {
         self.proposer.shared().announce(act);

@@ -118,7 +118,7 @@ impl<F: Fold> Member<F> {
                 keeper: Mutex::new(None),
             }))
         };
-        let opened = open(&environment, &options, &genesis, Arc::clone(&sink)).await;
+        let opened = open(&environment, &options, &genesis, Arc::clone(&sink), 0).await;
         let member = match opened {
             Ok(cluster) => inner(Standing::Open(cluster), environment, options, genesis, sink),
             Err(error) if !passes(&error) => return Err(error),
@@ -269,9 +269,10 @@ async fn open<F: Fold>(
     options: &Options,
     genesis: &F,
     sink: Arc<dyn EffectSink<F>>,
+    room: u64,
 ) -> Result<Cluster<F>, StartError> {
     let probed = environment.clone();
-    let probe = environment.run(move || probed.storage.probe()).await;
+    let probe = environment.run(move || probed.storage.probe(room)).await;
     if let Some(Err(error)) = probe {
         return Err(OpenError::io("the data folder for writing", error).into());
     }
@@ -340,6 +341,8 @@ fn glimpse<F: Fold>(
 async fn keep<F: Fold>(member: Member<F>) {
     let inner = &member.0;
     let mut closing = inner.closing.subscribe();
+    // What a snapshot needed that failed last, beside what is always asked for.
+    let mut room = 0;
     loop {
         let failed = match &*inner.standing.read() {
             Standing::Open(cluster) => {
@@ -349,6 +352,7 @@ async fn keep<F: Fold>(member: Member<F>) {
         };
         if let Some((failed, mut health)) = failed {
             if let Some(cluster) = failed {
+                room = cluster.room_wanted();
                 (health.leader, health.leads, health.stopped) = (None, false, None);
                 health.waits = Some(Waits::Tries { attempts: 0 });
                 let state = cluster.frozen();
@@ -365,7 +369,7 @@ async fn keep<F: Fold>(member: Member<F>) {
                 _ = closing.wait_for(|closing| *closing) => return,
                 () = tokio::time::sleep(Duration::from_millis(RETRY_MS)) => {}
             }
-            again(&member, health).await;
+            again(&member, health, room).await;
             continue;
         }
         tokio::select! {
@@ -377,7 +381,7 @@ async fn keep<F: Fold>(member: Member<F>) {
 }
 
 /// One attempt to open anew.
-async fn again<F: Fold>(member: &Member<F>, mut health: Health) {
+async fn again<F: Fold>(member: &Member<F>, mut health: Health, room: u64) {
     let inner = &member.0;
     let gate = Arc::new(Gate { open: AtomicBool::new(false), sink: Arc::clone(&inner.sink) });
     let heard: Arc<dyn EffectSink<F>> = Arc::<Gate<F>>::clone(&gate);
@@ -385,7 +389,7 @@ async fn again<F: Fold>(member: &Member<F>, mut health: Health) {
         Some(Waits::Tries { attempts }) => attempts.saturating_add(1),
         _ => 1,
     };
-    let opened = open(&inner.environment, &inner.options, &inner.genesis, heard).await;
+    let opened = open(&inner.environment, &inner.options, &inner.genesis, heard, room).await;
     let (waits, why) = match opened {
         Ok(cluster) => {
             let now = cluster.health();

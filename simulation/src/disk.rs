@@ -421,7 +421,7 @@ impl Storage for SimulatedDisk {
         Ok(Glimpse { values: handle, durable: mark.durable, replay, hold: Box::new(()) })
     }
 
-    fn probe(&self) -> io::Result<()> {
+    fn probe(&self, _: u64) -> io::Result<()> {
         let ailment = self.0.lock().ailment;
         if ailment.full {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk"));

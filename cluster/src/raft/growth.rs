@@ -34,6 +34,8 @@ struct Counts {
     snapshot_bytes: u64,
     /// Where a snapshot was last asked for, in bytes applied.
     asked: Option<u64>,
+    /// Bytes of one that could not be stored.
+    not_stored: u64,
     /// Index of the last snapshot stored since the start, to be purged behind.
     stored: Option<u64>,
     /// Indexes with the bytes applied up to them, rising.
@@ -63,6 +65,7 @@ impl Default for Growth {
             held: 0,
             snapshot_bytes: 0,
             asked: None,
+            not_stored: 0,
             stored: None,
             marks: VecDeque::new(),
         };
@@ -118,6 +121,16 @@ impl Growth {
         counts.asked = None;
         counts.stored = Some(index);
         self.changed.notify_one();
+    }
+
+    /// A snapshot of that size could not be stored.
+    pub(crate) fn not_stored(&self, snapshot_bytes: u64) {
+        self.counts.lock().not_stored = snapshot_bytes;
+    }
+
+    /// Room without which the next snapshot fails again, in bytes.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.counts.lock().not_stored
     }
 
     /// The state was replaced by a snapshot: what was applied before says nothing about the log any more.

@@ -176,7 +176,10 @@ impl<F: Fold> RaftSnapshotBuilder<Types> for Builder<F> {
         let state = Arc::clone(&self.state);
         let encoded = self.environment.run(move || Bytes::from(state.encode())).await;
         let encoded = encoded.ok_or_else(|| io::Error::other("encoding the state panicked"))?;
-        self.snapshots.save(&self.meta, encoded.clone()).await?;
+        if let Err(error) = self.snapshots.save(&self.meta, encoded.clone()).await {
+            self.shared.growth.not_stored(encoded.len() as u64);
+            return Err(error);
+        }
         let index = self.meta.last_log_id.map_or(0, |id| id.index());
         self.shared.growth.stored(index, self.bytes, encoded.len() as u64);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: encoded })

@@ -210,11 +210,14 @@ impl Storage for Folder {
         })
     }
 
-    fn probe(&self) -> io::Result<()> {
+    fn probe(&self, room: u64) -> io::Result<()> {
         let path = self.path.join("probe");
         let write = || {
             let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-            file.write_all_at(&vec![0x5a; PROBE_BYTES], 0)?;
+            let block = vec![0x5a; PROBE_BYTES];
+            for at in (0..=room).step_by(PROBE_BYTES) {
+                file.write_all_at(&block, at)?;
+            }
             file.sync_all()
         };
         let written = match write() {

@@ -297,7 +297,7 @@ impl Storage for MemoryDisk {
         Ok(Glimpse { values: handle, durable: mark.durable, replay, hold: Box::new(()) })
     }
 
-    fn probe(&self) -> io::Result<()> {
+    fn probe(&self, _: u64) -> io::Result<()> {
         if self.platter.lock().full {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the disk"));
         }

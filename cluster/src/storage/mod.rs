@@ -191,12 +191,12 @@ pub trait Storage: Send + Sync + 'static {
     /// As [`Storage::open`].
     fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError>;
 
-    /// Whether the disk takes a write now; leaves nothing behind. Asked before an open, which on a full disk would leave
+    /// Whether the disk takes a write now, and has room for so many bytes more; leaves nothing behind. Asked before an open, which on a full disk would leave
     /// half-made files.
     ///
     /// # Errors
     /// The disk's, or the operating system's.
-    fn probe(&self) -> io::Result<()>;
+    fn probe(&self, room: u64) -> io::Result<()>;
 
     /// Runs a lane to its end: production on a thread of its own, simulation as a task.
     ///
