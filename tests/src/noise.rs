@@ -123,7 +123,8 @@ impl Noise {
                 if at < answers.lock().unwrap().low + WINDOW {
                     break;
                 }
-                tokio::time::timeout(PATIENCE, answered).await.expect("the window moves");
+                let moves = tokio::time::timeout(PATIENCE, answered).await;
+                assert!(moves.is_ok(), "{}: the window does not move", producer.name);
             }
             let permit = Arc::clone(&room).acquire_owned().await.unwrap();
             let batch = batches[at].take().unwrap();
