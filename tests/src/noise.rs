@@ -38,9 +38,9 @@ const IN_FLIGHT: usize = 16;
 const ONE_IN: u64 = 100;
 /// One batch in so many is told later than its turn.
 const DELAYED_ONE_IN: u64 = 10;
-/// Events, in the largest batches, by which a batch is late at most. A node holds the last 65,536 outcomes that came before
-/// their exposure, of all producers together and also those that met it since: what is later than that may be lost.
-const DELAY_EVENTS_MAX: u64 = 1 << 15;
+/// Turns by which exposures are late at most. A node holds the last 65,536 outcomes that came before their exposure, of all
+/// producers together, and also those that met it since: outcomes whose exposure is later than that are lost, as promised.
+const EXPOSURES_DELAY_MAX: usize = 64;
 /// Longest time one batch goes without an answer: longer than a node needs to start again.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before an unanswered batch is sent again.
@@ -111,7 +111,7 @@ impl Noise {
         let mut chance =
             Chance::new(self.seed ^ producer.last.wrapping_mul(0x9e37_79b9) ^ events.len() as u64);
         let batches: Vec<FactBatch> = self.cut(&mut chance, producer, events);
-        let order = order(&mut chance, batches.len(), DELAY_EVENTS_MAX / producer.events_max);
+        let order = order(&mut chance, &batches);
         let answers = Arc::new(Mutex::new(Answers { low: 0, there: vec![false; batches.len()] }));
         let (moved, room) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(IN_FLIGHT)));
         let mut batches: Vec<Option<FactBatch>> = batches.into_iter().map(Some).collect();
@@ -316,13 +316,13 @@ impl Noise {
 
 /// The order in which batches are sent: some go later than their turn, by less than a window. So the oldest unanswered is less than
 /// a window behind whatever is sent.
-fn order(chance: &mut Chance, batches: usize, delay_max: u64) -> Vec<usize> {
-    let mut turns: Vec<(usize, usize)> = (0..batches)
-        .map(|at| {
-            let delayed = chance.below(DELAYED_ONE_IN) == 0;
-            (at + if delayed { chance.below(delay_max.min(WINDOW as u64)) as usize } else { 0 }, at)
-        })
-        .collect();
+fn order(chance: &mut Chance, batches: &[FactBatch]) -> Vec<usize> {
+    let turn = |(at, batch): (usize, &FactBatch)| {
+        let delay_max = if batch.exposures.is_empty() { WINDOW } else { EXPOSURES_DELAY_MAX };
+        let delayed = chance.below(DELAYED_ONE_IN) == 0;
+        (at + if delayed { chance.below(delay_max as u64) as usize } else { 0 }, at)
+    };
+    let mut turns: Vec<(usize, usize)> = batches.iter().enumerate().map(turn).collect();
     turns.sort_unstable();
     turns.into_iter().map(|(_, at)| at).collect()
 }
