@@ -18,15 +18,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use featureops_proto::v1::{
-    Exposure, FactBatch, Outcome, ReportExposuresRequest, ReportOutcomesRequest, Verdict,
+    Exposure, FactBatch, Outcome, ReportExposuresRequest, ReportFactsResponse, ReportOutcomesRequest, Verdict,
 };
 use prost_types::Timestamp;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use crate::chance::Chance;
-use crate::client::{Client, repeatable};
+use crate::client::{Client, answered, repeatable};
 use crate::load::{ENVIRONMENT, EXPERIMENT};
 use crate::visits::{Event, What, variant};
 
@@ -38,6 +38,9 @@ const IN_FLIGHT: usize = 16;
 const ONE_IN: u64 = 100;
 /// One batch in so many is told later than its turn.
 const DELAYED_ONE_IN: u64 = 10;
+/// Turns by which exposures are late at most. A node holds the last 65,536 outcomes that came before their exposure, of all
+/// producers together, and also those that met it since: outcomes whose exposure is later than that are lost, as promised.
+const EXPOSURES_DELAY_MAX: usize = 64;
 /// Longest time one batch goes without an answer: longer than a node needs to start again.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before an unanswered batch is sent again.
@@ -108,7 +111,7 @@ impl Noise {
         let mut chance =
             Chance::new(self.seed ^ producer.last.wrapping_mul(0x9e37_79b9) ^ events.len() as u64);
         let batches: Vec<FactBatch> = self.cut(&mut chance, producer, events);
-        let order = order(&mut chance, batches.len());
+        let order = order(&mut chance, &batches);
         let answers = Arc::new(Mutex::new(Answers { low: 0, there: vec![false; batches.len()] }));
         let (moved, room) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(IN_FLIGHT)));
         let mut batches: Vec<Option<FactBatch>> = batches.into_iter().map(Some).collect();
@@ -120,7 +123,8 @@ impl Noise {
                 if at < answers.lock().unwrap().low + WINDOW {
                     break;
                 }
-                tokio::time::timeout(PATIENCE, answered).await.expect("the window moves");
+                let moves = tokio::time::timeout(PATIENCE, answered).await;
+                assert!(moves.is_ok(), "{}: the window does not move", producer.name);
             }
             let permit = Arc::clone(&room).acquire_owned().await.unwrap();
             let batch = batches[at].take().unwrap();
@@ -266,16 +270,19 @@ impl Noise {
     }
 
     async fn send(&self, batch: &FactBatch) -> Result<(), Status> {
-        let FactBatch { environment, producer, sequence, exposures, outcomes } = batch.clone();
+        self.call(batch.clone()).await.map(drop)
+    }
+
+    async fn call(&self, batch: FactBatch) -> Result<Response<ReportFactsResponse>, Status> {
+        let FactBatch { environment, producer, sequence, exposures, outcomes } = batch;
         let mut facts = self.client.facts.clone();
         if outcomes.is_empty() {
             let request = ReportExposuresRequest { environment, producer, sequence, exposures };
-            facts.report_exposures(request).await?;
+            facts.report_exposures(request).await
         } else {
             let request = ReportOutcomesRequest { environment, producer, sequence, outcomes };
-            facts.report_outcomes(request).await?;
+            facts.report_outcomes(request).await
         }
-        Ok(())
     }
 
     /// The same batch through the other path.
@@ -290,18 +297,10 @@ impl Noise {
 
     /// A batch of an act that is over: known, or too old to be.
     async fn repeat_late(&self, batch: FactBatch) {
-        let FactBatch { environment, producer, sequence, exposures, outcomes } = batch;
-        let mut facts = self.client.facts.clone();
-        let answer = if outcomes.is_empty() {
-            let request = ReportExposuresRequest { environment, producer, sequence, exposures };
-            facts.report_exposures(request).await
-        } else {
-            let request = ReportOutcomesRequest { environment, producer, sequence, outcomes };
-            facts.report_outcomes(request).await
-        };
+        // Another producer may still be telling when the node is killed.
+        let answer = answered(PATIENCE, || self.call(batch.clone())).await;
         match answer {
             Ok(answer) => {
-                let answer = answer.into_inner();
                 let told_again = answer.verdicts.iter().any(|one| one.verdict() == Verdict::Duplicate);
                 assert!(answer.duplicate || self.renames, "{answer:?}");
                 assert!(!told_again || answer.counted == 0, "{answer:?}");
@@ -315,15 +314,15 @@ impl Noise {
     }
 }
 
-/// The order in which batches are sent: some go up to a window later than their turn. So the oldest unanswered is less than
+/// The order in which batches are sent: some go later than their turn, by less than a window. So the oldest unanswered is less than
 /// a window behind whatever is sent.
-fn order(chance: &mut Chance, batches: usize) -> Vec<usize> {
-    let mut turns: Vec<(usize, usize)> = (0..batches)
-        .map(|at| {
-            let delayed = chance.below(DELAYED_ONE_IN) == 0;
-            (at + if delayed { chance.below(WINDOW as u64) as usize } else { 0 }, at)
-        })
-        .collect();
+fn order(chance: &mut Chance, batches: &[FactBatch]) -> Vec<usize> {
+    let turn = |(at, batch): (usize, &FactBatch)| {
+        let delay_max = if batch.exposures.is_empty() { WINDOW } else { EXPOSURES_DELAY_MAX };
+        let delayed = chance.below(DELAYED_ONE_IN) == 0;
+        (at + if delayed { chance.below(delay_max as u64) as usize } else { 0 }, at)
+    };
+    let mut turns: Vec<(usize, usize)> = batches.iter().enumerate().map(turn).collect();
     turns.sort_unstable();
     turns.into_iter().map(|(_, at)| at).collect()
 }

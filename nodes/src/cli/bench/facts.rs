@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   4 producers x 4 batches in flight x 1,000 outcomes:   by unit | by receipt | streamed | bare engine | … rounds
+//!   the first two again, with 10 and 50 experiments that share the metric: see `shared`
 //! ```
 //!
 //! A fact counts here when its batch was acknowledged as counted: durable in the log, applied, and joined to its unit's
@@ -28,22 +29,23 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::Plan;
 use super::report::{Bar, Figure};
 use super::world::{
     ENVIRONMENT, REVENUE, World, context_of, define_metrics, failed, folder, one_of, settled_units,
     start_experiment,
 };
+use super::{Plan, shared};
 use crate::cli::failure::Failure;
 use crate::rpc::evaluation_service_client::EvaluationServiceClient;
 use crate::rpc::fact_service_client::FactServiceClient;
 
-const EXPERIMENT: &str = "reported";
+/// Gives the receipts.
+pub const EXPERIMENT: &str = "reported";
 const PRODUCERS: usize = 4;
 const BATCHES_IN_FLIGHT: usize = 4;
 const BATCH: usize = 1_000;
 /// Units with an exposure, fewer than a node holds waiting for its log.
-const UNITS: usize = 40_000;
+pub const UNITS: usize = 40_000;
 const ROUNDS: usize = 5;
 
 pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
@@ -74,13 +76,14 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
         stream.push(streams.streamed(&channels, slice).await?);
         bare.push(engine.write(command_bytes(false), slice).await?);
     }
+    let shared = shared::measure(&channels, &by_unit, &by_receipt, &engine, slice).await?;
     drop(engine);
     world.stop().await;
 
     let bytes = |receipts| command_bytes(receipts) as f64 / BATCH as f64;
     let name = "bare log engine";
     let bar = Bar::AtLeast(100_000.0);
-    Ok(vec![
+    let mut figures = vec![
         Figure::beside("facts by unit", "/s", &unit, name, &bare).bar(bar).note(format!(
             "{PRODUCERS} producers, {BATCHES_IN_FLIGHT} batches of {BATCH} each in flight, {UNITS} units exposed \
              before; {:.1} bytes a fact in the log, {:.1} with a receipt",
@@ -89,10 +92,13 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
         )),
         Figure::beside("facts by receipt", "/s", &receipt, name, &bare).bar(bar),
         Figure::beside("facts streamed", "/s", &stream, name, &bare).bar(bar),
-    ])
+    ];
+    figures.extend(shared);
+    Ok(figures)
 }
 
-fn unit(number: usize) -> String {
+/// The name of a unit.
+pub fn unit(number: usize) -> String {
     format!("unit-{number:010}")
 }
 
@@ -130,7 +136,7 @@ fn outcomes(receipts: &[String], with_receipts: bool) -> Vec<Vec<Outcome>> {
 }
 
 /// Bytes of the command that a batch becomes in the log.
-fn command_bytes(with_receipts: bool) -> usize {
+pub fn command_bytes(with_receipts: bool) -> usize {
     let minute = 29_000_000;
     let receipt = ReceiptFact { experiment: 1, arm: 1, generation: 1, minute };
     let outcome = |index: u32| OutcomeFact {
@@ -156,7 +162,7 @@ fn command_bytes(with_receipts: bool) -> usize {
 }
 
 /// Who reports: each producer numbers its batches by itself.
-struct Producers {
+pub struct Producers {
     kind: &'static str,
     batches: Arc<Vec<Vec<Outcome>>>,
     sequences: Vec<Arc<AtomicU64>>,
@@ -181,7 +187,7 @@ impl Producers {
     }
 
     /// Facts counted a second by single calls.
-    async fn unary(&self, channels: &[Channel], slice: Duration) -> Result<f64, Failure> {
+    pub async fn unary(&self, channels: &[Channel], slice: Duration) -> Result<f64, Failure> {
         let began = Instant::now();
         let until = began + slice;
         let mut tasks = JoinSet::new();
@@ -243,7 +249,7 @@ async fn rate(mut tasks: JoinSet<Result<u64, tonic::Status>>, began: Instant) ->
 }
 
 /// The log engine with its group commit, alone.
-struct Engine {
+pub struct Engine {
     lane: LogLane,
     disk: Disk,
     next: Arc<Mutex<u64>>,
@@ -264,7 +270,7 @@ impl Engine {
     }
 
     /// Facts a second in entries of `bytes`, as many in flight as the node has fact commands.
-    async fn write(&self, bytes: usize, slice: Duration) -> Result<f64, Failure> {
+    pub async fn write(&self, bytes: usize, slice: Duration) -> Result<f64, Failure> {
         let began = Instant::now();
         let until = began + slice;
         let payload = bytes::Bytes::from(vec![0x5a; bytes]);

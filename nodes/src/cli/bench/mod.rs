@@ -24,6 +24,7 @@ mod lag;
 mod ledger;
 mod report;
 mod scale;
+mod shared;
 mod world;
 
 use std::path::PathBuf;
