@@ -77,9 +77,9 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Where to listen. Loopback only, until there are tokens.
     pub listen: SocketAddr,
-    /// Entries between two snapshots of the state.
+    /// Entries after which a snapshot of the state is taken.
     pub snapshot_every_entries: u64,
-    /// Bytes of entries between two snapshots, at least.
+    /// Bytes of entries after which one is taken, too, when the last one is not larger; then after as many as that has.
     pub snapshot_every_bytes: u64,
     /// How long a drain waits for requests in flight.
     pub drain_timeout: Duration,

@@ -294,8 +294,8 @@ fn ledger_finding(usage: &LedgerUsage) -> Finding {
         false,
         (!faults.is_empty()).then(|| faults.join("; ")),
         held,
-        "above the bound new units are not counted: stop experiments that have their answer (their units go when their windows \
-         close), or put fewer units in them by a layer's share",
+        "when it is full, half of the hash space that is counted leaves for good: stop experiments that have their answer (their \
+         units go when their windows close), put fewer units in them by a layer's share, or give room (featureops budget set)",
     )
 }
 
@@ -318,7 +318,7 @@ fn erasure_finding(erasures: &ErasuresRecord, health: &Health) -> Finding {
         ),
         (false, false) => format!(
             "{count} units erased, the last at {at}: the log holds what came before, and so does the snapshot, until the next \
-             one is taken and the log purged (snapshot_every_entries)"
+             one is taken and the log purged (snapshot_every_entries, snapshot_every_bytes)"
         ),
     };
     Finding::new("erasures", false, None, detail, "")

@@ -7,6 +7,12 @@
 
 use std::fmt::Write as _;
 
+/// What one of a metric is in its fixed point.
+#[must_use]
+pub fn one(scale: u32) -> f64 {
+    10f64.powi(i32::try_from(scale).unwrap_or_default())
+}
+
 /// Largest magnitude at scale: 2^53, where doubles stop being whole numbers.
 pub const SCALED_MAX: i64 = 1 << 53;
 /// Decimal places a metric may keep.

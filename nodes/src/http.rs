@@ -62,7 +62,7 @@ use crate::webhook;
 
 /// Bytes of one message about evaluation: a context and two names.
 const EVALUATION_BYTES_MAX: usize = 256 << 10;
-/// Bytes of one message about metrics, experiments, layers, schedules, decisions and administration.
+/// Bytes of one message about metrics, experiments, layers, schedules, decisions, ledgers and administration.
 const SMALL_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one message that asks for a set of flags: a name and a selector.
 const SYNC_BYTES_MAX: usize = 64 << 10;

@@ -27,7 +27,7 @@ impl Replica {
         self.0.propose(entry.into()).await.map_err(failure)
     }
 
-    /// Whether nothing can be written now.
+    /// Refuses as a write would be refused now.
     ///
     /// # Errors
     /// That of the write.

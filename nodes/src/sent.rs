@@ -11,7 +11,7 @@ use tonic::Request;
 use tonic::metadata::MetadataMap;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::services::{environment, experiment, flag, layer, segment};
+use crate::services::{environment, experiment, flag, layer, metric, segment};
 
 /// A request that changes something.
 pub trait Meant: Message + Clone {
@@ -96,7 +96,7 @@ meant! {
     SetFlagAutonomyRequest {}
     ArchiveFlagRequest { etag }
     RevertFlagRequest { etag }
-    SetMetricRequest { etag; metric: |one| v1::Metric { etag: String::new(), number: 0, ..one } }
+    SetMetricRequest { etag; metric: metric::definition }
     CreateExperimentRequest { ; experiment: experiment::definition }
     StartExperimentRequest { etag }
     PauseExperimentRequest { etag }

@@ -117,7 +117,7 @@ fn blocked(view: &ExperimentView) -> Vec<String> {
 fn totals_of(metric: &MetricInput, arm: &ArmTotals) -> MetricTotals {
     let at = |slot: u32, scale: u32| {
         let sum = usize::try_from(slot).ok().and_then(|slot| arm.sums.get(slot)).copied().unwrap_or_default();
-        sum as f64 / 10f64.powi(i32::try_from(scale).unwrap_or_default())
+        sum as f64 / crate::fixed_point::one(scale)
     };
     // The inputs' scale is 0 for counts and proportions.
     let total = at(metric.slot, metric.decimal_scale);

@@ -1,7 +1,13 @@
-//! Whatever bytes a client calls a batch of facts, the door admits it, turns events off, or refuses it as a whole.
+//! Whatever bytes a client calls a batch of facts, the door admits it, turns events off, or refuses it as a whole; and whatever it
+//! sends to OFREP, to the webhook, as a selector, a page token or an entity tag is read or refused.
 
+use axum::http::{HeaderMap, HeaderValue, header};
 use featureops::door::Door;
+use featureops::fronts::ofrep::{context, has};
+use featureops::fronts::selector::Selector;
+use featureops::page::Page;
 use featureops::publisher::Published;
+use featureops::webhook;
 use featureops_evaluation::{Key, UnitKey};
 use featureops_proto::v1::{Arm, Experiment, Exposure, FactBatch, Metric, Outcome, experiment};
 use proptest::collection::vec;
@@ -68,6 +74,40 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..300)) {
         admit(&bytes);
+    }
+
+    #[test]
+    fn what_the_fronts_read_is_read_or_refused(bytes in vec(any::<u8>(), 0..300)) {
+        let _ = context(&bytes);
+        if let Err(message) = webhook::read(&bytes) {
+            prop_assert!(message.starts_with("body: "), "{}", message);
+        }
+        if let Ok(sent) = HeaderValue::from_bytes(&bytes) {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::IF_NONE_MATCH, sent);
+            let _ = has(&headers, "\"f3a9\"");
+            headers.append(header::IF_NONE_MATCH, HeaderValue::from_static("W/\"f3a9\""));
+            prop_assert!(has(&headers, "\"f3a9\""));
+        }
+    }
+
+    #[test]
+    fn texts_are_read_again_as_they_were_written(text in "(source=|flagSetId=|,|[a-z0-9/.-]){0,12}", key in ".{0,40}") {
+        for text in [&text, &key] {
+            if let Ok(selector) = Selector::parse(text) {
+                prop_assert_eq!(Selector::parse(&selector.text()), Ok(selector));
+            }
+        }
+        let scope = ["flags", "p", "live"];
+        let first = Page::of(10, "", &scope).unwrap();
+        let token = first.token(&key);
+        if let Ok(page) = Page::of(10, &token, &scope) {
+            prop_assert_eq!(&page.after, &key);
+        }
+        if !key.is_empty() {
+            prop_assert!(Page::of(10, &token, &["flags", "q", "live"]).is_err());
+        }
+        let _ = Page::of(10, &key, &scope).map(|page| page.before().is_ok());
     }
 
     #[test]

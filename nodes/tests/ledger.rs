@@ -15,14 +15,14 @@ use std::time::Duration;
 use featureops::rpc::ledger_service_client::LedgerServiceClient;
 use featureops_proto::v1::get_experiment_series_request::Resolution;
 use featureops_proto::v1::{
-    Arm, CreateExperimentRequest, EraseUnitRequest, EvaluateRequest, Experiment, ExperimentStatus, Exposure,
-    GetExperimentSampleRequest, GetExperimentSeriesRequest, GetExperimentStatusRequest, GetNodeHealthRequest,
-    ListAuditRequest, ReportExposuresRequest, StartExperimentRequest, metric,
+    EraseUnitRequest, EvaluateRequest, Experiment, ExperimentStatus, Exposure, GetExperimentSampleRequest,
+    GetExperimentSeriesRequest, GetExperimentStatusRequest, GetNodeHealthRequest, ListAuditRequest,
+    ReportExposuresRequest, metric,
 };
 use prost_types::Value;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
-use world::{World, checkout, context, evaluate, metric, outcome, outcomes, set};
+use world::{World, checkout, context, evaluate, experiment, metric, outcome, outcomes, set};
 
 const EXPERIMENT: &str = "environments/test/experiments/button";
 
@@ -130,19 +130,9 @@ async fn exposures_of_either_way_bring_their_values_of_the_dimensions() {
     let world = World::start().await;
     world.flags().set_flag(set(checkout())).await.unwrap();
     world.metrics().set_metric(metric("revenue", metric::Kind::Mean)).await.unwrap();
-    let arm = |variant: &str| Arm { variant: variant.into(), established: true };
-    let experiment = Experiment {
-        name: EXPERIMENT.into(),
-        flag: "checkout".into(),
-        arms: vec![arm("off"), arm("on")],
-        primary_metric: "revenue".into(),
-        dimensions: vec!["country".into(), "plan".into()],
-        ..Experiment::default()
-    };
-    let create = CreateExperimentRequest { experiment: Some(experiment), ..Default::default() };
-    world.experiments().create_experiment(create).await.unwrap();
-    let start = StartExperimentRequest { name: EXPERIMENT.into(), ..Default::default() };
-    world.experiments().start_experiment(start).await.unwrap();
+    let dimensions = vec!["country".into(), "plan".into()];
+    world.create(Experiment { dimensions, ..experiment("button", "checkout") }).await;
+    world.start_experiment("button").await;
 
     let fields = [("targetingKey", "ada"), ("country", "DE"), ("plan", &*"x".repeat(65))];
     let asked = EvaluateRequest { context: Some(context(&fields)), ..evaluate("checkout", "ada") };

@@ -97,6 +97,9 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
         // By the key that the machine has: what was erased is looked for by its hash.
         let key = UnitKeyStore::read(machine).ok().flatten();
         let hash = |unit: &String| Some((unit.clone(), key.as_ref()?.hash(unit.as_bytes())));
+        if key.is_none() && !seen.erased.is_empty() {
+            seen.ended.push(format!("machine {number} has no unit key by which to look for erased units"));
+        }
         let erased: BTreeSet<String> = seen.erased.iter().map(|erased| erased.unit.clone()).collect();
         let erased: Vec<(String, u64)> = erased.iter().filter_map(hash).collect();
         let refolded = refold(&machine.disk, &places, &erased);

@@ -11,7 +11,6 @@
 //! A producer keeps to its side of the contract and to nothing beyond it: the same batch under the same sequence, and
 //! newest - oldest unanswered below 4,096.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,12 +109,12 @@ impl Noise {
     pub async fn tell(&self, producer: &mut Producer, events: &[Event]) {
         let mut chance =
             Chance::new(self.seed ^ producer.last.wrapping_mul(0x9e37_79b9) ^ events.len() as u64);
-        let batches: Vec<FactBatch> = self.cut(&mut chance, producer, events);
+        let batches = self.cut(&mut chance, producer, events);
         let order = order(&mut chance, &batches);
         let answers = Arc::new(Mutex::new(Answers { low: 0, there: vec![false; batches.len()] }));
         let (moved, room) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(IN_FLIGHT)));
         let mut batches: Vec<Option<FactBatch>> = batches.into_iter().map(Some).collect();
-        let mut late: VecDeque<FactBatch> = VecDeque::new();
+        let mut late: Vec<FactBatch> = Vec::new();
         let mut tasks = JoinSet::new();
         for at in order {
             loop {
@@ -129,7 +128,7 @@ impl Noise {
             let permit = Arc::clone(&room).acquire_owned().await.unwrap();
             let batch = batches[at].take().unwrap();
             if chance.below(ONE_IN) == 0 {
-                late.push_back(batch.clone());
+                late.push(batch.clone());
             }
             let chance = Chance::new(chance.draw());
             let (noise, answers, moved) = (self.clone(), Arc::clone(&answers), Arc::clone(&moved));

@@ -127,7 +127,8 @@ impl Site {
     }
 
     /// Any process, with the site's variables and none of the test run's.
-    fn own(&self, mut command: Command) -> Command {
+    #[must_use]
+    pub fn own(&self, mut command: Command) -> Command {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("FEATUREOPS_") || text.starts_with("OTEL_") {

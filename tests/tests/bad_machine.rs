@@ -52,30 +52,27 @@ async fn evaluates(client: &Client) {
     assert!(answer.variant.is_some(), "{answer:?}");
 }
 
-async fn write_flag(client: &Client) -> Result<(), tonic::Status> {
-    write_long_flag(client, 1).await
-}
-
-async fn write_long_flag(client: &Client, bytes: usize) -> Result<(), tonic::Status> {
+async fn set_probe(client: &Client, bytes: usize, validate_only: bool) -> Result<(), tonic::Status> {
     let flag = featureops_proto::v1::Flag {
         name: format!("{ENVIRONMENT}/flags/probe"),
         r#type: featureops_proto::v1::ValueType::String.into(),
         variants: [("on".to_owned(), "1".repeat(bytes).into())].into(),
         ..featureops_proto::v1::Flag::default()
     };
-    let request = SetFlagRequest { flag: Some(flag), ..SetFlagRequest::default() };
+    let request = SetFlagRequest { flag: Some(flag), validate_only, ..SetFlagRequest::default() };
     client.flags.clone().set_flag(request).await.map(drop)
 }
 
+async fn write_flag(client: &Client) -> Result<(), tonic::Status> {
+    set_probe(client, 1, false).await
+}
+
+async fn write_long_flag(client: &Client, bytes: usize) -> Result<(), tonic::Status> {
+    set_probe(client, bytes, false).await
+}
+
 async fn rehearse_flag(client: &Client) -> Result<(), tonic::Status> {
-    let flag = featureops_proto::v1::Flag {
-        name: format!("{ENVIRONMENT}/flags/probe"),
-        r#type: featureops_proto::v1::ValueType::String.into(),
-        variants: [("on".to_owned(), "1".into())].into(),
-        ..featureops_proto::v1::Flag::default()
-    };
-    let request = SetFlagRequest { flag: Some(flag), validate_only: true, ..SetFlagRequest::default() };
-    client.flags.clone().set_flag(request).await.map(drop)
+    set_probe(client, 1, true).await
 }
 
 async fn health(client: &Client) -> NodeHealth {

@@ -65,13 +65,8 @@ fn the_commands_run_as_they_stand() {
         tour.iter().flat_map(|body| body.lines()).filter(|line| line.starts_with("featureops ")).count() > 40
     );
     for body in tour {
-        let mut shell = Command::new("bash");
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("FEATUREOPS_") {
-                shell.env_remove(name);
-            }
-        }
-        let ended = shell
+        let ended = site
+            .own(Command::new("bash"))
             .args(["-euo", "pipefail", "-c", &body])
             .current_dir(&folder)
             .env("PATH", &path)

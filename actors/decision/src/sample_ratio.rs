@@ -6,7 +6,8 @@
 //!
 //! Hours of the ledger are no such strata once weights changed inside them: the inputs then carry the sums over allocations
 //! ([`v1::SampleRatio`]), of the units that were surely assigned under their weights. Units in a second arm, known by a receipt only,
-//! or seen within two minutes of a change are in none of them, so an experiment that is reallocated all the time is not tested.
+//! or seen within two minutes of a change are in none of them, so while an experiment is reallocated all the time its test stands as
+//! it was.
 
 use featureops_proto::v1;
 

@@ -8,8 +8,8 @@
 //!                                          due at max(bound, the snapshot's own bytes)
 //! ```
 //!
-//! The snapshot's own bytes count, so that a large state is not written again for a little log: over time at most one byte
-//! of snapshots is written for a byte of log. Counted where entries are applied, which after a restart is done again for
+//! The snapshot's own bytes count, so that a large state is not written again for a little log: of those that are
+//! due by bytes at most one byte is written for a byte of log, and raft's own, by entries, come beside them. Counted where entries are applied, which after a restart is done again for
 //! every entry behind the snapshot: so the count needs no place on the disk, and is the same in a simulated world each time.
 
 use std::collections::VecDeque;

@@ -4,7 +4,7 @@
 //!   <values>/long/<generation>    slot 0, slot 1, ...: crc32, length, up to VALUE_BYTES_MAX bytes; 4,104 bytes each
 //! ```
 //!
-//! In the engine a snapshot of 1.4 MB took 5 MB at each writing and 17 MB for good: its pages are written again at every split.
+//! In the engine a snapshot took several times its size, much of it for good: its pages are written again at every split.
 //! Here it takes what it has, twice while one replaces the other.
 //!
 //! The order is the promise: a file is synced before anything that may name it reaches the engine, and removed after the

@@ -191,8 +191,8 @@ pub trait Storage: Send + Sync + 'static {
     /// As [`Storage::open`].
     fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError>;
 
-    /// Whether the disk takes a write now, and has room for so many bytes more; leaves nothing behind. Asked before an open, which on a full disk would leave
-    /// half-made files.
+    /// Whether the disk takes a write now, and has room for so many bytes more; leaves nothing behind. Asked before an open,
+    /// which on a full disk would leave half-made files.
     ///
     /// # Errors
     /// The disk's, or the operating system's.
@@ -332,6 +332,7 @@ mod tests {
             (Kind::StorageFull.into(), Outlook::Passes, true),
             (Kind::QuotaExceeded.into(), Outlook::Passes, true),
             (Kind::ReadOnlyFilesystem.into(), Outlook::Passes, true),
+            (Kind::FileTooLarge.into(), Outlook::Passes, true),
             (eio(), Outlook::Passes, true),
             (io::Error::other("the log's writer has stopped"), Outlook::Unclear, true),
             (Kind::PermissionDenied.into(), Outlook::Unclear, true),

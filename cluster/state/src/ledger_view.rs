@@ -82,7 +82,7 @@ impl State {
             (key, definition.map_or(0, crate::metrics::scale))
         };
         Some(SampleView {
-            dimensions: dimensions(record),
+            dimensions: dimensions(record).to_vec(),
             slots: record.slots.iter().map(|held| slot(held.metric)).collect(),
             status: sample_status(record, ledger),
             groups: ledger.map(|ledger| ledger.sample.groups(variants.len(), groups)).unwrap_or_default(),
@@ -158,13 +158,13 @@ fn variants(record: &ExperimentRecord) -> Vec<String> {
 }
 
 /// The declared dimensions.
-pub fn dimensions(record: &ExperimentRecord) -> Vec<String> {
-    record.definition.as_ref().map(|definition| definition.dimensions.clone()).unwrap_or_default()
+pub fn dimensions(record: &ExperimentRecord) -> &[String] {
+    record.definition.as_ref().map_or(&[], |definition| &definition.dimensions)
 }
 
 /// Sizes and counters of a sample.
 pub fn sample_status(record: &ExperimentRecord, ledger: Option<&Ledger>) -> SampleStatus {
-    let dimensions = dimensions(record);
+    let dimensions = dimensions(record).to_vec();
     let Some(sample) = ledger.map(|ledger| &ledger.sample) else {
         return SampleStatus { dimensions, ..SampleStatus::default() };
     };

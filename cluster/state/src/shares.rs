@@ -12,7 +12,7 @@
 //!
 //! Only what was surely assigned under the weights is counted: not what was evaluated up to two minutes after a change (a
 //! client that evaluates by itself may not have heard of it), nor a unit in its second arm, nor one that a receipt alone
-//! proves. An experiment that is reallocated every minute counts nothing, and is then not tested.
+//! proves. An experiment that is reallocated at least every two minutes adds nothing: its test stands as it was.
 
 use featureops_proto::log::ExperimentRecord;
 use featureops_proto::v1::SampleRatio;
@@ -30,7 +30,7 @@ fn close(into: &mut SampleRatio, units: &[u64], weights: &[u32]) {
     into.units.resize(arms, 0);
     into.expected.resize(arms, 0);
     into.spread.resize(arms.saturating_mul(arms), 0);
-    // At most 2^26 units and 10^4 basis points twice: below 2^53.
+    // At most 2^28 units (`budgets::MOST`) and 10^4 basis points twice: below 2^55.
     let total: u64 = units.iter().fold(0, |sum, units| sum.saturating_add(*units));
     for (sum, units) in into.units.iter_mut().zip(units) {
         *sum = sum.saturating_add(*units);

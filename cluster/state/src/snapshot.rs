@@ -16,6 +16,7 @@ use featureops_proto::log::{
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
 use prost::Message;
+use prost::encoding::{decode_varint, encode_varint};
 
 use crate::State;
 use crate::audit::Audit;
@@ -499,18 +500,27 @@ fn clusters_record(experiment: u32, ledger: &Ledger) -> ClustersRecord {
     let sums = ledger.clusters.sums().map(|sums| {
         let mut bytes = Vec::new();
         for sum in sums {
-            prost::encoding::encode_varint(((sum << 1) ^ (sum >> 63)) as u64, &mut bytes);
+            put_signed(sum, &mut bytes);
         }
         bytes
     });
     ClustersRecord { experiment, sums: sums.collect() }
 }
 
+/// A number that may be negative, as a zigzag varint.
+fn put_signed(value: i64, bytes: &mut Vec<u8>) {
+    encode_varint(((value << 1) ^ (value >> 63)) as u64, bytes);
+}
+
+fn take_signed(bytes: &mut &[u8]) -> Option<i64> {
+    let zigzag = decode_varint(bytes).ok()?;
+    Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+}
+
 fn zigzags(mut bytes: &[u8]) -> Option<Vec<i64>> {
     let mut values = Vec::new();
     while !bytes.is_empty() {
-        let zigzag = prost::encoding::decode_varint(&mut bytes).ok()?;
-        values.push((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+        values.push(take_signed(&mut bytes)?);
     }
     Some(values)
 }
@@ -536,7 +546,6 @@ fn strata_of(messages: &[v1::Stratum], shape: &Shape, folded: bool) -> Strata {
 
 /// Rows rise by hash, so their differences are short varints; so do sums by (hash, arm).
 fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
-    use prost::encoding::encode_varint;
     let mut rows = Vec::new();
     let mut packed_rows = Vec::new();
     if shard.rows.len() >= PACKED_FROM {
@@ -562,7 +571,7 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
             for (hash, arm, value) in table.iter() {
                 encode_varint(((hash - last) << 5) | u64::from(arm), &mut bytes);
                 last = hash;
-                encode_varint(((value << 1) ^ (value >> 63)) as u64, &mut bytes);
+                put_signed(value, &mut bytes);
             }
             bytes
         })
@@ -583,7 +592,6 @@ fn shard_record(experiment: u32, at: usize, shard: &Shard) -> ShardRecord {
 }
 
 fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
-    use prost::encoding::decode_varint;
     let mut bytes = record.rows.as_slice();
     let mut rows = Vec::new();
     let mut hash = 0u64;
@@ -613,9 +621,7 @@ fn fill(shard: &mut Shard, record: &ShardRecord) -> Option<()> {
         while !bytes.is_empty() {
             let packed = decode_varint(&mut bytes).ok()?;
             hash = hash.checked_add(packed >> 5)?;
-            let zigzag = decode_varint(&mut bytes).ok()?;
-            let value = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-            table.put(hash, (packed & 31) as u8, value);
+            table.put(hash, (packed & 31) as u8, take_signed(&mut bytes)?);
         }
     }
     for side in &record.side {

@@ -281,8 +281,9 @@ fn a_million_units_take_nine_bytes_each_and_a_change_is_bounded() {
         held = d.state.segment_units("production", "large");
     }
     // The list's head, the head and the pointer of each shard, and the hashes.
-    let shards = held.as_ref().map_or(0, |(shards, _)| shards.len() as u64);
-    let bytes = (16 + 32 * shards + 8 * UNITS) as f64 / UNITS as f64;
+    let shards = held.as_ref().map(|(shards, _)| shards).unwrap();
+    let bytes = 16 + shards.iter().map(|shard| 32 + 8 * shard.len()).sum::<usize>();
+    let bytes = bytes as f64 / UNITS as f64;
     let begun = Instant::now();
     d.done(units("large", &hashes[UNITS as usize..], &hashes[..0]));
     let last = begun.elapsed().as_secs_f64() * 1e3;

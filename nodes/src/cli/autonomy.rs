@@ -11,7 +11,7 @@ use featureops_proto::v1;
 use super::failure::Failure;
 use super::page::{Cell, Page, Tone};
 use super::render::{key_of, share_text};
-use super::session::{Session, WriteArgs};
+use super::session::{Session, WriteArgs, rehearsed};
 use super::span::{moment_text, parse_moment, parse_span};
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
@@ -273,13 +273,6 @@ async fn write(
             AdministrationServiceClient::new(channel).set_oversight(request).await
         })
         .await
-}
-
-/// What stands above is what would be.
-fn rehearsed(page: &mut Page, request: &WriteArgs) {
-    if request.dry_run {
-        page.line(Tone::Warn, "a rehearsal: nothing was written");
-    }
 }
 
 fn action_limit(text: &str) -> Result<(String, Level), Failure> {

@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use featureops_proto::v1;
 
 use super::failure::Failure;
-use super::page::{Page, Tone};
+use super::page::Page;
 use super::render::count_text;
-use super::session::{Session, WriteArgs};
+use super::session::{Session, WriteArgs, rehearsed};
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
 #[derive(Debug, Subcommand)]
@@ -95,9 +95,7 @@ pub async fn run(session: &Session, command: BudgetCommand) -> Result<(), Failur
                 .await?;
             session.show(&written, |page| {
                 describe(page, &written);
-                if request.dry_run {
-                    page.line(Tone::Warn, "a rehearsal: nothing was written");
-                }
+                rehearsed(page, &request);
             })
         }
     }

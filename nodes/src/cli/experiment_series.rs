@@ -126,7 +126,7 @@ fn describe_sample(page: &mut Page, sample: &v1::ExperimentSample) {
     page.table(&headings, rows, "no unit yet");
 }
 
-/// `1,204 units, 1 in 1; 12 of 4,096 tuples`.
+/// `1,204 units, 1 in 1 of all; 12 of 4,096 tuples`.
 #[must_use]
 pub fn size_text(status: &v1::SampleStatus) -> String {
     let mut text = format!(

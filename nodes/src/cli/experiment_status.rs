@@ -162,7 +162,7 @@ fn kept(status: &v1::ExperimentStatus) -> String {
     )
 }
 
-/// `90,189 units, 3,204 sums, 1.4 MiB`.
+/// `90,189 units, 3,204 sums, 1,434 KiB`.
 fn ledger_text(status: &v1::ExperimentStatus) -> String {
     if status.rows == 0 {
         return String::new();

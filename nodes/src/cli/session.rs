@@ -7,7 +7,7 @@ use featureops_proto::{Collection, Name, v1};
 
 use super::client::{Client, new_request_id};
 use super::failure::Failure;
-use super::page::Page;
+use super::page::{Page, Tone};
 use super::render::{self, Named};
 use super::settings::{Output, Settings};
 
@@ -147,6 +147,13 @@ pub fn print(text: &str) -> Result<(), Failure> {
 pub fn progress(text: &str) {
     // Nobody reading standard error is no reason to stop.
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// What stands above is what would be.
+pub fn rehearsed(page: &mut Page, request: &WriteArgs) {
+    if request.dry_run {
+        page.line(Tone::Warn, "a rehearsal: nothing was written");
+    }
 }
 
 /// The words before a dry run's result.

@@ -112,9 +112,9 @@ mod tests {
             parse_moment_from(" +2h ", 1_500).unwrap(),
             Timestamp { seconds: 7_201, nanos: 500_000_000 }
         );
-        for text in ["+", "+2", "2h", "+-2h", "+2 weeks", "++2h"] {
-            let seconds = parse_moment_from(text, 0).map(|moment| moment.seconds);
-            assert!(seconds.is_err() || text == "+2" && seconds == Ok(2), "{text}");
+        assert_eq!(parse_moment_from("+2", 0).unwrap().seconds, 2);
+        for text in ["+", "2h", "+-2h", "+2 weeks", "++2h"] {
+            assert!(parse_moment_from(text, 0).is_err(), "{text}");
         }
         for text in ["", "yesterday", "nan", "-5", "2024-13-01T00:00:00Z"] {
             assert!(parse_moment(text).is_err(), "{text}");

@@ -74,8 +74,8 @@ impl Version {
     }
 
     /// Unix seconds of the last change.
-    #[must_use]
-    pub const fn last_modified(&self) -> i64 {
+    #[cfg(test)]
+    pub(crate) const fn last_modified(&self) -> i64 {
         self.last_modified
     }
 

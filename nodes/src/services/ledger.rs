@@ -15,6 +15,7 @@ use featureops_proto::{Collection, environment_of, timestamp, timestamp_if_set};
 use featureops_state::{Group, PeriodView, SeriesView, State};
 use tonic::{Request, Response, Status};
 
+use crate::fixed_point::one;
 use crate::host::{Host, Write};
 use crate::refusal;
 use crate::rpc::ledger_service_server::LedgerService;
@@ -147,7 +148,7 @@ fn period_of(period: &PeriodView, metric: &MetricInput) -> SeriesPeriod {
         let mut cells = period.cells.iter();
         let found = cells.find(|(a, s, _)| (*a as usize, *s) == (arm, slot)).map(|(_, _, cell)| *cell);
         let cell = found.unwrap_or_default();
-        let unit = 10f64.powi(i32::try_from(scale).unwrap_or_default());
+        let unit = one(scale);
         SeriesCell {
             events: cell.events,
             sum: cell.sum as f64 / unit,
@@ -169,11 +170,7 @@ fn period_of(period: &PeriodView, metric: &MetricInput) -> SeriesPeriod {
 fn group_of(group: Group, scales: &[u32]) -> SampleGroup {
     let arm = |(units, sums): (u64, Vec<i128>)| SampleArm {
         units,
-        totals: sums
-            .iter()
-            .zip(scales)
-            .map(|(sum, scale)| *sum as f64 / 10f64.powi(i32::try_from(*scale).unwrap_or_default()))
-            .collect(),
+        totals: sums.iter().zip(scales).map(|(sum, scale)| *sum as f64 / one(*scale)).collect(),
     };
     SampleGroup {
         other: group.values.is_none() && !group.unknown,

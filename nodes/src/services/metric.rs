@@ -20,6 +20,11 @@ use crate::services::{name, required};
 /// The service.
 pub struct Metrics(pub Arc<Host>);
 
+/// What a person defines of a metric; all that the log adds is left out.
+pub fn definition(metric: Metric) -> Metric {
+    Metric { etag: String::new(), number: 0, ..metric }
+}
+
 #[tonic::async_trait]
 impl MetricService for Metrics {
     async fn get_metric(&self, request: Request<GetMetricRequest>) -> Result<Response<Metric>, Status> {
@@ -47,7 +52,7 @@ impl MetricService for Metrics {
         let metric = required(request.metric, "metric")?;
         name(&metric.name, Collection::Metrics, "metric.name")?;
         check(&metric)?;
-        let metric = Metric { etag: String::new(), number: 0, ..metric };
+        let metric = definition(metric);
         let command = entry::Command::SetMetric(log::SetMetric { metric: Some(metric), etag: request.etag });
         let write = Write {
             from: &from,

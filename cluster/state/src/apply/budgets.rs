@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   units full  ──> the experiment's counted part of the hash space halves    at once: no unit is refused, none evicted
-//!   sums full   ──> the experiment's sums fold into clusters                  one experiment an entry: each costs milliseconds
+//!   sums full   ──> the experiment's sums fold into clusters                  one experiment an entry: each costs milliseconds at the
+//!                                                                             starting budget
 //! ```
 
 use featureops_proto::log::{Refusal, SetBudgets};
@@ -131,7 +132,7 @@ impl State {
     }
 
     /// Folds the sums of one experiment that holds too many, or of the one with most when all together are too many: one an
-    /// entry, because each takes milliseconds.
+    /// entry, because each takes milliseconds at the starting budget, and more at larger ones.
     pub(super) fn fold_heaviest(&mut self) {
         let budgets = self.budgets();
         let entries = |number: &u32| self.ledgers.get(number).map_or(0, |ledger| ledger.entries);

@@ -35,7 +35,6 @@ impl State {
                     for lost in &batch.lost {
                         if let Some(ledger) = self.ledgers.get_mut(&lost.experiment) {
                             ledger.lose(lost.count);
-                            ledger.dirty = true;
                         }
                     }
                     let mut list = Vec::with_capacity(batch.exposures.len() + batch.outcomes.len());

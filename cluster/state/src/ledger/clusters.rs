@@ -174,7 +174,6 @@ impl Clusters {
 
     /// Takes a unit's sum in: a step of the fold, after which [`Self::write`] makes the moments anew.
     pub fn take(&mut self, at: usize, arm: u8, unit: u64, table: usize, value: i64) {
-        self.folded = true;
         let tables = self.tables;
         if let Some(group) = self.strata.get_mut(at).and_then(|arms| arms.get_mut(usize::from(arm))) {
             let cluster = cluster_of(unit);

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It answers who the units are: sizes, means and quantiles by segment. Variances and intervals of the experiment are never
-//! taken from it: by measurement, 95 % intervals from a sample cover .87 to .91. Its sums are its own, so that they outlive
+//! taken from it: intervals from a sample cover too little. Its sums are its own, so that they outlive
 //! whatever becomes of the ledger's.
 
 use std::collections::BTreeMap;

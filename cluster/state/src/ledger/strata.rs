@@ -183,7 +183,7 @@ impl Strata {
 
 impl Stratum {
     /// What pooling two strata would confound: N M / (N + M) times the sum over arms of (n/N - m/M) squared, in 2^-20
-    /// units. Counts stay below 2^26, so nothing here passes 2^125.
+    /// units. Counts are at most 2^28, so nothing here passes 2^125.
     fn apart(&self, other: &Self) -> u128 {
         let total = |stratum: &Self| stratum.cells.iter().map(|cell| u128::from(cell.units)).sum::<u128>();
         let (left, right) = (total(self), total(other));
@@ -205,7 +205,7 @@ impl Cell {
     /// Of clusters it is only a beginning: their part is made anew from the merged clusters.
     fn absorb(&mut self, other: &Cell) {
         self.units += other.units;
-        // Bounded: a sum stays below 2^57 a unit and there are fewer than 2^26 units; squares are checked when added.
+        // Bounded: a sum stays below 2^57 a unit and there are at most 2^28 units (`budgets::MOST`); squares are checked when added.
         for (into, from) in self.slots.iter_mut().zip(&other.slots) {
             into.0 = into.0.saturating_add(from.0);
             into.1 = into.1.saturating_add(from.1);

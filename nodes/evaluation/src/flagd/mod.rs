@@ -29,6 +29,7 @@ pub use decides::always_decides;
 pub use export::{Others, SyncForm, export, export_for_sync, export_with_segments};
 pub use import::{Imported, import};
 pub use left_out::{LeftOut, What, left_out};
+pub use segments::asked;
 
 /// Why a document was refused: the path in it, what stands there, the way out.
 pub use crate::refusal::CompileError as ImportError;

@@ -136,17 +136,18 @@ pub(super) fn with_lists<'s>(
     segments: &Segments<'s>,
 ) -> BTreeSet<&'s str> {
     let (mut seen, mut waiting) = (BTreeSet::new(), Vec::new());
-    waiting.extend(conditions.flat_map(named));
+    waiting.extend(conditions.flat_map(asked));
     while let Some(id) = waiting.pop() {
         if let Some(segment) = segments.0.get(id).filter(|_| seen.insert(id)) {
-            waiting.extend(segment.clauses.iter().flat_map(|clause| &clause.conditions).flat_map(named));
+            waiting.extend(segment.clauses.iter().flat_map(|clause| &clause.conditions).flat_map(asked));
         }
     }
     seen.retain(|id| segments.0.get(id).is_some_and(|segment| segment.unit_count > 0));
     seen
 }
 
-fn named(condition: &v1::Condition) -> impl Iterator<Item = &str> {
+/// The segments a condition asks about.
+pub fn asked(condition: &v1::Condition) -> impl Iterator<Item = &str> {
     let asks = matches!(condition.operator(), Operator::InSegment | Operator::NotInSegment);
     condition.values.iter().filter(move |_| asks).filter_map(|value| match &value.kind {
         Some(Kind::StringValue(id)) => Some(id.as_str()),

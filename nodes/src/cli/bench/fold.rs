@@ -150,12 +150,6 @@ impl Fold {
         Ok((experiment, metrics))
     }
 
-    /// Sets budgets.
-    pub fn budgets(&mut self, budgets: v1::Budgets) -> Result<(), Failure> {
-        let set = log::SetBudgets { budgets: Some(budgets), ..log::SetBudgets::default() };
-        self.command(entry::Command::SetBudgets(set))
-    }
-
     pub fn view(&self, id: &str) -> Result<featureops_state::ExperimentView, Failure> {
         let missing = || Failure::internal("the experiment is not in the state");
         self.state.experiment_view("bench", id).ok_or_else(missing)

@@ -10,7 +10,7 @@
 //! `fleet` is the same for ten experiments of five metrics that together have 38.9 million units, and takes a minute or two.
 
 use featureops_proto::log::Batch;
-use featureops_proto::v1::{self, metric::Kind};
+use featureops_proto::v1::metric::Kind;
 use tokio::time::Instant;
 
 use super::fold::{BATCH, Fold, exposures, hash, outcomes};
@@ -174,8 +174,6 @@ fn fleet() -> Result<Vec<Figure>, Failure> {
     let before = doctor::resident_bytes();
     let (count, units) = FLEET;
     let mut fold = Fold::new()?;
-    // Each experiment's units are its own; outcomes find theirs by metric.
-    fold.budgets(v1::Budgets::default())?;
     let kinds = [Kind::Proportion, Kind::Mean, Kind::Count, Kind::Mean, Kind::Proportion];
     let mut experiments = Vec::new();
     for at in 0..count {

@@ -216,9 +216,9 @@ pub fn named(args: &Fields, name: String) -> Result<(v1::Flag, Vec<String>), Fai
         named("safe_variant");
     }
     for (place, text) in args.rule.iter().enumerate() {
-        let rule = parse_rule(text, &format!("rule-{}", place + 1))
-            .map_err(|error| Failure::usage(format!("--rule {}: {error}", place + 1)))?;
         let default = format!("rule-{}", place + 1);
+        let rule = parse_rule(text, &default)
+            .map_err(|error| Failure::usage(format!("--rule {}: {error}", place + 1)))?;
         let sticky = matches!(&rule.serve, Some(v1::rule::Serve::Split(split)) if split.sticky);
         if sticky && rule.id == default && !text.trim_start().starts_with(&default) {
             return Err(Failure::usage(format!(

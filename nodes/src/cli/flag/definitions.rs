@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use featureops_evaluation::flagd::asked;
 use featureops_evaluation::{Snapshot, UnitKey, UnitList, compile, compile_segment, flagd};
 use featureops_proto::{Collection, Name, v1};
 use serde_json::Value as Json;
 
 use super::definition::easier;
-use super::nature::asked;
 use crate::cli::failure::Failure;
 use crate::cli::render::{self, key_of};
 use crate::cli::session::Session;

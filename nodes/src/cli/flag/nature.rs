@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use featureops_evaluation::flagd::asked;
 use featureops_proto::v1::condition::Operator as Op;
 use featureops_proto::v1::{Condition, Segment};
-use prost_types::value::Kind;
 
 use super::shadow;
 use crate::cli::render::key_of;
@@ -122,15 +122,6 @@ impl<'s> Natures<'s> {
             _ => Nature::Sometimes,
         }
     }
-}
-
-/// The segments a condition asks about.
-pub fn asked(condition: &Condition) -> impl Iterator<Item = &str> {
-    let asks = matches!(condition.operator(), Op::InSegment | Op::NotInSegment);
-    condition.values.iter().filter(move |_| asks).filter_map(|value| match &value.kind {
-        Some(Kind::StringValue(id)) => Some(id.as_str()),
-        _ => None,
-    })
 }
 
 /// Whether one holds exactly where the other does not.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use featureops_evaluation::flagd::{What, left_out};
+use featureops_evaluation::flagd::{What, asked, left_out};
 use featureops_proto::v1;
 
 use super::findings::Finding;
-use super::nature::{Nature, Natures, asked};
+use super::nature::{Nature, Natures};
 use crate::cli::render::key_of;
 
 /// Looks through segments and the flags that ask about them.
