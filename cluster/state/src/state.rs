@@ -21,6 +21,7 @@ use crate::prerequisites::links;
 use crate::producers::Producers;
 use crate::requests::Requests;
 use crate::schedules::Schedules;
+use crate::tokens::Tokens;
 use crate::segments::{Units, User, links_of_flag, links_of_segment};
 
 /// (environment, id).
@@ -128,6 +129,7 @@ pub struct State {
     /// Derived from `experiments`.
     pub(crate) occupants: Occupants,
     pub(crate) schedules: Schedules,
+    pub(crate) tokens: Tokens,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }
