@@ -156,6 +156,7 @@ impl Publisher {
                     | Effect::DecisionChanged { .. }
                     | Effect::AuditAppended { .. }
                     | Effect::UnitErased { .. }
+                    | Effect::TokensChanged
                     | Effect::OversightChanged { .. } => {}
                 }
             }
