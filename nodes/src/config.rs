@@ -109,7 +109,7 @@ pub struct NodeConfig {
     pub plain_text: bool,
     /// A start that makes an admin token, for whoever lost them all.
     pub recover_admin: bool,
-    /// Refuse to listen on anything but loopback. No setting: only a simulated network, whose hosts have no
+    /// Beyond loopback TLS and tokens are needed. No setting: only a simulated network, whose hosts have no
     /// loopback between them, turns it off.
     pub loopback_only: bool,
     /// Ask the operating system about the process. No setting: a simulation turns it off, to see the same each time.

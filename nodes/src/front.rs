@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -173,7 +174,10 @@ impl Front {
         let now = Now { log_ms: self.host.log_time_ms(), monotonic_ms: self.host.clock.monotonic_ms() };
         let admitted = self.host.access.admit(rule, uri, headers, self.peer, now);
         let grant = match admitted {
-            Err(status) => return Err(turned_away(&status, uri.path(), headers)),
+            Err(status) => {
+                self.host.observation.turned_away.fetch_add(1, Ordering::Relaxed);
+                return Err(turned_away(&status, uri.path(), headers));
+            }
             Ok(Admitted::Open) => None,
             Ok(Admitted::Granted(grant)) => Some(grant),
         };
@@ -288,7 +292,7 @@ impl Front {
     }
 
     /// Refuses names that are not loopback: a web page whose own name was made to lead here would otherwise speak to the
-    /// node as its visitor, and there are no tokens that it lacked.
+    /// node as its visitor, where nobody needs a token that it lacked.
     fn foreign(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
         if !self.host.loopback_only {
             return None;

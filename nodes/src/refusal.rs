@@ -177,8 +177,7 @@ pub fn draining() -> Status {
 /// A caller that reached the node by a name that is not loopback.
 pub fn foreign_host(authority: &str) -> Status {
     let message = format!(
-        "host '{}' is not loopback, and this node has no tokens: ask for localhost, 127.0.0.1 or [::1], and let an \
-         authenticating proxy send that too",
+        "host '{}' is not loopback, and no token was shown: ask for localhost, 127.0.0.1 or [::1], or show a token",
         clip(authority)
     );
     with_reason(Code::PermissionDenied, "FOREIGN_HOST", message, &[])
