@@ -139,28 +139,29 @@ impl Front {
         let until = allowed.filter(|_| streams).and_then(|allowed| Instant::now().checked_add(allowed));
         let page = cors::admitted(&self.host.fronts.settings.cors_origins, &request);
         let mut lasts: Option<Lasting> = None;
-        let mut response = if page.is_some() && cors::is_preflight(&request) && self.foreign(&request).is_none() {
-            cors::preflight()
-        } else {
-            match self.admit(&mut request) {
-                Err(refusal) => refusal,
-                Ok(grant) => {
-                    let acts = grant.filter(|grant| streams && grant.principal().is_some());
-                    lasts = acts.map(|grant| standing(&self.host, grant));
-                    let answered = self.answer_within(allowed, streams, request, &account);
-                    match lasts.take() {
-                        None => answered.await,
-                        Some(mut until) => tokio::select! {
-                            response = answered => {
-                                lasts = Some(until);
-                                response
-                            }
-                            status = &mut until => status.into_http(),
-                        },
+        let mut response =
+            if page.is_some() && cors::is_preflight(&request) && self.foreign(&request).is_none() {
+                cors::preflight()
+            } else {
+                match self.admit(&mut request) {
+                    Err(refusal) => refusal,
+                    Ok(grant) => {
+                        let acts = grant.filter(|grant| streams && grant.principal().is_some());
+                        lasts = acts.map(|grant| standing(&self.host, grant));
+                        let answered = self.answer_within(allowed, streams, request, &account);
+                        match lasts.take() {
+                            None => answered.await,
+                            Some(mut until) => tokio::select! {
+                                response = answered => {
+                                    lasts = Some(until);
+                                    response
+                                }
+                                status = &mut until => status.into_http(),
+                            },
+                        }
                     }
                 }
-            }
-        };
+            };
         if let Some(origin) = page {
             cors::open(response.headers_mut(), origin);
         }
@@ -353,7 +354,8 @@ fn turned_away(status: &Status, path: &str, headers: &HeaderMap) -> Response<Bod
     if is_grpc(headers) {
         return status.clone().into_http();
     }
-    let mut response = if path.starts_with("/ofrep/") { ofrep::turned_away(status) } else { webhook::plain(status) };
+    let mut response =
+        if path.starts_with("/ofrep/") { ofrep::turned_away(status) } else { webhook::plain(status) };
     let headers = response.headers_mut();
     if status.code() == tonic::Code::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use featureops_proto::v1::schedule::Action;
 use featureops_proto::v1::{self, Flag};
 use prost::Message;
-use tonic::{Extensions, Request};
 use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::access::grant::{Grant, granted};

@@ -10,8 +10,8 @@ use axum::response::Response;
 use featureops_proto::v1::RaiseAlarmRequest;
 use featureops_proto::{Collection, Name};
 use serde::{Deserialize, Serialize};
-use tonic::{Code, Status};
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::access::grant::{check, granted};

@@ -107,8 +107,9 @@ async fn from_the_first_token_on_everybody_needs_one() {
     assert_eq!(world.get("/readyz").await.0, 200);
     // Not what it said, but what it showed.
     FlagServiceClient::new(shown(&world, &root)).set_flag(set(checkout())).await.unwrap();
-    let mut administration =
-        featureops::rpc::administration_service_client::AdministrationServiceClient::new(shown(&world, &root));
+    let mut administration = featureops::rpc::administration_service_client::AdministrationServiceClient::new(
+        shown(&world, &root),
+    );
     let records = administration.list_audit(ListAuditRequest::default()).await.unwrap().into_inner().records;
     let by = records[0].principal.clone().unwrap();
     assert_eq!((by.kind(), by.id.as_str(), by.verified), (Kind::Human, "root", true));
@@ -121,15 +122,21 @@ async fn a_wrong_an_expired_and_a_foreign_token_are_turned_away() {
     let (world, root) = started(closed).await;
     let (other, foreign) = started(closed).await;
     let log_ms = |world: &World| featureops_proto::unix_ms(&world.node.examine().log_time.unwrap());
-    let ending = Token { expire_time: Some(timestamp(log_ms(&world) + 1_500)), ..token("guest", &[Role::View]) };
+    let ending =
+        Token { expire_time: Some(timestamp(log_ms(&world) + 1_500)), ..token("guest", &[Role::View]) };
     let guest = create(&world, &root, ending).await.unwrap();
     list(&world, &guest).await.unwrap();
     let mut flipped = root.clone();
     let last = if flipped.pop() == Some('0') { '1' } else { '0' };
     flipped.push(last);
-    for wrong in [flipped.as_str(), foreign.as_str(), "fo_", "x", "Bearer", &root[..83], &root.to_uppercase()] {
+    for wrong in [flipped.as_str(), foreign.as_str(), "fo_", "x", "Bearer", &root[..83], &root.to_uppercase()]
+    {
         let status = list(&world, wrong).await.unwrap_err();
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_UNKNOWN"), "{wrong}");
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::Unauthenticated, "TOKEN_UNKNOWN"),
+            "{wrong}"
+        );
         assert!(!status.message().contains(&root[20..]));
     }
     list(&other, &foreign).await.unwrap();
@@ -237,8 +244,9 @@ async fn an_agent_never_approves_and_nobody_their_own() {
         name: "environments/test/flags/checkout".into(),
         ..Default::default()
     };
-    let mut administration =
-        featureops::rpc::administration_service_client::AdministrationServiceClient::new(shown(&world, &agent));
+    let mut administration = featureops::rpc::administration_service_client::AdministrationServiceClient::new(
+        shown(&world, &agent),
+    );
     let status = administration.resume_flag(resume).await.unwrap_err();
     assert_ne!(status.code(), Code::Unauthenticated, "{status:?}");
 }
@@ -248,8 +256,9 @@ async fn a_stream_ends_within_seconds_of_its_tokens_end() {
     let (world, root) = started(closed).await;
     let viewer = create(&world, &root, token("viewer", &[Role::View])).await.unwrap();
     let tracker = create(&world, &root, token("tracker", &[Role::Track, Role::Evaluate])).await.unwrap();
-    let mut administration =
-        featureops::rpc::administration_service_client::AdministrationServiceClient::new(shown(&world, &viewer));
+    let mut administration = featureops::rpc::administration_service_client::AdministrationServiceClient::new(
+        shown(&world, &viewer),
+    );
     let mut tail = administration.tail_audit(TailAuditRequest::default()).await.unwrap().into_inner();
     let (facts, batches) = tokio::sync::mpsc::channel::<FactBatch>(1);
     let mut client = FactServiceClient::new(shown(&world, &tracker));
@@ -288,7 +297,9 @@ fn with_field(descriptor: MessageDescriptor, field: &str, text: &str) -> Dynamic
     match field.split_once('.') {
         None => message.set_field_by_name(field, Value::String(text.to_owned())),
         Some((first, rest)) => {
-            let FieldKind::Message(inner) = descriptor.get_field_by_name(first).unwrap().kind() else { panic!() };
+            let FieldKind::Message(inner) = descriptor.get_field_by_name(first).unwrap().kind() else {
+                panic!()
+            };
             message.set_field_by_name(first, Value::Message(with_field(inner, rest, text)));
         }
     }
@@ -373,7 +384,11 @@ async fn no_method_lets_a_token_out_of_its_environment() {
                     first.is_some_and(|first| {
                         let is_message = matches!(first.kind(), FieldKind::Message(_));
                         !first.is_list()
-                            && if field.contains('.') { is_message } else { first.kind() == FieldKind::String }
+                            && if field.contains('.') {
+                                is_message
+                            } else {
+                                first.kind() == FieldKind::String
+                            }
                     })
                 })
                 .collect();
@@ -395,7 +410,9 @@ async fn no_method_lets_a_token_out_of_its_environment() {
             }
         }
     }
-    passed.retain(|path| !["GetNodeHealth", "GetBudgets", "ListEnvironments"].iter().any(|open| path.contains(open)));
+    passed.retain(|path| {
+        !["GetNodeHealth", "GetBudgets", "ListEnvironments"].iter().any(|open| path.contains(open))
+    });
     assert!(passed.is_empty(), "{passed:#?}");
     assert!(refused > 200, "{refused}");
     let mut environments = EnvironmentServiceClient::new(shown(&world, &scoped));
@@ -429,14 +446,18 @@ async fn a_token_of_some_flags_sees_and_writes_those() {
     assert_eq!(environments.export_flags(export).await.unwrap_err().code(), Code::PermissionDenied);
     let mut evaluation = EvaluationServiceClient::new(shown(&world, &team));
     assert!(evaluation.evaluate(evaluate("team-a", "ada")).await.is_ok());
-    assert_eq!(evaluation.evaluate(evaluate("checkout", "ada")).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(
+        evaluation.evaluate(evaluate("checkout", "ada")).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
     let all = EvaluateAllRequest { environment: "test".into(), ..Default::default() };
     assert_eq!(evaluation.evaluate_all(all).await.unwrap().into_inner().evaluations.len(), 1);
     // An experiment on another's flag is another's, by whatever name.
     root_experiment(&world, &root).await;
     let mut experiments =
         featureops::rpc::experiment_service_client::ExperimentServiceClient::new(shown(&world, &team));
-    let get = featureops_proto::v1::GetExperimentRequest { name: "environments/test/experiments/button".into() };
+    let get =
+        featureops_proto::v1::GetExperimentRequest { name: "environments/test/experiments/button".into() };
     assert_eq!(experiments.get_experiment(get).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
@@ -459,14 +480,17 @@ async fn strangers_evaluate_where_they_may_and_tokens_where_theirs_is() {
         config.set("flag", "flagd_environments", "test").unwrap();
     })
     .await;
-    let staging = featureops_proto::v1::Flag { name: "environments/staging/flags/checkout".into(), ..checkout() };
+    let staging =
+        featureops_proto::v1::Flag { name: "environments/staging/flags/checkout".into(), ..checkout() };
     FlagServiceClient::new(shown(&world, &root)).set_flag(set(staging)).await.unwrap();
     let (status, answer) = world::ofrep(&world, "checkout", json!({})).await;
     assert_eq!((status, &answer["variant"]), (200, &json!("off")), "{answer}");
     let mut evaluation = EvaluationServiceClient::new(shown(&world, ""));
     evaluation.evaluate(evaluate("checkout", "ada")).await.unwrap();
-    let elsewhere =
-        featureops_proto::v1::EvaluateRequest { environment: "staging".into(), ..evaluate("checkout", "ada") };
+    let elsewhere = featureops_proto::v1::EvaluateRequest {
+        environment: "staging".into(),
+        ..evaluate("checkout", "ada")
+    };
     assert_eq!(evaluation.evaluate(elsewhere).await.unwrap_err().code(), Code::Unauthenticated);
     // A selector leads nowhere else either.
     let ask = async |headers: &str| {
@@ -533,8 +557,9 @@ async fn a_lost_admin_comes_back_by_the_data_folder() {
     assert_eq!(mode & 0o777, 0o600);
     let secret = std::fs::read_to_string(&file).unwrap().trim().to_owned();
     list(&world, &secret).await.unwrap();
-    let mut administration =
-        featureops::rpc::administration_service_client::AdministrationServiceClient::new(shown(&world, &secret));
+    let mut administration = featureops::rpc::administration_service_client::AdministrationServiceClient::new(
+        shown(&world, &secret),
+    );
     let records = administration.list_audit(ListAuditRequest::default()).await.unwrap().into_inner().records;
     let made = records.iter().find(|record| record.action == "token.create").unwrap();
     let by = made.principal.clone().unwrap();
@@ -568,8 +593,12 @@ async fn beyond_loopback_takes_tls_and_a_token() {
     let world = World { node, folder, channel };
     assert_eq!(list(&world, "").await.unwrap_err().code(), Code::Unauthenticated);
     let mut evaluation = EvaluationServiceClient::new(shown(&world, ""));
-    assert_eq!(evaluation.evaluate(evaluate("checkout", "ada")).await.unwrap_err().code(), Code::Unauthenticated);
-    let (status, _) = world::http(address, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(
+        evaluation.evaluate(evaluate("checkout", "ada")).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    let (status, _) =
+        world::http(address, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert_eq!(status, 401);
     let secret = std::fs::read_to_string(world.folder.path().join("data/admin.token")).unwrap();
     list(&world, secret.trim()).await.unwrap();

@@ -27,8 +27,19 @@ use featureops_tests::{folder, http, runtime};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 const SET: &[&str] = &[
-    "flag", "set", "checkout", "--type", "boolean", "--variant", "on=true", "--variant", "off=false", "--default", "off",
-    "--safe", "off",
+    "flag",
+    "set",
+    "checkout",
+    "--type",
+    "boolean",
+    "--variant",
+    "on=true",
+    "--variant",
+    "off=false",
+    "--default",
+    "off",
+    "--safe",
+    "off",
 ];
 
 /// The secret that a creation prints, alone on its line.
@@ -60,8 +71,13 @@ fn from_the_first_token_to_the_last_and_no_secret_in_any_log() {
         ends(0, &["flag", "list"], &root);
         let file = line.file("root.token", &format!("{root}\n"));
         line.ends(0, &["flag", "list", "--token-file", &file]);
-        let anna = secret_of(&ends(0, &["token", "create", "anna", "--role", "edit", "--in", "production"], &root));
-        let shop = ends(0, &["token", "create", "shop", "--role", "evaluate", "--role", "track", "-o", "json"], &root);
+        let anna =
+            secret_of(&ends(0, &["token", "create", "anna", "--role", "edit", "--in", "production"], &root));
+        let shop = ends(
+            0,
+            &["token", "create", "shop", "--role", "evaluate", "--role", "track", "-o", "json"],
+            &root,
+        );
         let shop: serde_json::Value = serde_json::from_str(&shop).unwrap();
         let shop = shop["secret"].as_str().unwrap().to_owned();
 
@@ -125,7 +141,8 @@ fn from_the_first_token_to_the_last_and_no_secret_in_any_log() {
                 assert!(!found, "a secret stands in {}", path.display());
             }
         }
-        assert!(files.iter().any(|path| path.ends_with("node.log")));
+        let log = std::fs::read_to_string(site.beside("node.log")).unwrap();
+        assert!(log.contains(" h2::") && log.contains("TRACE"), "the log was not at its most talkative");
     });
 }
 
@@ -158,8 +175,24 @@ impl Authority<'_> {
         let own = Authority { folder, name };
         let (key, cert, subject) = (format!("{name}.key"), format!("{name}.pem"), format!("/CN={name}"));
         own.openssl(&[
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "400", "-subj", &subject,
-            "-keyout", &key, "-out", &cert, "-addext", "basicConstraints=critical,CA:TRUE", "-addext",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "400",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-addext",
             "keyUsage=critical,keyCertSign",
         ]);
         own
@@ -176,13 +209,37 @@ impl Authority<'_> {
         .unwrap();
         let subject = format!("/CN={name}");
         self.openssl(&[
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", &subject, "-keyout", &key,
-            "-out", &request,
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+            &request,
         ]);
-        let (ca, ca_key, days) = (format!("{}.pem", self.name), format!("{}.key", self.name), days.to_string());
+        let (ca, ca_key, days) =
+            (format!("{}.pem", self.name), format!("{}.key", self.name), days.to_string());
         self.openssl(&[
-            "x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-days", &days, "-extfile",
-            &extensions, "-out", &cert,
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-days",
+            &days,
+            "-extfile",
+            &extensions,
+            "-out",
+            &cert,
         ]);
         (self.path(&cert), self.path(&key))
     }
@@ -252,10 +309,21 @@ fn a_node_behind_tls_is_reached_by_those_who_trust_it_and_takes_new_certificates
     node.ends(&site, 0, &set);
     // Who does not trust it sends nothing; who speaks plain text is not answered.
     node.ends(&site, 6, &["flag", "list", "--ca-cert", wrong]);
-    let plain = Line(&site).run(&["--request-timeout", "2s", "--server", &format!("http://127.0.0.1:{}", node.port()), "flag", "list"]);
+    let plain = Line(&site).run(&[
+        "--request-timeout",
+        "2s",
+        "--server",
+        &format!("http://127.0.0.1:{}", node.port()),
+        "flag",
+        "list",
+    ]);
     assert_ne!(plain.status.code(), Some(0));
     runtime().block_on(async {
-        let raw = http::exchange(node.port(), b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n", Duration::from_secs(3));
+        let raw = http::exchange(
+            node.port(),
+            b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            Duration::from_secs(3),
+        );
         assert!(!text(&raw.await.unwrap_or_default()).contains("200 OK"));
     });
     // A certificate that ends soon is said, and what it says after a new one lies in its place.
@@ -269,7 +337,9 @@ fn a_node_behind_tls_is_reached_by_those_who_trust_it_and_takes_new_certificates
             std::thread::sleep(Duration::from_millis(200));
         }
     };
-    until("a bad file is said", &|| text(&node.run(&site, &["doctor", "--ca-cert", ca]).stderr).contains("tls.cert"));
+    until("a bad file is said", &|| {
+        text(&node.run(&site, &["doctor", "--ca-cert", ca]).stderr).contains("tls.cert")
+    });
     authority.sign("node", 300);
     until("a new certificate is taken", &|| node.run(&site, &["doctor", "--ca-cert", ca]).status.success());
     // SIGHUP takes it at once.
@@ -325,7 +395,8 @@ fn what_cannot_be_used_is_said_at_the_start() {
         (&["--listen", "0.0.0.0:0"][..], "--tls-cert, --tls-key"),
         (&["--set", "tls.client_ca=x"][..], "needs tls.cert"),
     ] {
-        let ended = site.command().args(["serve", "--data"]).arg(&site.data).args(arguments).output().unwrap();
+        let ended =
+            site.command().args(["serve", "--data"]).arg(&site.data).args(arguments).output().unwrap();
         assert!(!ended.status.success(), "{arguments:?}");
         assert!(text(&ended.stderr).contains(word), "{arguments:?}: {}", text(&ended.stderr));
     }

@@ -21,8 +21,8 @@ use crate::prerequisites::links;
 use crate::producers::Producers;
 use crate::requests::Requests;
 use crate::schedules::Schedules;
-use crate::tokens::Tokens;
 use crate::segments::{Units, User, links_of_flag, links_of_segment};
+use crate::tokens::Tokens;
 
 /// (environment, id).
 pub type Key = (String, String);

@@ -28,7 +28,8 @@ fn token(id: &str, roles: &[Role]) -> Token {
 
 /// With a key of its own.
 fn create(token: Token) -> entry::Command {
-    let key_id = format!("{:016x}", token.name.bytes().fold(7_u64, |a, b| a.wrapping_mul(131) ^ u64::from(b)));
+    let key_id =
+        format!("{:016x}", token.name.bytes().fold(7_u64, |a, b| a.wrapping_mul(131) ^ u64::from(b)));
     entry::Command::CreateToken(CreateToken { token: Some(token), secret_hash: vec![1; 32], key_id })
 }
 
@@ -82,7 +83,11 @@ fn only_an_admin_of_everything_manages_tokens() {
     for other in ["local-admin", "team-admin", "editor", "nobody"] {
         let tried = d.command_as(verified(human(other)), create(token("mine", &[Role::Admin])));
         assert_eq!(refusal(tried).code, "NOT_PERMITTED", "{other}");
-        assert_eq!(refusal(d.command_as(verified(human(other)), revoke("root"))).code, "NOT_PERMITTED", "{other}");
+        assert_eq!(
+            refusal(d.command_as(verified(human(other)), revoke("root"))).code,
+            "NOT_PERMITTED",
+            "{other}"
+        );
     }
     done(d.command_as(verified(human("guest")), create(token("last-hour", &[Role::View]))));
     d.tick(6_000);

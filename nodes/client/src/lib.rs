@@ -263,7 +263,9 @@ impl Facts {
         let bearer = match &settings.token {
             None => None,
             Some(token) => match token.bearer() {
-                None => return bad("token", String::new(), "cannot be sent: it holds other than printable ASCII"),
+                None => {
+                    return bad("token", String::new(), "cannot be sent: it holds other than printable ASCII");
+                }
                 bearer => bearer,
             },
         };
@@ -272,7 +274,14 @@ impl Facts {
         let (queue, items) = mpsc::channel(settings.queue_events);
         let counters = Arc::new(Counters::default());
         let ending = Arc::new(watch::Sender::new(false));
-        let sender = Sender::new(settings, (channel, bearer), chance, hear, Arc::clone(&counters), Arc::clone(&ending));
+        let sender = Sender::new(
+            settings,
+            (channel, bearer),
+            chance,
+            hear,
+            Arc::clone(&counters),
+            Arc::clone(&ending),
+        );
         let sending = tokio::spawn(sender.run(items));
         Ok(Self { queue, counters, ending, sending })
     }

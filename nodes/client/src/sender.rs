@@ -167,12 +167,13 @@ impl Shared {
     }
 
     async fn attempt(&self, sequence: u64, events: &[Event]) -> Result<ReportFactsResponse, Status> {
-        let mut client = FactServiceClient::with_interceptor(self.channel.clone(), |mut request: Request<()>| {
-            if let Some(bearer) = &self.bearer {
-                request.metadata_mut().insert("authorization", bearer.clone());
-            }
-            Ok(request)
-        });
+        let mut client =
+            FactServiceClient::with_interceptor(self.channel.clone(), |mut request: Request<()>| {
+                if let Some(bearer) = &self.bearer {
+                    request.metadata_mut().insert("authorization", bearer.clone());
+                }
+                Ok(request)
+            });
         let (environment, producer) = (self.settings.environment.clone(), self.producer.clone());
         let exposures: Vec<_> = events
             .iter()

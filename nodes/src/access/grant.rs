@@ -214,7 +214,11 @@ impl Grant {
         }
         Err(refusal::permission_denied(
             "OUT_OF_SCOPE",
-            format!("token '{}' is of flags {}* only, and this concerns others too", self.id(), self.flag_prefix),
+            format!(
+                "token '{}' is of flags {}* only, and this concerns others too",
+                self.id(),
+                self.flag_prefix
+            ),
         ))
     }
 }

@@ -243,7 +243,8 @@ impl Access {
         }
         refusal::unauthenticated(
             "TOKEN_UNKNOWN",
-            "this cluster knows no such token: it was revoked, or mistyped, or is another cluster's".to_owned(),
+            "this cluster knows no such token: it was revoked, or mistyped, or is another cluster's"
+                .to_owned(),
         )
     }
 
@@ -256,8 +257,7 @@ impl Access {
     /// Whether what was granted still stands.
     #[must_use]
     pub fn holds(&self, grant: &Grant, log_ms: i64) -> bool {
-        grant.is_stranger()
-            || (!grant.is_expired(log_ms) && self.keys.load().contains_key(grant.key_id()))
+        grant.is_stranger() || (!grant.is_expired(log_ms) && self.keys.load().contains_key(grant.key_id()))
     }
 
     /// Waits until what was granted does not stand any more; looked at once a second.

@@ -47,7 +47,9 @@ impl Bucket {
         let most = rate * BURST_SECONDS * 1_000;
         self.left = match self.at_ms {
             None => most,
-            Some(at_ms) => self.left.saturating_add(now_ms.saturating_sub(at_ms).saturating_mul(rate)).min(most),
+            Some(at_ms) => {
+                self.left.saturating_add(now_ms.saturating_sub(at_ms).saturating_mul(rate)).min(most)
+            }
         };
         self.at_ms = Some(now_ms);
         match self.left.checked_sub(1_000) {

@@ -97,8 +97,7 @@ const fn edit(at: At, flags: Flags) -> Rule {
     rule(&[Edit], at, flags)
 }
 
-const EVALUATE: Rule =
-    Rule { roles: &[Evaluate], strangers: Strangers::Evaluate, at: Handler, flags: Any };
+const EVALUATE: Rule = Rule { roles: &[Evaluate], strangers: Strangers::Evaluate, at: Handler, flags: Any };
 const TRACK: Rule = rule(&[Track], Handler, Any);
 const ADMIN: Rule = rule(&[Admin], Whole, All);
 const PUBLIC: Rule = Rule { roles: &[], strangers: Strangers::Always, at: Nothing, flags: Any };
@@ -142,11 +141,7 @@ const METHODS: &[(&str, &[(&str, Rule)])] = &[
     ),
     (
         "featureops.v1.FactService",
-        &[
-            ("ReportExposures", TRACK),
-            ("ReportOutcomes", TRACK),
-            ("StreamFacts", TRACK),
-        ],
+        &[("ReportExposures", TRACK), ("ReportOutcomes", TRACK), ("StreamFacts", TRACK)],
     ),
     (
         "featureops.v1.AdministrationService",
@@ -167,12 +162,7 @@ const METHODS: &[(&str, &[(&str, Rule)])] = &[
     ),
     (
         "featureops.v1.TokenService",
-        &[
-            ("CreateToken", ADMIN),
-            ("GetToken", ADMIN),
-            ("ListTokens", ADMIN),
-            ("RevokeToken", ADMIN),
-        ],
+        &[("CreateToken", ADMIN), ("GetToken", ADMIN), ("ListTokens", ADMIN), ("RevokeToken", ADMIN)],
     ),
     (
         "featureops.v1.DecisionService",
@@ -273,11 +263,7 @@ const METHODS: &[(&str, &[(&str, Rule)])] = &[
     ),
     (
         "flagd.sync.v1.FlagSyncService",
-        &[
-            ("SyncFlags", EVALUATE),
-            ("FetchAllFlags", EVALUATE),
-            ("GetMetadata", EVALUATE),
-        ],
+        &[("SyncFlags", EVALUATE), ("FetchAllFlags", EVALUATE), ("GetMetadata", EVALUATE)],
     ),
 ];
 
@@ -393,7 +379,15 @@ mod tests {
 
     #[test]
     fn a_path_of_nothing_has_no_rule() {
-        for path in ["", "/", "//", "/nothing", "/featureops.v1.FlagService", "/featureops.v1.FlagService/", "/ofrep/v2/x"] {
+        for path in [
+            "",
+            "/",
+            "//",
+            "/nothing",
+            "/featureops.v1.FlagService",
+            "/featureops.v1.FlagService/",
+            "/ofrep/v2/x",
+        ] {
             assert_eq!(of(path), None, "{path}");
         }
         assert_eq!(of("/ofrep/v1/evaluate/flags/checkout"), Some(&EVALUATE));

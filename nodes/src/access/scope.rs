@@ -34,7 +34,8 @@ pub async fn check(State(host): State<Arc<Host>>, request: Request, next: Next) 
     };
     let (parts, body) = request.into_parts();
     let Ok(bytes) = axum::body::to_bytes(body, host.limits.request_bytes + HEAD_BYTES).await else {
-        let message = format!("the request has more than {} bytes, or was not sent whole", host.limits.request_bytes);
+        let message =
+            format!("the request has more than {} bytes, or was not sent whole", host.limits.request_bytes);
         return refused(Status::out_of_range(message));
     };
     let checked = decoded(&host, parts.uri.path(), &bytes)
@@ -69,7 +70,9 @@ fn decoded(host: &Host, path: &str, bytes: &[u8]) -> Result<DynamicMessage, Stat
     let (head, message) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(unreadable)?;
     let length = head.get(1..).and_then(|length| <[u8; 4]>::try_from(length).ok()).map(u32::from_be_bytes);
     // One message and nothing after it: what is looked at here is what the handler reads.
-    if head.first() != Some(&0) || length.and_then(|length| usize::try_from(length).ok()) != Some(message.len()) {
+    if head.first() != Some(&0)
+        || length.and_then(|length| usize::try_from(length).ok()) != Some(message.len())
+    {
         return Err(unreadable());
     }
     DynamicMessage::decode(input, message).map_err(|_| unreadable())

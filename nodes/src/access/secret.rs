@@ -86,7 +86,8 @@ mod tests {
         let (key_id, hash) = read(&one.text).unwrap();
         assert_eq!((key_id, hash.len()), (one.key_id.as_str(), SECRET_HASH_BYTES));
         assert!(same(&one.hash, &hash) && !same(&two.hash, &hash) && !same(&[], &hash));
-        for other in ["", "fo_", "fo__", &one.text[1..], &format!("{}0", one.text), &one.text.to_uppercase()] {
+        for other in ["", "fo_", "fo__", &one.text[1..], &format!("{}0", one.text), &one.text.to_uppercase()]
+        {
             assert!(read(other).is_none(), "{other}");
         }
     }

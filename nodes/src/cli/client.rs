@@ -234,7 +234,9 @@ fn no_words(status: &Status) -> bool {
 fn can_repeat(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable => true,
-        _ if matches!(reason(status).as_str(), "OVERLOADED" | "TOO_MANY_REQUESTS" | "UNKNOWN_OUTCOME") => true,
+        _ if matches!(reason(status).as_str(), "OVERLOADED" | "TOO_MANY_REQUESTS" | "UNKNOWN_OUTCOME") => {
+            true
+        }
         // A connection broken under the request; an answer of the server has no source.
         Code::Unknown | Code::Cancelled | Code::Internal => std::error::Error::source(status).is_some(),
         _ => false,

@@ -39,7 +39,9 @@ impl Token {
     pub fn read(text: &str) -> Result<Self, Failure> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Failure::usage("the token is empty or no token: it looks like fo_0123456789abcdef_..."));
+            return Err(Failure::usage(
+                "the token is empty or no token: it looks like fo_0123456789abcdef_...",
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -94,7 +96,9 @@ impl Tls {
             named.into_iter().chain(SYSTEM_BUNDLES.map(PathBuf::from)).find(|path| path.is_file())
         };
         let Some(ca_cert) = ca_cert.or_else(system) else {
-            return Err(Failure::usage("no authority to trust an https server by: name one with --ca-cert FILE"));
+            return Err(Failure::usage(
+                "no authority to trust an https server by: name one with --ca-cert FILE",
+            ));
         };
         let own = match (client_cert, client_key) {
             (Some(cert), Some(key)) => Some((text("--client-cert", &cert)?, text("--client-key", &key)?)),

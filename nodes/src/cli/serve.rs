@@ -165,11 +165,9 @@ fn load(
     }
     flags.extend(args.data.map(|folder| ("data".to_owned(), folder.to_string_lossy().into_owned())));
     flags.extend(args.listen.map(|address| ("listen".to_owned(), address)));
-    for (name, file) in [
-        ("tls.cert", args.tls_cert),
-        ("tls.key", args.tls_key),
-        ("tls.client_ca", args.tls_client_ca),
-    ] {
+    for (name, file) in
+        [("tls.cert", args.tls_cert), ("tls.key", args.tls_key), ("tls.client_ca", args.tls_client_ca)]
+    {
         flags.extend(file.map(|file| (name.to_owned(), file.to_string_lossy().into_owned())));
     }
     flags.extend(args.anonymous_evaluation.map(|text| ("anonymous_evaluation".to_owned(), text)));

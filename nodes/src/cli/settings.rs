@@ -150,7 +150,8 @@ impl Settings {
         let path = |flag: &Option<PathBuf>, key: &str| -> Result<Option<PathBuf>, Failure> {
             match flag {
                 Some(given) => Ok(Some(given.clone())),
-                None => text(&None, key, "").map(|text| Some(PathBuf::from(text)).filter(|p| !p.as_os_str().is_empty())),
+                None => text(&None, key, "")
+                    .map(|text| Some(PathBuf::from(text)).filter(|p| !p.as_os_str().is_empty())),
             }
         };
         let token_file = path(&args.token_file, "token_file")?;

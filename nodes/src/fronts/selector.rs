@@ -206,7 +206,8 @@ impl Scope {
             None => Cow::Borrowed(self.environments.as_ref()),
             Some(source) => {
                 let own = self.environments.iter().map(String::as_str);
-                let granted = |id: &&str| self.granted.as_ref().is_none_or(|own| own.iter().any(|own| own == id));
+                let granted =
+                    |id: &&str| self.granted.as_ref().is_none_or(|own| own.iter().any(|own| own == id));
                 let known = published.snapshot.environments().filter(granted);
                 // The view's own last: of equal keys they win.
                 let others =

@@ -40,7 +40,8 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (length, rest) = if first < 0x80 {
         (usize::from(first), rest)
     } else {
-        let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f)).filter(|(d, _)| d.len() <= 4)?;
+        let (digits, rest) =
+            rest.split_at_checked(usize::from(first & 0x7f)).filter(|(d, _)| d.len() <= 4)?;
         (digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit)), rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;
@@ -95,7 +96,9 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_has_no_end() {
-        for bytes in [&[][..], &[0x30], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], &[0x30, 2, 0x30, 0], &[0xff; 64]] {
+        for bytes in
+            [&[][..], &[0x30], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], &[0x30, 2, 0x30, 0], &[0xff; 64]]
+        {
             assert_eq!(not_after_ms(bytes), None);
         }
     }

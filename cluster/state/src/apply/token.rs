@@ -24,7 +24,8 @@ impl State {
         {
             return Ok(());
         }
-        let message = "this cluster has tokens, and the caller showed none: send one (--token, FEATUREOPS_TOKEN)";
+        let message =
+            "this cluster has tokens, and the caller showed none: send one (--token, FEATUREOPS_TOKEN)";
         refuse(ErrorCode::NotPermitted, "principal", ctx.caller(), message)
     }
 
@@ -44,7 +45,8 @@ impl State {
             return refuse(ErrorCode::AlreadyExists, "token.name", &given.name, message);
         }
         if self.tokens.len() >= MAX_TOKENS {
-            let message = format!("{MAX_TOKENS} tokens are there, the most there can be; revoke expired ones");
+            let message =
+                format!("{MAX_TOKENS} tokens are there, the most there can be; revoke expired ones");
             return refuse(ErrorCode::LimitReached, "token", &given.name, message);
         }
         let definition = checked(ctx, given)?;
@@ -153,7 +155,8 @@ fn checked(ctx: &Context, given: &Token) -> Result<Token, Refusal> {
     }
     let has = |role: Role| roles.contains(&(role as i32));
     if has(Role::Agent) && (has(Role::Approve) || has(Role::Admin)) {
-        let message = "an agent never approves and is no admin: give a person a token of their own".to_owned();
+        let message =
+            "an agent never approves and is no admin: give a person a token of their own".to_owned();
         return bad("roles", told(given), message);
     }
     let environments: BTreeSet<&String> = given.environments.iter().collect();
@@ -173,7 +176,11 @@ fn checked(ctx: &Context, given: &Token) -> Result<Token, Refusal> {
     }
     if expire_ms(given).is_some_and(|end_ms| end_ms <= ctx.now_ms) {
         let message = "lies in the past; choose a later time, or none".to_owned();
-        return bad("expire_time", given.expire_time.map(|time| time.to_string()).unwrap_or_default(), message);
+        return bad(
+            "expire_time",
+            given.expire_time.map(|time| time.to_string()).unwrap_or_default(),
+            message,
+        );
     }
     if given.description.len() > MAX_TOKEN_DESCRIPTION_BYTES {
         let message = format!("at most {MAX_TOKEN_DESCRIPTION_BYTES} bytes");
