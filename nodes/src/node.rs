@@ -149,11 +149,12 @@ impl Node {
         keys: Arc<dyn UnitKeyStore>,
     ) -> Result<Self, StartError> {
         let tls = Tls::open(&config.tls).map_err(StartError::new)?.map(Arc::new);
+        let is_secret = tls.is_some() || config.plain_text;
         // The ports before the disk: of two nodes started by mistake, the second one touches nothing.
-        let (listener, address) = listen(&environment, &config, "listen", config.listen).await?;
+        let (listener, address) = listen(&environment, &config, "listen", config.listen, is_secret).await?;
         let mut flagd = Vec::new();
         for wanted in config.fronts.ports.iter().flat_map(Ports::all) {
-            flagd.push(listen(&environment, &config, "flagd_ports", wanted).await?);
+            flagd.push(listen(&environment, &config, "flagd_ports", wanted, is_secret).await?);
         }
         let addresses: Vec<SocketAddr> = flagd.iter().map(|(_, address)| *address).collect();
         let flagd_addresses = match *addresses {
@@ -364,14 +365,14 @@ async fn let_in(
     Ok(())
 }
 
-/// Takes an address. Beyond loopback only behind TLS, on every port.
+/// Takes an address. Beyond loopback only where what goes there is secret: tokens do.
 async fn listen(
     environment: &Environment,
     config: &NodeConfig,
     setting: &str,
     wanted: SocketAddr,
+    is_secret: bool,
 ) -> Result<(Box<dyn Listener>, SocketAddr), StartError> {
-    let is_secret = config.tls.cert.is_some() || config.plain_text;
     if config.loopback_only && !wanted.ip().is_loopback() && !is_secret {
         return Err(StartError::new(format!(
             "{setting}: '{wanted}' is not a loopback address, and tokens would go there in plain text: give the node \

@@ -373,6 +373,8 @@ mod tests {
             let reads = ["Get", "List", "Watch", "Tail", "Verify", "Export", "Test", "Explain", "Replay"];
             let evaluates = path.contains("valuation") || path.contains("sync");
             let is_read = evaluates || reads.iter().any(|read| method.starts_with(read));
+            // An admin's looks at tokens are few, and count as what else there is to do with them.
+            let is_read = is_read && !path.contains(".TokenService/");
             assert_eq!(of(&path).unwrap().kind() == Kind::Read, is_read, "{path}");
         }
     }
