@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "facts",
         "decision",
         "administration",
+        "token",
         "segment",
         "schedule",
         "ledger",

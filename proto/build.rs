@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/ledger.proto",
         "featureops/v1/decision.proto",
         "featureops/v1/administration.proto",
+        "featureops/v1/token.proto",
         "featureops/log/v1/ledger.proto",
         "featureops/log/v1/log.proto",
         "featureops/log/v1/snapshot.proto",

@@ -1,4 +1,4 @@
-//! Who calls: the principal a request names itself by, recorded as unverified until there are tokens.
+//! Who calls: the principal a request names itself by, unverified, while there is no token; then the token is who.
 
 use featureops_proto::v1::{Principal, principal::Kind};
 use tonic::Status;

@@ -11,8 +11,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::access::Anonymous;
 use crate::fronts::settings::{self, Settings};
 use crate::nearest::nearest;
+use crate::tls;
 
 /// Default port of everything a node serves.
 pub const PORT: u16 = 7400;
@@ -52,6 +54,10 @@ pub struct Limits {
     pub exposure_cache: usize,
     /// Implied exposures waiting for the log; beyond it they are lost, and counted as lost.
     pub exposure_queue: usize,
+    /// Commands a second of one token.
+    pub writes_per_second: u32,
+    /// Requests with facts a second of one token.
+    pub fact_requests_per_second: u32,
 }
 
 impl Default for Limits {
@@ -66,6 +72,8 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(30),
             exposure_cache: 1 << 20,
             exposure_queue: 1 << 16,
+            writes_per_second: 100,
+            fact_requests_per_second: 10_000,
         }
     }
 }
@@ -75,7 +83,7 @@ impl Default for Limits {
 pub struct NodeConfig {
     /// Folder of the log, the snapshots, the mark file and the unit key.
     pub data: PathBuf,
-    /// Where to listen. Loopback only, until there are tokens.
+    /// Where to listen. Beyond loopback only with TLS and tokens.
     pub listen: SocketAddr,
     /// Entries after which a snapshot of the state is taken.
     pub snapshot_every_entries: u64,
@@ -93,7 +101,15 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// flagd's and OFREP's fronts.
     pub fronts: Settings,
-    /// Refuse to listen on anything but loopback. No setting: only a simulated network, whose hosts have no
+    /// Where callers without a token may evaluate.
+    pub anonymous: Anonymous,
+    /// Certificates of the listeners; absent: plain text.
+    pub tls: tls::Files,
+    /// Listens beyond loopback without TLS of its own: another one speaks it before the node.
+    pub plain_text: bool,
+    /// A start that makes an admin token, for whoever lost them all.
+    pub recover_admin: bool,
+    /// Beyond loopback TLS and tokens are needed. No setting: only a simulated network, whose hosts have no
     /// loopback between them, turns it off.
     pub loopback_only: bool,
     /// Ask the operating system about the process. No setting: a simulation turns it off, to see the same each time.
@@ -114,6 +130,10 @@ impl Default for NodeConfig {
             log_filter: "info,openraft=warn".to_owned(),
             limits: Limits::default(),
             fronts: Settings::default(),
+            anonymous: Anonymous::default(),
+            tls: tls::Files::default(),
+            plain_text: false,
+            recover_admin: false,
             loopback_only: true,
             observe_process: true,
         }
@@ -167,7 +187,7 @@ macro_rules! keys {
 /// Every setting there is.
 pub const KEYS: &[Key] = keys! {
     "data", "folder of the log, the snapshots and the unit key" => data = folder;
-    "listen", "address and port, as 127.0.0.1:7400; loopback only" => listen = address;
+    "listen", "address and port, as 127.0.0.1:7400; beyond loopback only with TLS and a token" => listen = address;
     "snapshot_every_entries", "log entries between two snapshots of the state"
         => snapshot_every_entries = whole(100..=100_000_000);
     "snapshot_every_bytes", "bytes of log entries between two snapshots; a larger snapshot waits for as many as it has"
@@ -189,6 +209,16 @@ pub const KEYS: &[Key] = keys! {
         => fronts.strict_errors = settings::truth;
     "flagd_disable_sync_metadata", "true answers UNIMPLEMENTED to the deprecated GetMetadata"
         => fronts.disable_sync_metadata = settings::truth;
+    "anonymous_evaluation", "where callers without a token may evaluate: environments, as production,eu; * or none; by default \
+                             all of them on loopback and none elsewhere" => anonymous = settings::anonymous;
+    "tls.cert", "PEM file of the listeners' certificate chain, read again when it changes; with tls.key"
+        => tls.cert = file;
+    "tls.key", "PEM file of its private key" => tls.key = file;
+    "tls.client_ca", "PEM file of authorities: whoever connects must show a certificate of one of them"
+        => tls.client_ca = file;
+    "plain_text", "true listens beyond loopback without TLS, behind a proxy that speaks it" => plain_text = settings::truth;
+    "recover_admin", "true makes an admin token at the start, into the file admin.token in the data folder"
+        => recover_admin = settings::truth;
     "cors_origins", "web pages whose scripts may evaluate by flagd's protocols and OFREP, as https://shop.example; * for all"
         => fronts.cors_origins = settings::origins;
     "context_values", "added to every flagd and OFREP context over the caller's own, as region=eu,tier=2"
@@ -205,6 +235,10 @@ pub const KEYS: &[Key] = keys! {
     "limits.request_timeout_seconds", "longest time a unary request may take" => limits.request_timeout = seconds(1..=600);
     "limits.exposure_cache", "units per arm remembered as already exposed" => limits.exposure_cache = whole(1..=134_217_728);
     "limits.exposure_queue", "implied exposures that may wait for the log" => limits.exposure_queue = whole(512..=16_777_216);
+    "limits.writes_per_second", "commands a second of one token; twice as many at once"
+        => limits.writes_per_second = whole(1..=1_000_000);
+    "limits.fact_requests_per_second", "requests with facts a second of one token; twice as many at once"
+        => limits.fact_requests_per_second = whole(1..=1_000_000);
 };
 
 fn whole<T: FromStr + PartialOrd + fmt::Display>(
@@ -231,6 +265,13 @@ fn folder(text: &str) -> Result<PathBuf, String> {
         return Err("is empty; name a folder".to_owned());
     }
     Ok(PathBuf::from(text))
+}
+
+fn file(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() {
+        return Err("is empty; name a file".to_owned());
+    }
+    Ok(Some(PathBuf::from(text)))
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

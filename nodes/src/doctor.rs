@@ -14,6 +14,7 @@ use featureops_state::LedgerUsage;
 
 use crate::host::Host;
 use crate::services;
+use crate::tls::Tls;
 use crate::unit_key::Standing;
 
 /// A state older than this by the node's clock says that ticks do not arrive; one that is younger, that time stands.
@@ -22,6 +23,10 @@ const LOG_TIME_LAG_MS_MAX: i64 = 5_000;
 const SNAPSHOT_LAG_MS_MAX: i64 = 2_000;
 /// A publication that took longer is worth a look.
 const PUBLISH_LAG_MS_MAX: u64 = 1_000;
+
+/// Days that a certificate should still be good for.
+const CERTIFICATE_DAYS_MIN: i64 = 14;
+const DAY_MS: i64 = 86_400_000;
 
 /// A check and whether the node is unready without it.
 struct Finding {
@@ -63,6 +68,8 @@ pub fn examine(host: &Host) -> NodeHealth {
     // Readiness does not rest on these, and they look at every ledger.
     let (usage, erasures) = host.replica.read(|state| (state.ledger_usage(), *state.erasures()));
     findings.push(ledger_finding(&usage));
+    findings.push(access_finding(host));
+    findings.extend(host.tls.as_ref().map(|tls| certificate_finding(tls, host.clock.unix_ms())));
     if erasures.count > 0 {
         findings.push(erasure_finding(&erasures, &health));
     }
@@ -296,6 +303,44 @@ fn ledger_finding(usage: &LedgerUsage) -> Finding {
         held,
         "when it is full, half of the hash space that is counted leaves for good: stop experiments that have their answer (their \
          units go when their windows close), put fewer units in them by a layer's share, or give room (featureops budget set)",
+    )
+}
+
+/// Who is let in.
+fn access_finding(host: &Host) -> Finding {
+    let detail = match (host.access.has_tokens(), host.access.is_open()) {
+        (true, _) => "callers show tokens".to_owned(),
+        (false, true) => {
+            "no token yet: whoever is on this machine may do everything (featureops token create NAME --role admin)".to_owned()
+        }
+        (false, false) => "no token: nobody is let in but whoever may evaluate without one".to_owned(),
+    };
+    let closed = !host.access.has_tokens() && !host.access.is_open();
+    Finding::new(
+        "access",
+        false,
+        closed.then(|| detail.clone()),
+        detail,
+        "start the node with --recover-admin: it leaves an admin token in the data folder",
+    )
+}
+
+/// When the listeners' certificate ends.
+fn certificate_finding(tls: &Tls, now_ms: i64) -> Finding {
+    let ends = tls.expires_ms().map(|end_ms| {
+        let days = end_ms.saturating_sub(now_ms).div_euclid(DAY_MS);
+        let text = timestamp_if_set(end_ms).map(|time| time.to_string()).unwrap_or_default();
+        (days, format!("ends {text}, in {days} days"))
+    });
+    let fault = tls.fault().map(|why| format!("the files are not used, those before them are: {why}"));
+    let soon = ends.as_ref().filter(|(days, _)| *days < CERTIFICATE_DAYS_MIN).map(|(_, text)| text.clone());
+    let detail = ends.map_or_else(|| "in use; when it ends cannot be read".to_owned(), |(_, text)| text);
+    Finding::new(
+        "certificate",
+        false,
+        fault.or(soon),
+        detail,
+        "put new files in the place of tls.cert and tls.key: the node takes them within seconds, or on SIGHUP",
     )
 }
 

@@ -40,6 +40,8 @@ pub fn exposition(host: &Host) -> String {
     );
     text.value("request_bytes_in_flight", "gauge", "bytes that requests in flight hold", host.budget.held());
     text.value("connections", "gauge", "connections served now", read(&observation.connections));
+    let turned_away = read(&observation.turned_away);
+    text.value("turned_away_total", "counter", "requests that no token let in, or too many", turned_away);
     text.value("connections_total", "counter", "connections taken", read(&observation.connections_taken));
     text.value("applied_position", "gauge", "position of the last applied entry", health.applied);
     text.value("log_last_index", "gauge", "index of the last log entry", health.last_log.unwrap_or_default());

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,22 +22,27 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic_types::StatusExt as _;
 use tower::{Service as _, ServiceExt as _};
 
+use crate::access::grant::Grant;
+use crate::access::{self, Admitted, Now, rules};
 use crate::budget::{Account, Connection};
 use crate::flagd::evaluation::{v1, v2};
 use crate::fronts::evaluation_v1::EvaluationV1;
 use crate::fronts::evaluation_v2::EvaluationV2;
 use crate::fronts::sse::EVENTS;
-use crate::fronts::{connect, cors};
+use crate::fronts::{connect, cors, ofrep};
 use crate::host::Host;
 use crate::meter::{Form, Metered, meter};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Lasting, Outgoing};
 use crate::refusal;
 use crate::reply::{is_grpc, refused, unknown_method};
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
 use crate::services::evaluation::Evaluations;
 use crate::telemetry;
+use crate::tls::Tls;
+use crate::webhook;
 
 /// Methods whose answer may take as long as the caller wants: they stream, one way or both.
 const STREAMING: &[&str] = &[
@@ -103,36 +109,104 @@ pub struct Front {
     straight: Straight,
     router: Router,
     connection: Arc<Connection>,
+    /// Who connected.
+    peer: Option<IpAddr>,
 }
 
 impl Front {
     /// What goes straight also stands in the router, for gRPC-web and HTTP/1.1.
     pub fn new(host: Arc<Host>, straight: Straight, router: Router) -> Self {
         let connection = Connection::new(&host.budget);
-        Self { host, straight, router, connection }
+        Self { host, straight, router, connection, peer: None }
     }
 
     /// The way in of one more connection.
     #[must_use]
-    pub fn connected(&self) -> Self {
-        Self { connection: Connection::new(&self.host.budget), ..self.clone() }
+    pub fn connected(&self, peer: IpAddr) -> Self {
+        Self { connection: Connection::new(&self.host.budget), peer: Some(peer), ..self.clone() }
     }
 
-    async fn answer(self, request: Request<Incoming>, account: Arc<Account>) -> Response<Outgoing> {
+    /// The certificates of whoever listens here; absent: plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.host.tls.as_ref()
+    }
+
+    async fn answer(self, mut request: Request<Incoming>, account: Arc<Account>) -> Response<Outgoing> {
         let streams = streams(request.uri().path());
         let allowed = allowed(request.headers(), streams, self.host.limits.request_timeout);
         // Of a stream the caller's deadline holds to its end; of all else the answer is made at once.
         let until = allowed.filter(|_| streams).and_then(|allowed| Instant::now().checked_add(allowed));
         let page = cors::admitted(&self.host.fronts.settings.cors_origins, &request);
-        let mut response = match self.foreign(&request) {
-            Some(refusal) => refusal,
-            None if page.is_some() && cors::is_preflight(&request) => cors::preflight(),
-            None => self.answer_within(allowed, streams, request, &account).await,
-        };
+        let mut lasts: Option<Lasting> = None;
+        let mut response =
+            if page.is_some() && cors::is_preflight(&request) && self.foreign(&request).is_none() {
+                cors::preflight()
+            } else {
+                match self.admit(&mut request) {
+                    Err(refusal) => refusal,
+                    Ok(grant) => {
+                        let acts = grant.filter(|grant| streams && grant.principal().is_some());
+                        lasts = acts.map(|grant| standing(&self.host, grant));
+                        let answered = self.answer_within(allowed, streams, request, &account);
+                        match lasts.take() {
+                            None => answered.await,
+                            Some(mut until) => tokio::select! {
+                                response = answered => {
+                                    lasts = Some(until);
+                                    response
+                                }
+                                status = &mut until => status.into_http(),
+                            },
+                        }
+                    }
+                }
+            };
         if let Some(origin) = page {
             cors::open(response.headers_mut(), origin);
         }
-        Outgoing::of(response, account, until)
+        Outgoing::of(response, account, until, lasts)
+    }
+
+    /// Lets a request in, in whose name it comes put into its extensions; or says why not.
+    fn admit(&self, request: &mut Request<Incoming>) -> Result<Option<Arc<Grant>>, Response<Body>> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let rule = rules::of(uri.path());
+        let now = Now { log_ms: self.host.log_time_ms(), monotonic_ms: self.host.clock.monotonic_ms() };
+        let admitted = self.host.access.admit(rule, uri, headers, self.peer, now);
+        let grant = match admitted {
+            Err(status) => {
+                self.host.observation.turned_away.fetch_add(1, Ordering::Relaxed);
+                return Err(turned_away(&status, uri.path(), headers));
+            }
+            Ok(Admitted::Open) => None,
+            Ok(Admitted::Granted(grant)) => Some(grant),
+        };
+        if grant.as_ref().is_none_or(|grant| grant.principal().is_none())
+            && let Some(foreign) = self.foreign(request)
+        {
+            return Err(foreign);
+        }
+        // What no rule is for is not there, whoever asks.
+        if rule.is_none() && grant.is_some() {
+            let path = request.uri().path();
+            return Err(match is_grpc(request.headers()) || is_method(path) {
+                true => unknown_method(path),
+                false => refused(StatusCode::NOT_FOUND, "NOT_FOUND".to_owned(), "not found".to_owned())
+                    .map(Body::new),
+            });
+        }
+        let Some(grant) = grant else { return Ok(None) };
+        let path = request.uri().path();
+        if path.starts_with("/flagd.") || path.starts_with("/ofrep/") {
+            let views = &self.host.fronts.views;
+            let called = called(request).and_then(|name| views.called(name));
+            let checked = views.check(called.as_ref(), &grant);
+            checked.map_err(|status| turned_away(&status, path, request.headers()))?;
+        }
+        access::hide(request.headers_mut());
+        request.extensions_mut().insert(Arc::clone(&grant));
+        Ok(Some(grant))
     }
 
     async fn answer_within(
@@ -219,7 +293,7 @@ impl Front {
     }
 
     /// Refuses names that are not loopback: a web page whose own name was made to lead here would otherwise speak to the
-    /// node as its visitor, and there are no tokens that it lacked.
+    /// node as its visitor, where nobody needs a token that it lacked.
     fn foreign(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
         if !self.host.loopback_only {
             return None;
@@ -263,6 +337,33 @@ impl hyper::service::Service<Request<Incoming>> for Front {
             Some(trace) => Box::pin(async move { Ok(answer.with_context(trace).await) }),
         }
     }
+}
+
+/// Ends with why once what was granted stands no more: a stream may last for days, a token's end must not wait for it.
+fn standing(host: &Arc<Host>, grant: Arc<Grant>) -> Lasting {
+    let host = Arc::clone(host);
+    Box::pin(async move {
+        host.access.revoked(&grant, || host.log_time_ms()).await;
+        let message = format!("token '{}' was revoked or has expired", grant.id());
+        refusal::unauthenticated("TOKEN_UNKNOWN", message)
+    })
+}
+
+/// A refusal in the form that the caller speaks.
+fn turned_away(status: &Status, path: &str, headers: &HeaderMap) -> Response<Body> {
+    if is_grpc(headers) {
+        return status.clone().into_http();
+    }
+    let mut response =
+        if path.starts_with("/ofrep/") { ofrep::turned_away(status) } else { webhook::plain(status) };
+    let headers = response.headers_mut();
+    if status.code() == tonic::Code::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1_000) as u64));
+    }
+    response.map(Body::new)
 }
 
 /// A service that is reached without the router.

@@ -7,11 +7,13 @@ use featureops_cluster::environment::{BoxFuture, Clock, Compute, Entropy};
 use featureops_evaluation::UnitKey;
 use featureops_proto::ErrorCode;
 use featureops_proto::log::{self, BatchReply, CompiledAgainst, Done, Entry, entry, reply};
+use featureops_proto::v1::Principal;
 use featureops_state::State;
 use prost::Message as _;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::Status;
 
+use crate::access::Access;
 use crate::budget::Budget;
 use crate::caller;
 use crate::config::Limits;
@@ -24,6 +26,7 @@ use crate::refusal::{self, Failure};
 use crate::replica::Replica;
 use crate::sent::Sent;
 use crate::services;
+use crate::tls::Tls;
 use crate::unit_key::Standing;
 use crate::vital::Vital;
 
@@ -58,6 +61,10 @@ pub struct Host {
     pub exports_traces: bool,
     /// What flagd's and OFREP's fronts share.
     pub fronts: Fronts,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Certificates of the listeners; absent: plain text.
+    pub tls: Option<Arc<Tls>>,
     /// Only loopback names reach this node.
     pub loopback_only: bool,
     /// True once a drain has begun: nothing new is taken, and streams end.
@@ -108,7 +115,7 @@ impl Host {
         read: impl FnOnce(&State, &Done) -> Option<T>,
     ) -> Result<T, Status> {
         let entry = Entry {
-            principal: Some(caller::principal(&write.from.metadata)?),
+            principal: Some(self.principal(write.from)?),
             request_id: services::request_id(write.request_id)?,
             owner: None,
             compiled_against,
@@ -126,6 +133,24 @@ impl Host {
             return Err(Failure::Unseen(services::position(position)).into());
         }
         self.replica.read(|state| read(state, &done)).ok_or_else(|| vanished(&done))
+    }
+
+    /// In whose name a command comes: the token's, verified; or, while there is no token, as the caller names itself.
+    ///
+    /// # Errors
+    /// The caller's name is malformed, or it shows no token where there are some.
+    pub fn principal(&self, from: &Sent) -> Result<Principal, Status> {
+        match from.grant.as_ref().map(|grant| grant.principal()) {
+            Some(Some(principal)) => Ok(principal.clone()),
+            None if self.access.is_open() => caller::principal(&from.metadata),
+            _ => Err(crate::access::no_token()),
+        }
+    }
+
+    /// Log time as this node's evaluations see it.
+    #[must_use]
+    pub fn log_time_ms(&self) -> i64 {
+        self.publisher.load().snapshot.log_time_ms()
     }
 
     /// Proposes an entry and waits for the fold's answer.

@@ -22,6 +22,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::access::scope;
 use crate::doctor;
 use crate::exposition::exposition;
 use crate::flagd::evaluation::{v1, v2};
@@ -45,6 +46,7 @@ use crate::rpc::ledger_service_server::LedgerServiceServer;
 use crate::rpc::metric_service_server::MetricServiceServer;
 use crate::rpc::schedule_service_server::ScheduleServiceServer;
 use crate::rpc::segment_service_server::SegmentServiceServer;
+use crate::rpc::token_service_server::TokenServiceServer;
 use crate::services::administration::Administration;
 use crate::services::decision::Decisions;
 use crate::services::environment::Environments;
@@ -58,6 +60,7 @@ use crate::services::ledger::Ledgers;
 use crate::services::metric::Metrics;
 use crate::services::schedule::Schedules;
 use crate::services::segment::Segments;
+use crate::services::token::Tokens;
 use crate::webhook;
 
 /// Bytes of one message about evaluation: a context and two names.
@@ -81,6 +84,7 @@ const SERVICES: &[&str] = &[
     <DecisionServiceServer<Decisions> as NamedService>::NAME,
     <ScheduleServiceServer<Schedules> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
+    <TokenServiceServer<Tokens> as NamedService>::NAME,
     <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
     <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME,
     <FlagSyncServiceServer<Sync> as NamedService>::NAME,
@@ -179,6 +183,7 @@ fn front(
         .add_service(
             AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
         )
+        .add_service(TokenServiceServer::new(Tokens(host.clone())).max_decoding_message_size(small))
         .add_service(alive(host, health))
         .add_service(sync)
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
@@ -186,7 +191,10 @@ fn front(
     if let (Some(v1), Some(v2)) = (&flagd.v1, &flagd.v2) {
         grpc.add_service(v1.clone()).add_service(v2.clone());
     }
-    let grpc = grpc.routes().into_axum_router().reset_fallback().layer(tonic_web::GrpcWebLayer::new());
+    let grpc = grpc.routes().into_axum_router().reset_fallback();
+    // Inside of gRPC-web: whatever dialect it came in, a request is looked at as gRPC.
+    let scoped = axum::middleware::from_fn_with_state(Arc::clone(host), scope::check);
+    let grpc = grpc.layer(scoped).layer(tonic_web::GrpcWebLayer::new());
     let plain = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))

@@ -10,6 +10,7 @@
 //!
 //! See README.md for what is deliberately absent.
 
+pub mod access;
 pub mod budget;
 pub mod caller;
 pub mod cli;
@@ -34,6 +35,7 @@ pub mod outgoing;
 pub mod owners;
 pub mod page;
 pub mod publisher;
+pub mod recovery;
 pub mod refusal;
 pub mod registry;
 pub mod replica;
@@ -45,6 +47,7 @@ pub mod services;
 pub mod slice;
 pub mod status;
 pub mod telemetry;
+pub mod tls;
 pub mod unit_key;
 pub mod view;
 pub mod vital;

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic_health::server::HealthReporter;
 
+use crate::access::Access;
 use crate::budget::Budget;
 use crate::caller;
 use crate::config::NodeConfig;
@@ -34,9 +35,11 @@ use crate::http;
 use crate::observation::Observation;
 use crate::owners::{Bell, Owners};
 use crate::publisher::Publisher;
+use crate::recovery;
 use crate::replica::Replica;
 use crate::schedules;
 use crate::serve::serve;
+use crate::tls::Tls;
 use crate::unit_key::{KEY_BYTES, KeyFile, UnitKeyStore};
 use crate::vital::Vital;
 
@@ -91,6 +94,7 @@ struct Sink {
     publisher: Arc<Publisher>,
     bell: Arc<Bell>,
     schedules: Arc<schedules::Bell>,
+    access: Arc<Access>,
     owners: OnceLock<Owners>,
     exposures: OnceLock<Arc<Exposures>>,
 }
@@ -99,6 +103,9 @@ impl EffectSink<State> for Sink {
     fn applied(&self, state: &State, position: u64, effects: &[Effect]) {
         self.publisher.note(position, state.log_time_ms(), effects);
         self.schedules.note(state, effects);
+        if effects.contains(&Effect::TokensChanged) {
+            self.access.publish(state);
+        }
         if let Some(owners) = self.owners.get() {
             owners.note(effects);
         }
@@ -111,7 +118,8 @@ impl EffectSink<State> for Sink {
         }
     }
 
-    fn installed(&self, _state: &State, _position: u64) {
+    fn installed(&self, state: &State, _position: u64) {
+        self.access.publish(state);
         self.publisher.republish();
         self.bell.ring();
         if let Some(exposures) = self.exposures.get() {
@@ -133,23 +141,31 @@ impl Node {
     /// Starts a node: opens its disk, follows its log, and serves.
     ///
     /// # Errors
-    /// The address is not loopback or is taken, the disk was not opened, or the first start could not make an identity.
+    /// An address is beyond loopback without TLS or tokens, or is taken, a certificate cannot be used, the disk was not opened, or
+    /// the first start could not make an identity.
     pub async fn start_with(
         environment: Environment,
         config: NodeConfig,
         keys: Arc<dyn UnitKeyStore>,
     ) -> Result<Self, StartError> {
+        let tls = Tls::open(&config.tls).map_err(StartError::new)?.map(Arc::new);
+        let is_secret = tls.is_some() || config.plain_text;
         // The ports before the disk: of two nodes started by mistake, the second one touches nothing.
-        let (listener, address) = listen(&environment, &config, "listen", config.listen).await?;
+        let (listener, address) = listen(&environment, &config, "listen", config.listen, is_secret).await?;
         let mut flagd = Vec::new();
         for wanted in config.fronts.ports.iter().flat_map(Ports::all) {
-            flagd.push(listen(&environment, &config, "flagd_ports", wanted).await?);
+            flagd.push(listen(&environment, &config, "flagd_ports", wanted, is_secret).await?);
         }
         let addresses: Vec<SocketAddr> = flagd.iter().map(|(_, address)| *address).collect();
         let flagd_addresses = match *addresses {
             [evaluation, management, sync, ofrep] => Some(Ports { evaluation, management, sync, ofrep }),
             _ => None,
         };
+
+        let everywhere = std::iter::once(address).chain(addresses.iter().copied());
+        let on_loopback = everywhere.into_iter().all(|address| address.ip().is_loopback());
+        let access =
+            Arc::new(Access::new(&config.anonymous, on_loopback || !config.loopback_only, &config.limits));
 
         let publisher = Arc::new(Publisher::default());
         let bell = Arc::new(Bell::default());
@@ -158,6 +174,7 @@ impl Node {
             publisher: Arc::clone(&publisher),
             bell: Arc::clone(&bell),
             schedules: Arc::clone(&due),
+            access: Arc::clone(&access),
             owners: OnceLock::new(),
             exposures: OnceLock::new(),
         });
@@ -173,6 +190,10 @@ impl Node {
         let replica = Replica::new(member);
         let started = give_identity(&environment, &replica, keys.as_ref());
         if let Err(error) = started.await {
+            replica.shutdown().await;
+            return Err(error);
+        }
+        if let Err(error) = let_in(&environment, &config, &replica, &access, on_loopback).await {
             replica.shutdown().await;
             return Err(error);
         }
@@ -223,7 +244,9 @@ impl Node {
             observe_process: config.observe_process,
             exports_traces: config.otlp_endpoint.is_some(),
             fronts: Fronts::new(config.fronts.clone()),
-            loopback_only: config.loopback_only,
+            access,
+            tls: tls.clone(),
+            loopback_only: config.loopback_only && on_loopback,
             drain: drain.subscribe(),
             compute: Arc::clone(&environment.compute),
             heavy: Semaphore::new(1),
@@ -245,6 +268,9 @@ impl Node {
         tasks.spawn(vital.watched("exposures", sender.run()));
         tasks.spawn(vital.watched("schedules", schedules::run(replica.clone(), due)));
         tasks.spawn(vital.watched("owners", owners.run(replica)));
+        if let Some(tls) = tls {
+            tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
+        }
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
         let listeners = flagd.into_iter().map(|(listener, _)| listener).zip(ways.flagd);
         let serving = std::iter::once((listener, ways.main)).chain(listeners).map(|(listener, front)| {
@@ -267,6 +293,12 @@ impl Node {
     #[must_use]
     pub fn flagd_addrs(&self) -> Option<Ports> {
         self.flagd_addresses
+    }
+
+    /// The certificates of its listeners; absent: it speaks plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.host.tls.as_ref()
     }
 
     /// What the node counts of its work.
@@ -308,17 +340,43 @@ impl Node {
     }
 }
 
-/// Takes an address. Loopback only, on every port.
+/// Who may come in: the tokens as they stand, and the one that a recovery makes.
+async fn let_in(
+    environment: &Environment,
+    config: &NodeConfig,
+    replica: &Replica,
+    access: &Access,
+    on_loopback: bool,
+) -> Result<(), StartError> {
+    if config.recover_admin {
+        let made = recovery::make(&config.data, environment.entropy.as_ref(), replica).await;
+        made.map_err(|error| StartError::new(format!("recover_admin: {error}")))?;
+    }
+    replica.read(|state| access.publish(state));
+    // A node that has yet to hear of its cluster lets nobody in until it has.
+    let bare = config.loopback_only && !on_loopback && replica.read(State::is_initialized);
+    if bare && !access.has_tokens() {
+        return Err(StartError::new(
+            "listen: beyond loopback a node needs tokens, and there is none: make the first one on loopback (start with --listen \
+             127.0.0.1:7400, then 'featureops token create NAME --role admin'), or start once with --recover-admin, which \
+             leaves one in the data folder",
+        ));
+    }
+    Ok(())
+}
+
+/// Takes an address. Beyond loopback only where what goes there is secret: tokens do.
 async fn listen(
     environment: &Environment,
     config: &NodeConfig,
     setting: &str,
     wanted: SocketAddr,
+    is_secret: bool,
 ) -> Result<(Box<dyn Listener>, SocketAddr), StartError> {
-    if config.loopback_only && !wanted.ip().is_loopback() {
+    if config.loopback_only && !wanted.ip().is_loopback() && !is_secret {
         return Err(StartError::new(format!(
-            "{setting}: '{wanted}' is not a loopback address; this release has no tokens, so anybody who reaches the \
-             port could change flags: listen on 127.0.0.1 and put an authenticating proxy before it"
+            "{setting}: '{wanted}' is not a loopback address, and tokens would go there in plain text: give the node \
+             certificates (--tls-cert, --tls-key), or listen on 127.0.0.1; behind a proxy that speaks TLS, --set plain_text=true"
         )));
     }
     let listener = environment.transport.listen(wanted).await.map_err(|error| {

@@ -45,6 +45,8 @@ pub struct Observation {
     pub connections: AtomicU64,
     /// Connections taken since the start.
     pub connections_taken: AtomicU64,
+    /// Requests without a token that does for them, or too many of them.
+    pub turned_away: AtomicU64,
 }
 
 fn add(counters: &[AtomicU64], index: usize, amount: u64) {

@@ -40,14 +40,24 @@ pub struct Outgoing {
     ended: bool,
     /// When a stream's caller wants no more of it.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Until when a stream's caller may have more of it.
+    lasts: Option<Lasting>,
 }
+
+/// Ends with the reason.
+pub type Lasting = Pin<Box<dyn Future<Output = Status> + Send>>;
 
 impl Outgoing {
     /// The response with its body on the account, and until when it may go on.
-    pub fn of(response: Response<Body>, account: Arc<Account>, until: Option<Instant>) -> Response<Self> {
+    pub fn of(
+        response: Response<Body>,
+        account: Arc<Account>,
+        until: Option<Instant>,
+        lasts: Option<Lasting>,
+    ) -> Response<Self> {
         let grpc = is_native_grpc(response.headers());
         let deadline = until.map(|until| Box::pin(sleep_until(until)));
-        response.map(|body| Self { body, rest: Bytes::new(), account, grpc, ended: false, deadline })
+        response.map(|body| Self { body, rest: Bytes::new(), account, grpc, ended: false, deadline, lasts })
     }
 
     fn piece(&mut self) -> Frame<Piece> {
@@ -87,6 +97,9 @@ impl hyper::body::Body for Outgoing {
             let message =
                 "the deadline of the call has passed: open the stream again, with a later one or none";
             return Poll::Ready(Some(this.end(Status::deadline_exceeded(message))));
+        }
+        if let Some(Poll::Ready(status)) = this.lasts.as_mut().map(|lasts| lasts.as_mut().poll(cx)) {
+            return Poll::Ready(Some(this.end(status)));
         }
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,

@@ -156,6 +156,7 @@ impl Publisher {
                     | Effect::DecisionChanged { .. }
                     | Effect::AuditAppended { .. }
                     | Effect::UnitErased { .. }
+                    | Effect::TokensChanged
                     | Effect::OversightChanged { .. } => {}
                 }
             }
@@ -519,7 +520,7 @@ mod tests {
     /// What a client of this environment hears of, that knew `before`; afterwards it knows what is published.
     fn told(publisher: &Publisher, before: &mut Arc<Published>) -> Vec<(String, &'static str)> {
         let scope = Views::new(&Settings { environments: vec!["p".into()], ..Settings::default() });
-        let scope = scope.scope(&HeaderMap::new(), None, "").unwrap();
+        let scope = scope.scope(&HeaderMap::new(), None, None, "").unwrap();
         let now = Arc::clone(&publisher.load());
         let changes = between(&scope, before, &now);
         *before = now;

@@ -6,6 +6,8 @@
 //!   no answer       ── Failure    ──> UNAVAILABLE, UNKNOWN ...: whether it is safe to repeat stands in the message
 //! ```
 
+use std::time::Duration;
+
 use featureops_proto::log::Refusal;
 use featureops_proto::{ErrorCode, NameError};
 use tonic::{Code, Status};
@@ -175,11 +177,35 @@ pub fn draining() -> Status {
 /// A caller that reached the node by a name that is not loopback.
 pub fn foreign_host(authority: &str) -> Status {
     let message = format!(
-        "host '{}' is not loopback, and this node has no tokens: ask for localhost, 127.0.0.1 or [::1], and let an \
-         authenticating proxy send that too",
+        "host '{}' is not loopback, and no token was shown: ask for localhost, 127.0.0.1 or [::1], or show a token",
         clip(authority)
     );
     with_reason(Code::PermissionDenied, "FOREIGN_HOST", message, &[])
+}
+
+/// A caller whose token is missing, unknown or past its time.
+pub fn unauthenticated(reason: &str, message: String) -> Status {
+    with_reason(Code::Unauthenticated, reason, message, &[])
+}
+
+/// A caller whose token is not for this.
+pub fn permission_denied(reason: &str, message: String) -> Status {
+    with_reason(Code::PermissionDenied, reason, message, &[])
+}
+
+/// A token in a URL, which every proxy on the way writes down.
+pub fn token_in_query() -> Status {
+    let message = "a token in a URL is refused, whoever's it is: send authorization: Bearer fo_..., and revoke this one, for URLs \
+                   are kept in logs";
+    with_reason(Code::InvalidArgument, "TOKEN_IN_URL", message.to_owned(), &[])
+}
+
+/// More than somebody may do in a while; how long to wait.
+pub fn too_many(what: String, wait: Duration) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(wait));
+    details.set_error_info("TOO_MANY_REQUESTS", DOMAIN, std::collections::HashMap::new());
+    let message = format!("{what}; nothing was done: try again in {} ms", wait.as_millis());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 /// What the fold refused.

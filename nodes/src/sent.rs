@@ -4,14 +4,17 @@
 //! may come into the log completed otherwise, and its content is compared as it was sent: without the id itself, without
 //! `validate_only`, without etags (who reads again before repeating has a new one), and without what only the server fills.
 
+use std::sync::Arc;
+
 use featureops_proto::v1::schedule::Action;
 use featureops_proto::v1::{self, Flag};
 use prost::Message;
-use tonic::Request;
 use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::services::{environment, experiment, flag, layer, metric, segment};
+use crate::access::grant::{Grant, granted};
+use crate::services::{environment, experiment, flag, layer, metric, segment, token};
 
 /// A request that changes something.
 pub trait Meant: Message + Clone {
@@ -33,13 +36,15 @@ pub struct Sent {
     pub metadata: MetadataMap,
     /// XXH3-64 over what was meant; none without a request id, which nobody compares.
     pub hash: Option<u64>,
+    /// What the caller was let in as; it names the principal where there are tokens.
+    pub grant: Option<Arc<Grant>>,
 }
 
 impl Sent {
     /// That of a request that did not come by gRPC.
-    pub fn of(metadata: MetadataMap, request: &impl Meant) -> Self {
+    pub fn of(metadata: MetadataMap, extensions: &Extensions, request: &impl Meant) -> Self {
         let hash = (!request.request_id().is_empty()).then(|| hash_of(request.clone()));
-        Self { metadata, hash }
+        Self { metadata, hash, grant: granted(extensions).cloned() }
     }
 
     /// The same, told apart by what its secrets were turned into.
@@ -51,8 +56,8 @@ impl Sent {
 
 /// Takes a request apart.
 pub fn sent<T: Meant>(request: Request<T>) -> (Sent, T) {
-    let (metadata, _, request) = request.into_parts();
-    (Sent::of(metadata, &request), request)
+    let (metadata, extensions, request) = request.into_parts();
+    (Sent::of(metadata, &extensions, &request), request)
 }
 
 fn hash(message: &impl Message) -> u64 {
@@ -114,6 +119,8 @@ meant! {
     PromoteFlagsRequest {}
     CreateScheduleRequest { ; schedule: scheduled }
     CancelScheduleRequest { etag }
+    CreateTokenRequest { ; token: token::definition }
+    RevokeTokenRequest {}
 }
 
 impl Meant for v1::SetFlagRequest {

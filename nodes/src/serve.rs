@@ -64,14 +64,14 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Beyond the bound one waits here, for whom an idle one may have to leave; all others in the kernel's backlog.
                 let place = tokio::select! {
                     biased;
                     () = drained(&mut drain) => break,
                     place = place(&places, &seated, limits.connection_idle) => place,
                 };
-                let front = front.connected();
+                let front = front.connected(peer.ip());
                 seated.retain(|connection: &Weak<Connection>| connection.strong_count() > 0);
                 seated.push(Arc::downgrade(front.connection()));
                 observation.connections_taken.fetch_add(1, Ordering::Relaxed);
@@ -152,6 +152,27 @@ async fn connection(
     observation: Arc<Observation>,
 ) {
     observation.connections.fetch_add(1, Ordering::Relaxed);
+    let greeted = greeted(stream, &front, &mut drain).await;
+    match greeted {
+        Some(stream) => spoken(limits, stream, front, drain).await,
+        None => tracing::debug!("a connection was not greeted: no TLS, or no certificate that is asked for"),
+    }
+    observation.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// The stream as it is to be read: behind TLS, where there is. `None`: they did not come to terms in time.
+async fn greeted(stream: BoxStream, front: &Front, drain: &mut watch::Receiver<bool>) -> Option<BoxStream> {
+    let Some(tls) = front.tls() else { return Some(stream) };
+    tokio::select! {
+        greeted = tokio::time::timeout(PROTOCOL_TIMEOUT, tls.accept(stream)) => match greeted {
+            Ok(Ok(stream)) => Some(Box::new(stream)),
+            Ok(Err(_)) | Err(_) => None,
+        },
+        () = drained(drain) => None,
+    }
+}
+
+async fn spoken(limits: Arc<Limits>, stream: BoxStream, front: Front, mut drain: watch::Receiver<bool>) {
     let spoke = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Opening { stream, matched: 0, spoke: Arc::clone(&spoke) });
     let (held, patience) = (Arc::clone(front.connection()), limits.request_timeout);
@@ -186,7 +207,6 @@ async fn connection(
             }
         }
     }
-    observation.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// The drain has begun, or nobody is left to begin it.

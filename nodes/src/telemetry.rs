@@ -158,6 +158,7 @@ pub fn export(observation: &Arc<Observation>) {
     single("featureops.exposures.implied", |seen| &seen.exposures_implied);
     single("featureops.exposures.lost", |seen| &seen.exposures_lost);
     single("featureops.connections", |seen| &seen.connections_taken);
+    single("featureops.turned_away", |seen| &seen.turned_away);
 }
 
 /// The trace that a request says it is part of (W3C `traceparent`); nothing when it names none, or none that can be read.

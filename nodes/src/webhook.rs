@@ -5,15 +5,16 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use featureops_proto::v1::RaiseAlarmRequest;
 use featureops_proto::{Collection, Name};
 use serde::{Deserialize, Serialize};
-use tonic::Code;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::access::grant::{check, granted};
 use crate::caller;
 use crate::host::Host;
 use crate::reply::{json, refused};
@@ -61,6 +62,7 @@ pub fn read(body: &[u8]) -> Result<RaiseAlarmRequest, String> {
 /// The webhook of an outside monitor. serde_json bounds the depth at 128 levels, the route the bytes.
 pub async fn alarm(
     State(host): State<Arc<Host>>,
+    extensions: Extensions,
     mut headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -88,14 +90,24 @@ pub async fn alarm(
         Err(message) => return refused(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT".to_owned(), message),
     };
     headers.entry(caller::HEADER).or_insert(HeaderValue::from_static(caller::WEBHOOK));
-    let from = Sent::of(MetadataMap::from_headers(headers), &request);
-    match raise_alarm(&host, &from, request).await {
-        Ok(raised) => json(StatusCode::OK, &Raised { decision: raised.decision, tripped: raised.tripped }),
-        Err(status) => {
-            let code = status.get_details_error_info().map_or_else(String::new, |info| info.reason);
-            refused(http_status(status.code()), code, status.message().to_owned())
+    if let Some(grant) = granted(&extensions) {
+        let flag = Name::parse(&request.name, Collection::Flags);
+        let checked = flag.map_or(Ok(()), |flag| check(Some(grant), flag.environment, flag.id));
+        if let Err(status) = checked {
+            return plain(&status);
         }
     }
+    let from = Sent::of(MetadataMap::from_headers(headers), &extensions, &request);
+    match raise_alarm(&host, &from, request).await {
+        Ok(raised) => json(StatusCode::OK, &Raised { decision: raised.decision, tripped: raised.tripped }),
+        Err(status) => plain(&status),
+    }
+}
+
+/// A refusal for whoever does not speak gRPC.
+pub fn plain(status: &Status) -> Response {
+    let code = status.get_details_error_info().map_or_else(String::new, |info| info.reason);
+    refused(http_status(status.code()), code, status.message().to_owned())
 }
 
 fn http_status(code: Code) -> StatusCode {
@@ -105,6 +117,7 @@ fn http_status(code: Code) -> StatusCode {
         Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists => StatusCode::CONFLICT,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,

@@ -15,6 +15,7 @@ import signal
 import sys
 
 import installation
+import server
 from server import ServerError, find_binary
 
 
@@ -27,6 +28,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="REGEX", help="only these scenarios; counts are not asserted")
     parser.add_argument("--no-control", action="store_true", help="leave out scenarios that stop or change the server")
     parser.add_argument("--minutes", type=float, default=60, help="how long a soak takes")
+    parser.add_argument(
+        "--tokens", action="store_true", help="servers ask for tokens: commands, OFREP and the node's own API show one"
+    )
     parser.add_argument("--list", action="store_true", help="show each run's scenarios and what it leaves out, and end")
     parser.add_argument("--install", action="store_true", help="install the clients and the suite, and end")
     parsed = parser.parse_args()
@@ -62,6 +66,7 @@ def main(options: argparse.Namespace) -> int:
         "node": Child("node", ["node", "runner.mjs"], folder),
         "rust": Child("rust", [str(rust)], rust.parent),
     }
+    server.tokens = options.tokens
     what = options.what or ["suite", "parity", "examples", "large"]
     faults = 0
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import client
 from client import Answer, ClientError, Event, Handle, Language, Target
+import server
 from server import HOST
 
 ANSWER_SECONDS_MAX = 60
@@ -61,6 +62,7 @@ class Child(Language):
                 "retryGracePeriod": client.RETRY_GRACE_SECONDS,
                 "streamDeadlineMs": 0,
                 **target.options,
+                **({"token": token} if (token := server.ofrep_tokens.get(target.port)) else {}),
             },
             readyMs=client.READY_SECONDS_MAX * 1000 if wait else 0,
         )

@@ -23,6 +23,7 @@ def _service(name: str):
 class Native:
     def __init__(self, server: Server):
         self._channel = grpc.insecure_channel(f"{HOST}:{server.ports['native']}")
+        self._shown = [("authorization", f"Bearer {server.token}")] if server.token else None
 
     def evaluate_each(self, environment: str, flag: str, contexts: list) -> list:
         """Messages EvaluateResponse, in the order of the contexts. They imply no exposure."""
@@ -37,13 +38,13 @@ class Native:
                 yield request
 
         stub = services.EvaluationServiceStub(self._channel)
-        return list(stub.EvaluateStream(requests(), timeout=CALL_SECONDS_MAX))
+        return list(stub.EvaluateStream(requests(), timeout=CALL_SECONDS_MAX, metadata=self._shown))
 
     def status(self, environment: str, experiment: str):
         messages, services = _service("experiment")
         name = f"environments/{environment}/experiments/{experiment}"
         stub = services.ExperimentServiceStub(self._channel)
-        return stub.GetExperimentStatus(messages.GetExperimentStatusRequest(name=name), timeout=CALL_SECONDS_MAX)
+        return stub.GetExperimentStatus(messages.GetExperimentStatusRequest(name=name), timeout=CALL_SECONDS_MAX, metadata=self._shown)
 
     def close(self) -> None:
         self._channel.close()

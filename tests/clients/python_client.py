@@ -16,6 +16,7 @@ from openfeature.provider import ProviderStatus
 
 import client
 from client import Answer, ClientError, Event, Handle, Language, Target
+import server
 from server import HOST
 
 METHODS = {
@@ -61,6 +62,8 @@ def _provider(target: Target):
     options = target.options
     if target.mode == "ofrep":
         headers = {"Flagd-Selector": options["selector"]} if options.get("selector") else {}
+        if token := server.ofrep_tokens.get(target.port):
+            headers["Authorization"] = f"Bearer {token}"
         return OFREPProvider(f"http://{HOST}:{target.port}", headers_factory=lambda: headers)
     return FlagdProvider(
         host=HOST,

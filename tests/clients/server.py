@@ -26,6 +26,11 @@ COMMAND_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 20
 
 
+# Whether servers ask for tokens: then each makes an admin's for its commands, and one for OFREP's clients, by their port.
+tokens = False
+ofrep_tokens = {}
+
+
 class ServerError(Exception):
     """The binary did not do what a run needs; the text holds what it said."""
 
@@ -40,8 +45,13 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="featureops-clients-"))
         self._process = None
         self._returning = None
+        self.token = None
         atexit.register(self.end)
         self._start()
+        if tokens:
+            # flagd's clients cannot show one: on loopback they need none.
+            self.token = self._make_token("root", "admin")
+            ofrep_tokens[self.ports["ofrep"]] = self._make_token("app", "evaluate")
         for environment, source, _ in sets:
             self.command("environment", "set", environment, "--source", source, "--fractional", fractional[1:])
             self._import(environment)
@@ -57,12 +67,15 @@ class Server:
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS_MAX,
-            env=_environment(),
+            env=_environment() | ({"FEATUREOPS_TOKEN": self.token} if self.token else {}),
         )
         if ended.returncode not in accept:
             said = f"exit {ended.returncode}\n{ended.stdout}{ended.stderr}"
             raise ServerError(f"featureops {' '.join(arguments)}: {said}")
         return ended.stdout
+
+    def _make_token(self, name: str, role: str) -> str:
+        return json.loads(self.command("token", "create", name, "--role", role, "-o", "json"))["secret"]
 
     def lose(self, seconds: float) -> None:
         """Nobody is warned, as when a machine is gone. Returns at once; `settle` waits for the return."""

@@ -71,6 +71,8 @@ pub enum Effect {
         /// Its keyed hash.
         unit: u64,
     },
+    /// A token was made or revoked.
+    TokensChanged,
     /// Limits or freezes of an environment changed.
     OversightChanged {
         /// Environment.

@@ -43,6 +43,7 @@ mod shares;
 mod snapshot;
 mod state;
 mod sticky;
+mod tokens;
 mod view;
 
 pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};
@@ -58,4 +59,5 @@ pub use producers::{is_node_producer, node_producer};
 pub use segments::{MAX_CHANGED as MAX_SEGMENT_UNITS_CHANGED, MAX_SEGMENTS, Shards};
 pub use snapshot::{Section, SnapshotError};
 pub use state::State;
+pub use tokens::{KEY_ID_DIGITS, MAX_TOKENS, SECRET_HASH_BYTES, expire_ms as token_expire_ms};
 pub use view::{ArmTotals, ExperimentView, OwnerView};

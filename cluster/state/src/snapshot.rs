@@ -11,7 +11,7 @@ use featureops_proto::log::{
     ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
     HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
     OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord,
-    ShardRecord, SideRecord,
+    ShardRecord, SideRecord, TokenRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -124,6 +124,9 @@ impl State {
         if !self.schedules.is_empty() {
             sections.push(section("schedules", self.schedules.all()));
         }
+        if !self.tokens.is_empty() {
+            sections.push(section("tokens", self.tokens.values().map(AsRef::as_ref)));
+        }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
             if ledger.clusters.folded() && !ledger.released {
@@ -235,6 +238,9 @@ impl State {
         }
         for schedule in optional::<ScheduleRecord>(sections, "schedules")? {
             state.schedules.put(Arc::new(schedule));
+        }
+        for token in optional::<TokenRecord>(sections, "tokens")? {
+            state.tokens.insert(token.token.clone(), Arc::new(token));
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {

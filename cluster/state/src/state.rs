@@ -22,6 +22,7 @@ use crate::producers::Producers;
 use crate::requests::Requests;
 use crate::schedules::Schedules;
 use crate::segments::{Units, User, links_of_flag, links_of_segment};
+use crate::tokens::Tokens;
 
 /// (environment, id).
 pub type Key = (String, String);
@@ -128,6 +129,7 @@ pub struct State {
     /// Derived from `experiments`.
     pub(crate) occupants: Occupants,
     pub(crate) schedules: Schedules,
+    pub(crate) tokens: Tokens,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }

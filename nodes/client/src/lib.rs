@@ -21,7 +21,8 @@ use std::time::Duration;
 use featureops_proto::v1::{Exposure, Outcome, Verdict};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tonic::transport::Endpoint;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 /// The messages of the API.
 pub use featureops_proto::v1;
@@ -59,6 +60,35 @@ pub struct Settings {
     pub timeout: Duration,
     /// First and longest pause before an unanswered batch is sent again.
     pub backoff: (Duration, Duration),
+    /// Shown with every batch, where the node asks for one: of the role `track`.
+    pub token: Option<Token>,
+    /// PEM text of the authority that an `https` node's certificate is of.
+    pub ca_certificate: Option<String>,
+}
+
+/// A token. It does not print itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl From<&str> for Token {
+    fn from(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Token {
+    /// As it is sent; `None`: it cannot be.
+    fn bearer(&self) -> Option<MetadataValue<Ascii>> {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", self.0).parse().ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
 }
 
 impl Settings {
@@ -76,6 +106,8 @@ impl Settings {
             batches_in_flight: 4,
             timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
+            token: None,
+            ca_certificate: None,
         }
     }
 }
@@ -222,12 +254,34 @@ impl Facts {
         }
         let endpoint = Endpoint::from_shared(settings.url.clone())
             .map_err(|error| BadSettings(format!("url: '{}' is no address: {error}", settings.url)))?;
+        let endpoint = match &settings.ca_certificate {
+            None => endpoint,
+            Some(pem) => endpoint
+                .tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+                .map_err(|error| BadSettings(format!("ca_certificate: cannot be used: {error}")))?,
+        };
+        let bearer = match &settings.token {
+            None => None,
+            Some(token) => match token.bearer() {
+                None => {
+                    return bad("token", String::new(), "cannot be sent: it holds other than printable ASCII");
+                }
+                bearer => bearer,
+            },
+        };
         let channel = endpoint.timeout(settings.timeout).connect_timeout(settings.timeout).connect_lazy();
         let chance = chance().map_err(BadSettings)?;
         let (queue, items) = mpsc::channel(settings.queue_events);
         let counters = Arc::new(Counters::default());
         let ending = Arc::new(watch::Sender::new(false));
-        let sender = Sender::new(settings, channel, chance, hear, Arc::clone(&counters), Arc::clone(&ending));
+        let sender = Sender::new(
+            settings,
+            (channel, bearer),
+            chance,
+            hear,
+            Arc::clone(&counters),
+            Arc::clone(&ending),
+        );
         let sending = tokio::spawn(sender.run(items));
         Ok(Self { queue, counters, ending, sending })
     }

@@ -8,8 +8,9 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::rpc::fact_service_client::FactServiceClient;
 use crate::{Counters, Event, Fate, Hear, Settings};
@@ -33,6 +34,7 @@ struct Gathered {
 struct Shared {
     settings: Settings,
     channel: Channel,
+    bearer: Option<MetadataValue<Ascii>>,
     producer: String,
     hear: Hear,
     counters: Arc<Counters>,
@@ -49,14 +51,14 @@ pub(crate) struct Sender {
 impl Sender {
     pub(crate) fn new(
         settings: Settings,
-        channel: Channel,
+        (channel, bearer): (Channel, Option<MetadataValue<Ascii>>),
         chance: u64,
         hear: Hear,
         counters: Arc<Counters>,
         ending: Arc<watch::Sender<bool>>,
     ) -> Self {
         let producer = format!("{}-{chance:016x}", settings.producer);
-        let shared = Shared { settings, channel, producer, hear, counters, ending };
+        let shared = Shared { settings, channel, bearer, producer, hear, counters, ending };
         Self { shared: Arc::new(shared), sequence: 0, in_flight: JoinSet::new() }
     }
 
@@ -165,7 +167,13 @@ impl Shared {
     }
 
     async fn attempt(&self, sequence: u64, events: &[Event]) -> Result<ReportFactsResponse, Status> {
-        let mut client = FactServiceClient::new(self.channel.clone());
+        let mut client =
+            FactServiceClient::with_interceptor(self.channel.clone(), |mut request: Request<()>| {
+                if let Some(bearer) = &self.bearer {
+                    request.metadata_mut().insert("authorization", bearer.clone());
+                }
+                Ok(request)
+            });
         let (environment, producer) = (self.settings.environment.clone(), self.producer.clone());
         let exposures: Vec<_> = events
             .iter()

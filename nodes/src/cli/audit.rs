@@ -40,11 +40,20 @@ pub async fn run(session: &Session, command: AuditCommand) -> Result<(), Failure
     }
 }
 
+/// Who, and whether a token or the node itself stands for it.
+fn caller_text(record: &v1::AuditRecord) -> String {
+    let name = principal_text(record.principal.as_ref());
+    match &record.principal {
+        Some(principal) if !principal.verified => format!("{name} (unverified)"),
+        _ => name,
+    }
+}
+
 fn row(record: &v1::AuditRecord) -> Vec<Cell> {
     vec![
         Cell::number(record.number.to_string()),
         Cell::new(moment_text(record.time.as_ref())),
-        Cell::new(principal_text(record.principal.as_ref())),
+        Cell::new(caller_text(record)),
         Cell::new(&record.action),
         Cell::new(&record.resource),
         Cell::new(record.refused.to_lowercase()).tone(Tone::Warn),
@@ -69,7 +78,7 @@ async fn tail(session: &Session, from: u64) -> Result<(), Failure> {
                         "{:>6}  {}  {}  {}  {}",
                         record.number,
                         moment_text(record.time.as_ref()),
-                        principal_text(record.principal.as_ref()),
+                        caller_text(&record),
                         record.action,
                         record.resource,
                     );

@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::failure::{Exit, Failure};
+use super::secrets::Token;
 use super::settings::Settings;
 
 /// Attempts of one request, the first included.
@@ -36,6 +37,7 @@ pub enum Intent<'a> {
 pub struct Client {
     channel: Channel,
     principal: MetadataValue<Ascii>,
+    token: Option<MetadataValue<Ascii>>,
     timeout: Duration,
     server: String,
 }
@@ -55,6 +57,12 @@ impl Client {
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
+        let endpoint = match &settings.tls {
+            None => endpoint,
+            Some(tls) => endpoint.tls_config(tls.config()).map_err(|error| {
+                Failure::usage(format!("the certificates for {} cannot be used: {error}", settings.server))
+            })?,
+        };
         let principal = settings
             .principal
             .parse()
@@ -62,6 +70,7 @@ impl Client {
         Ok(Self {
             channel: endpoint.connect_lazy(),
             principal,
+            token: settings.token.as_ref().map(Token::bearer).transpose()?,
             timeout: settings.request_timeout,
             server: settings.server.clone(),
         })
@@ -143,6 +152,9 @@ impl Client {
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("featureops-principal", self.principal.clone());
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
         request
     }
 
@@ -222,7 +234,9 @@ fn no_words(status: &Status) -> bool {
 fn can_repeat(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable => true,
-        _ if matches!(reason(status).as_str(), "OVERLOADED" | "UNKNOWN_OUTCOME") => true,
+        _ if matches!(reason(status).as_str(), "OVERLOADED" | "TOO_MANY_REQUESTS" | "UNKNOWN_OUTCOME") => {
+            true
+        }
         // A connection broken under the request; an answer of the server has no source.
         Code::Unknown | Code::Cancelled | Code::Internal => std::error::Error::source(status).is_some(),
         _ => false,
@@ -239,7 +253,7 @@ fn reason(status: &Status) -> String {
 fn nothing_written(status: &Status) -> bool {
     matches!(
         reason(status).as_str(),
-        "NOT_LEADER" | "NOT_READY" | "HALTED" | "OVERLOADED" | "NOT_INITIALIZED"
+        "NOT_LEADER" | "NOT_READY" | "HALTED" | "OVERLOADED" | "TOO_MANY_REQUESTS" | "NOT_INITIALIZED"
     )
 }
 
@@ -304,6 +318,8 @@ mod tests {
             server: server.to_owned(),
             environment: "production".to_owned(),
             principal: "human:test".to_owned(),
+            token: None,
+            tls: None,
             output: Output::Table,
             request_timeout: Duration::from_secs(2),
         }

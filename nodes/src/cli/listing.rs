@@ -49,6 +49,7 @@ listings!(
     ListMetricsResponse.metrics: Metric,
     ListSchedulesResponse.schedules: Schedule,
     ListSegmentsResponse.segments: Segment,
+    ListTokensResponse.tokens: Token,
 );
 
 /// All items, or the first `limit` of them; then the token says where the rest begins. `fetch` reads one page, given its size

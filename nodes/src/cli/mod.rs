@@ -36,12 +36,14 @@ mod render;
 mod replay;
 mod rule;
 mod schedule;
+mod secrets;
 mod segment;
 mod serve;
 mod session;
 mod settings;
 mod signals;
 mod span;
+mod token;
 mod trip;
 mod unit;
 
@@ -123,6 +125,9 @@ enum Command {
     /// How much the ledgers of experiments may hold.
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
+    /// Tokens: who may do what.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// The audit chain.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -213,6 +218,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Autonomy(command) => autonomy::run(&session, command).await,
         Command::Freeze(command) => autonomy::run_freeze(&session, command).await,
         Command::Budget(command) => budget::run(&session, command).await,
+        Command::Token(command) => token::run(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Serve(_) | Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(()),

@@ -30,6 +30,10 @@ macro_rules! named {
 named!(
     AuditRecord,
     BudgetsStatus,
+    CreateTokenResponse,
+    ListTokensResponse,
+    RevokeTokenResponse,
+    Token,
     ListSchedulesResponse,
     Schedule,
     Decision,

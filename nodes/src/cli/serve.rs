@@ -8,10 +8,13 @@
 //! Settings are the node's own (`crate::config`), so `--config` names a node's file here, and what is wrong in it is an
 //! error before anything is opened.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use featureops_cluster::Environment;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{Exit, Failure};
 use super::session::{print, progress};
@@ -20,6 +23,7 @@ use super::signals::Signals;
 use crate::config::{ENVIRONMENT_PREFIX, FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
 use crate::node::Node;
 use crate::telemetry;
+use crate::tls::Tls;
 
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
@@ -27,12 +31,28 @@ pub struct ServeArgs {
     /// Folder of the log, the snapshots and the unit key [default: featureops-data].
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Address and port, loopback only; port 0 takes a free one [default: 127.0.0.1:7400].
+    /// Address and port; port 0 takes a free one. Beyond loopback only with TLS and a token [default: 127.0.0.1:7400].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Also listen where flagd's clients look: 8013, 8014, 8015 and 8016, or at four addresses with commas between.
     #[arg(long, value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flagd_ports: Option<String>,
+    /// PEM file of the certificate chain of all ports. Read again when it changes, and on SIGHUP.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// PEM file of authorities: whoever connects must show a certificate of one of them.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Environments in which callers without a token may evaluate, with commas between; * for all, none for none
+    /// [default: all on loopback, none elsewhere].
+    #[arg(long, value_name = "ENV,...")]
+    anonymous_evaluation: Option<String>,
+    /// Make an admin token at the start, into the file admin.token of the data folder: for whoever has none (any more).
+    #[arg(long)]
+    recover_admin: bool,
     /// Added to every flagd and OFREP context, over the caller's own. Repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     context_value: Vec<String>,
@@ -79,14 +99,18 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
         telemetry::export(node.observation());
     }
     // On standard output and alone: whoever starts a node on port 0 reads the address here.
-    print(&format!("serving on http://{}, data in {data}\n", node.local_addr()))?;
+    let scheme = if node.tls().is_some() { "https" } else { "http" };
+    print(&format!("serving on {scheme}://{}, data in {data}\n", node.local_addr()))?;
     if let Some(ports) = node.flagd_addrs() {
         let [evaluation, management, sync, ofrep] = ports.all();
         print(&format!(
             "flagd's clients on {evaluation} (evaluation), {management} (management), {sync} (sync), {ofrep} (OFREP)\n"
         ))?;
     }
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        never = follow_hangups(node.tls().cloned()) => match never {},
+    }
     progress("draining; the same signal again ends at once");
     tokio::select! {
         () = node.shutdown() => {}
@@ -101,6 +125,19 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
         () = signals.next() => {}
     }
     Ok(())
+}
+
+/// A hangup reads the certificates again. Without certificates it ends the process, as it does by default.
+async fn follow_hangups(tls: Option<Arc<Tls>>) -> Infallible {
+    let hangups = tls.and_then(|tls| Some((tls, signal(SignalKind::hangup()).ok()?)));
+    let Some((tls, mut hangups)) = hangups else { return std::future::pending().await };
+    loop {
+        if hangups.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        let tls = Arc::clone(&tls);
+        let _ = tokio::task::spawn_blocking(move || tls.look()).await;
+    }
 }
 
 /// The variables that may be settings. Others may hold any bytes, and are nobody's business here.
@@ -128,6 +165,13 @@ fn load(
     }
     flags.extend(args.data.map(|folder| ("data".to_owned(), folder.to_string_lossy().into_owned())));
     flags.extend(args.listen.map(|address| ("listen".to_owned(), address)));
+    for (name, file) in
+        [("tls.cert", args.tls_cert), ("tls.key", args.tls_key), ("tls.client_ca", args.tls_client_ca)]
+    {
+        flags.extend(file.map(|file| (name.to_owned(), file.to_string_lossy().into_owned())));
+    }
+    flags.extend(args.anonymous_evaluation.map(|text| ("anonymous_evaluation".to_owned(), text)));
+    flags.extend(args.recover_admin.then(|| ("recover_admin".to_owned(), "true".to_owned())));
     flags.extend(args.flagd_ports.map(|ports| ("flagd_ports".to_owned(), ports)));
     flags.extend(args.stream_deadline.map(|time| ("flagd_stream_deadline".to_owned(), time)));
     let repeated = [

@@ -162,7 +162,7 @@ pub const fn verb(dry_run: bool, done: &'static str, would: &'static str) -> &'s
     if dry_run { would } else { done }
 }
 
-/// `human:anna`, or `-`; an unverified name says so in JSON only, as all are unverified until tokens exist.
+/// `human:anna`, or `-`; the audit and JSON say whether a token proved it.
 #[must_use]
 pub fn principal_text(principal: Option<&v1::Principal>) -> String {
     let Some(principal) = principal else { return "-".to_owned() };

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
 use super::reading::text_within;
+use super::secrets::{Tls, Token};
 use super::span::parse_span;
 use crate::config::{ENVIRONMENT_PREFIX, is_variable};
 use crate::nearest::suggestion;
@@ -38,6 +39,21 @@ pub struct GlobalArgs {
     /// Who asks, as human:ID or agent:ID [default: human:local].
     #[arg(long, global = true, value_name = "KIND:ID", env = "FEATUREOPS_PRINCIPAL")]
     pub principal: Option<String>,
+    /// A token, as `featureops token create` shows it; whoever lists processes sees it here: prefer the variable or the file.
+    #[arg(long, global = true, value_name = "TOKEN", env = "FEATUREOPS_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A file that holds it.
+    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_TOKEN_FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// PEM file of the authority that an https server's certificate is of [default: the system's].
+    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_CA_CERT")]
+    pub ca_cert: Option<PathBuf>,
+    /// PEM file of a certificate of one's own, for a server that asks for one.
+    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_CLIENT_CERT")]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_CLIENT_KEY")]
+    pub client_key: Option<PathBuf>,
     /// How results are printed [default: table].
     #[arg(short, long, global = true, value_name = "FORMAT", env = "FEATUREOPS_OUTPUT")]
     pub output: Option<Output>,
@@ -55,23 +71,42 @@ pub struct Settings {
     pub server: String,
     pub environment: String,
     pub principal: String,
+    /// Shown to the server with every request.
+    pub token: Option<Token>,
+    /// Absent: plain text.
+    pub tls: Option<Tls>,
     pub output: Output,
     pub request_timeout: Duration,
 }
 
 /// The environment variables that are the command line's own, and not settings of a node.
-pub const VARIABLES: [&str; 6] = [
+pub const VARIABLES: [&str; 11] = [
     "FEATUREOPS_SERVER",
     "FEATUREOPS_ENVIRONMENT",
     "FEATUREOPS_PRINCIPAL",
+    "FEATUREOPS_TOKEN",
+    "FEATUREOPS_TOKEN_FILE",
+    "FEATUREOPS_CA_CERT",
+    "FEATUREOPS_CLIENT_CERT",
+    "FEATUREOPS_CLIENT_KEY",
     "FEATUREOPS_OUTPUT",
     "FEATUREOPS_REQUEST_TIMEOUT",
     "FEATUREOPS_CONFIG",
 ];
 
 /// Keys of the file.
-const KEYS: [&str; 5] = ["server", "environment", "principal", "output", "request_timeout"];
-/// A configuration of five keys is small; something larger is another file.
+const KEYS: [&str; 9] = [
+    "server",
+    "environment",
+    "principal",
+    "token_file",
+    "ca_cert",
+    "client_cert",
+    "client_key",
+    "output",
+    "request_timeout",
+];
+/// A configuration of so few keys is small; something larger is another file.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 impl Settings {
@@ -112,10 +147,32 @@ impl Settings {
         if request_timeout.is_zero() || request_timeout > Duration::from_secs(3_600) {
             return Err(Failure::usage("request_timeout must be more than 0 and at most 1h"));
         }
+        let path = |flag: &Option<PathBuf>, key: &str| -> Result<Option<PathBuf>, Failure> {
+            match flag {
+                Some(given) => Ok(Some(given.clone())),
+                None => text(&None, key, "")
+                    .map(|text| Some(PathBuf::from(text)).filter(|p| !p.as_os_str().is_empty())),
+            }
+        };
+        let token_file = path(&args.token_file, "token_file")?;
+        let token = match (&args.token, token_file) {
+            (Some(token), _) => Some(Token::read(token)?),
+            (None, Some(file)) => Some(Token::of_file(&file)?),
+            (None, None) => None,
+        };
+        let server = with_scheme(&text(&args.server, "server", "http://127.0.0.1:7400")?)?;
+        let files = [
+            path(&args.ca_cert, "ca_cert")?,
+            path(&args.client_cert, "client_cert")?,
+            path(&args.client_key, "client_key")?,
+        ];
+        let tls = if server.starts_with("https://") { Some(Tls::read(files)?) } else { None };
         let settings = Self {
-            server: with_scheme(&text(&args.server, "server", "http://127.0.0.1:7400")?)?,
+            server,
             environment: text(&args.environment, "environment", "production")?,
             principal: text(&args.principal, "principal", "human:local")?,
+            token,
+            tls,
             output,
             request_timeout,
         };
@@ -156,10 +213,10 @@ fn with_scheme(server: &str) -> Result<String, Failure> {
     let server = server.trim().trim_end_matches('/');
     match server.split_once("://") {
         None => Ok(format!("http://{server}")),
-        Some(("http", _)) => Ok(server.to_owned()),
-        Some((scheme, _)) => Err(Failure::usage(format!(
-            "server '{server}': '{scheme}' is not spoken, only http; to reach a node behind TLS, tunnel to it"
-        ))),
+        Some(("http" | "https", _)) => Ok(server.to_owned()),
+        Some((scheme, _)) => {
+            Err(Failure::usage(format!("server '{server}': '{scheme}' is not spoken, only http and https")))
+        }
     }
 }
 
@@ -230,9 +287,8 @@ mod tests {
     fn only_what_is_spoken_is_a_server() {
         assert_eq!(with_scheme("node:7400/").unwrap(), "http://node:7400");
         assert_eq!(with_scheme("http://node").unwrap(), "http://node");
-        for other in ["https://node", "ftp://node"] {
-            assert!(with_scheme(other).unwrap_err().render().contains("only http"));
-        }
+        assert_eq!(with_scheme("https://node:7400/").unwrap(), "https://node:7400");
+        assert!(with_scheme("ftp://node").unwrap_err().render().contains("only http"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Web pages of other sites: which of them may evaluate from a browser, by flagd's evaluation services and by OFREP.
 //!
-//! Nobody else's page may, unless its origin is named: a node has no tokens yet, and an evaluation may imply an exposure.
+//! Nobody else's page may, unless its origin is named: evaluation may need no token, and may imply an exposure.
 //! Writes, facts and everything else stay closed to pages whatever is named.
 
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};

@@ -34,6 +34,7 @@ use featureops_proto::v1::Reason;
 use prost_types::{Struct, Value};
 use tonic::Status;
 
+use crate::access::grant::granted;
 use crate::fronts::context::Overlay;
 use crate::fronts::outcome::{Failure, Outcome};
 use crate::fronts::selector::{Called, Scope, Selection, Selector, Views};
@@ -78,7 +79,7 @@ impl Fronts {
     /// # Errors
     /// Its selector cannot be read.
     pub fn scope(&self, headers: &HeaderMap, extensions: &Extensions, body: &str) -> Result<Scope, String> {
-        self.views.scope(headers, extensions.get::<Called>(), body)
+        self.views.scope(headers, extensions.get::<Called>(), granted(extensions).map(AsRef::as_ref), body)
     }
 
     fn status(&self, failure: Failure) -> Status {

@@ -268,6 +268,18 @@ impl Refusal {
     }
 }
 
+/// A caller that may not evaluate here, or not so often.
+#[must_use]
+pub fn turned_away(status: &tonic::Status) -> Response {
+    let http = match status.code() {
+        tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        tonic::Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        tonic::Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        _ => StatusCode::FORBIDDEN,
+    };
+    Refusal { status: http, code: None, details: status.message().to_owned() }.response(None)
+}
+
 async fn asked(host: &Host, parts: &Parts, body: Body) -> Result<Asked, Refusal> {
     let scope = host.fronts.scope(&parts.headers, &parts.extensions, "");
     let scope = scope.map_err(|fault| Refusal::selector(&fault))?;

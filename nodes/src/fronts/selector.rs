@@ -18,7 +18,9 @@ use axum::http::HeaderMap;
 use featureops_evaluation::{CompiledFlag, Snapshot};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use tonic::Status;
 
+use crate::access::grant::Grant;
 use crate::fronts::settings::Settings;
 use crate::publisher::Published;
 
@@ -129,17 +131,51 @@ impl Views {
     ///
     /// # Errors
     /// The selector cannot be read.
-    pub fn scope(&self, headers: &HeaderMap, called: Option<&Called>, body: &str) -> Result<Scope, String> {
+    pub fn scope(
+        &self,
+        headers: &HeaderMap,
+        called: Option<&Called>,
+        grant: Option<&Grant>,
+        body: &str,
+    ) -> Result<Scope, String> {
         let text = match headers.get(HEADER) {
             Some(value) => value.to_str().map_err(|_| "it is not printable ASCII".to_owned())?,
             None => body,
         };
         let selector = if text.is_empty() { Selector::default() } else { Selector::parse(text)? };
         Ok(Scope {
-            environments: Arc::clone(called.map_or(&self.own, |called| &called.0)),
+            environments: self.seen(called, grant),
             confined: called.is_some(),
             selector,
+            granted: grant.and_then(|grant| grant.environments().map(<[_]>::to_vec)),
+            flag_prefix: grant.map(|grant| grant.flag_prefix().to_owned()).unwrap_or_default(),
         })
+    }
+
+    /// The environments that a caller sees without a selector: those of the view that it was granted; where it was granted none of
+    /// them, and called no name that has its own, a token's environments are its view.
+    fn seen(&self, called: Option<&Called>, grant: Option<&Grant>) -> Arc<[String]> {
+        let view = called.map_or(&self.own, |called| &called.0);
+        let Some((grant, granted)) = grant.and_then(|grant| Some((grant, grant.environments()?))) else {
+            return Arc::clone(view);
+        };
+        let seen: Vec<String> = view.iter().filter(|id| grant.covers(id)).cloned().collect();
+        if seen.is_empty() && called.is_none() && grant.principal().is_some() {
+            return granted.into();
+        }
+        seen.into()
+    }
+
+    /// Refuses a caller who was granted none of what it could see here.
+    ///
+    /// # Errors
+    /// As the grant says it.
+    pub fn check(&self, called: Option<&Called>, grant: &Grant) -> Result<(), Status> {
+        let view = called.map_or(&self.own, |called| &called.0);
+        match view.first() {
+            Some(first) if self.seen(called, Some(grant)).is_empty() => grant.check_environment(first),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -150,6 +186,10 @@ pub struct Scope {
     /// No source beyond these environments.
     confined: bool,
     selector: Selector,
+    /// No source beyond these either; absent: all that there are.
+    granted: Option<Vec<String>>,
+    /// No flag whose key begins otherwise.
+    flag_prefix: String,
 }
 
 impl Scope {
@@ -166,7 +206,9 @@ impl Scope {
             None => Cow::Borrowed(self.environments.as_ref()),
             Some(source) => {
                 let own = self.environments.iter().map(String::as_str);
-                let known = published.snapshot.environments();
+                let granted =
+                    |id: &&str| self.granted.as_ref().is_none_or(|own| own.iter().any(|own| own == id));
+                let known = published.snapshot.environments().filter(granted);
                 // The view's own last: of equal keys they win.
                 let others =
                     known.filter(|id| !self.confined && !self.environments.iter().any(|own| own == id));
@@ -178,6 +220,7 @@ impl Scope {
             snapshot: &published.snapshot,
             environments,
             flag_set_id: self.selector.flag_set_id.as_deref(),
+            flag_prefix: &self.flag_prefix,
         }
     }
 }
@@ -194,6 +237,7 @@ pub struct Selection<'a> {
     snapshot: &'a Snapshot,
     environments: Cow<'a, [String]>,
     flag_set_id: Option<&'a str>,
+    flag_prefix: &'a str,
 }
 
 impl Selection<'_> {
@@ -235,6 +279,7 @@ impl Selection<'_> {
 
     fn admits(&self, flag: &CompiledFlag) -> bool {
         !flag.is_archived()
+            && flag.key().starts_with(self.flag_prefix)
             && self
                 .flag_set_id
                 .is_none_or(|wanted| flag_set_id(flag.metadata()).unwrap_or_default() == wanted)

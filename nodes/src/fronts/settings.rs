@@ -11,6 +11,8 @@ use axum::http::HeaderName;
 use axum::http::uri::Authority;
 use featureops_proto::environment_of;
 
+use crate::access::Anonymous;
+
 /// The environment that a client sees without further word.
 pub const ENVIRONMENT_DEFAULT: &str = "production";
 /// Entries of one list.
@@ -184,6 +186,15 @@ pub fn duration(text: &str) -> Parsed<Option<Duration>> {
     let total =
         amount.checked_mul(factor_ms).filter(|total| *total <= 366 * 24 * 3_600_000).ok_or_else(fault)?;
     Ok((total > 0).then(|| Duration::from_millis(total)))
+}
+
+/// `*`, `none`, or environments.
+pub fn anonymous(text: &str) -> Parsed<Anonymous> {
+    match text.trim() {
+        "*" => Ok(Anonymous::Everywhere),
+        "none" => Ok(Anonymous::In(Vec::new())),
+        _ => environments(text).map(Anonymous::In),
+    }
 }
 
 /// `true` or `false`.

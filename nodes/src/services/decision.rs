@@ -12,6 +12,7 @@ use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
 use tonic::{Request, Response, Status};
 
+use crate::access::grant::granted;
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
@@ -65,7 +66,7 @@ impl DecisionService for Decisions {
         &self,
         request: Request<ListDecisionsRequest>,
     ) -> Result<Response<ListDecisionsResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let status = decision::Status::try_from(request.status).map_err(|_| {
             refusal::invalid("status", request.status, "is no status of a decision; leave it out for all")
@@ -80,8 +81,11 @@ impl DecisionService for Decisions {
             let before = before.parse().unwrap_or_default();
             self.0.replica.read(|state| state.decisions(environment, &request.flag, before, limit, status))
         };
-        let (decisions, next_page_token) =
+        let (mut decisions, next_page_token) =
             page.read(read, |decision| id_of(&decision.name, Collection::Decisions).to_owned());
+        if let Some(grant) = granted(&extensions) {
+            decisions.retain(|decision| grant.covers_flag(&decision.flag));
+        }
         Ok(Response::new(ListDecisionsResponse { decisions, next_page_token }))
     }
 

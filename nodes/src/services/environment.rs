@@ -20,6 +20,7 @@ use prost::Message as _;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
+use crate::access::grant::granted;
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::publisher::{READ_MAX, read_pages};
@@ -53,7 +54,7 @@ impl EnvironmentService for Environments {
         &self,
         request: Request<ListEnvironmentsRequest>,
     ) -> Result<Response<ListEnvironmentsResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let page = Page::of(request.page_size, &request.page_token, &["environments"])?;
         let read = |after: &str, limit| {
             self.0.replica.read(|state| {
@@ -61,9 +62,12 @@ impl EnvironmentService for Environments {
                 ids.iter().map(|id| state.environment(id)).collect()
             })
         };
-        let (environments, next_page_token) = page.read(read, |environment: &Environment| {
+        let (mut environments, next_page_token) = page.read(read, |environment: &Environment| {
             environment_of(&environment.name).unwrap_or_default().to_owned()
         });
+        if let Some(grant) = granted(&extensions) {
+            environments.retain(|environment| grant.covers(&environment.name));
+        }
         Ok(Response::new(ListEnvironmentsResponse { environments, next_page_token }))
     }
 

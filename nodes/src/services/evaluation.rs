@@ -22,6 +22,7 @@ use prost_types::Struct;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::grant::{Grant, check, granted};
 use crate::host::Host;
 use crate::refusal::{self, clip};
 use crate::rpc::evaluation_service_server::EvaluationService;
@@ -95,7 +96,12 @@ fn message(error: EvaluationError, flag: &str, environment: &str) -> String {
 }
 
 impl Evaluations {
-    fn evaluate(&self, request: &EvaluateRequest) -> Result<EvaluateResponse, Status> {
+    fn evaluate(
+        &self,
+        request: &EvaluateRequest,
+        grant: Option<&Arc<Grant>>,
+    ) -> Result<EvaluateResponse, Status> {
+        check(grant, &request.environment, &request.flag)?;
         let expected = ValueType::try_from(request.expected_type).map_err(|_| {
             refusal::invalid(
                 "expected_type",
@@ -125,7 +131,7 @@ impl EvaluationService for Evaluations {
         &self,
         request: Request<EvaluateRequest>,
     ) -> Result<Response<EvaluateResponse>, Status> {
-        Self::evaluate(self, request.get_ref()).map(Response::new)
+        Self::evaluate(self, request.get_ref(), granted(request.extensions())).map(Response::new)
     }
 
     async fn evaluate_all(
@@ -133,6 +139,8 @@ impl EvaluationService for Evaluations {
         request: Request<EvaluateAllRequest>,
     ) -> Result<Response<EvaluateAllResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
+        let grant = granted(&extensions);
+        check(grant, &request.environment, "")?;
         bounded(request.context.as_ref())?;
         // One snapshot for all flags, however long they take.
         let published = Guard::into_inner(self.0.publisher.load());
@@ -145,6 +153,9 @@ impl EvaluationService for Evaluations {
         for (flag, evaluation) in
             evaluate_all(&published.snapshot, view.environment(), &context, view.now_ms())
         {
+            if grant.is_some_and(|grant| !grant.covers_flag(flag.key())) {
+                continue;
+            }
             if view.bulk_exposes(&evaluation) && !request.no_exposure {
                 view.expose(&context, &evaluation);
             }
@@ -160,11 +171,11 @@ impl EvaluationService for Evaluations {
         &self,
         request: Request<Streaming<EvaluateRequest>>,
     ) -> Result<Response<Self::EvaluateStreamStream>, Status> {
-        let service = self.clone();
+        let (service, grant) = (self.clone(), granted(request.extensions()).cloned());
         let answers = request.into_inner().map(move |request| {
             let request = request?;
             // A fault of one request is its own answer; the stream goes on.
-            Ok(Self::evaluate(&service, &request).unwrap_or_else(|status| EvaluateResponse {
+            Ok(Self::evaluate(&service, &request, grant.as_ref()).unwrap_or_else(|status| EvaluateResponse {
                 reason: Reason::Error.into(),
                 error: EvaluationError::General.into(),
                 error_message: status.message().to_owned(),
@@ -176,7 +187,8 @@ impl EvaluationService for Evaluations {
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        check(granted(&extensions), &request.environment, &request.flag)?;
         bounded(request.context.as_ref())?;
         let published = self.0.publisher.load();
         let view = View::new(&self.0, &published, &request.environment);

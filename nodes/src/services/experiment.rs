@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::access::grant::granted;
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
@@ -66,13 +67,16 @@ impl ExperimentService for Experiments {
         &self,
         request: Request<ListExperimentsRequest>,
     ) -> Result<Response<ListExperimentsResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let page = Page::of(request.page_size, &request.page_token, &["experiments", environment])?;
         let read =
             |after: &str, limit| self.0.replica.read(|state| state.experiments(environment, after, limit));
-        let (experiments, next_page_token) =
+        let (mut experiments, next_page_token) =
             page.read(read, |experiment| id_of(&experiment.name, Collection::Experiments).to_owned());
+        if let Some(grant) = granted(&extensions) {
+            experiments.retain(|experiment| grant.covers_flag(&experiment.flag));
+        }
         Ok(Response::new(ListExperimentsResponse { experiments, next_page_token }))
     }
 

@@ -13,6 +13,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+use crate::access::grant::{check, granted};
 use crate::budget::Account;
 use crate::door::{Door, answer};
 use crate::host::Host;
@@ -72,7 +73,9 @@ impl FactService for Facts {
         &self,
         request: Request<ReportExposuresRequest>,
     ) -> Result<Response<ReportFactsResponse>, Status> {
-        let ReportExposuresRequest { environment, producer, sequence, exposures } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        check(granted(&extensions), &request.environment, "")?;
+        let ReportExposuresRequest { environment, producer, sequence, exposures } = request;
         let batch = FactBatch { environment, producer, sequence, exposures, outcomes: Vec::new() };
         self.take(batch).await.map(Response::new)
     }
@@ -81,7 +84,9 @@ impl FactService for Facts {
         &self,
         request: Request<ReportOutcomesRequest>,
     ) -> Result<Response<ReportFactsResponse>, Status> {
-        let ReportOutcomesRequest { environment, producer, sequence, outcomes } = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
+        check(granted(&extensions), &request.environment, "")?;
+        let ReportOutcomesRequest { environment, producer, sequence, outcomes } = request;
         if outcomes.is_empty() {
             // Named here: of an empty batch the door cannot say which kind was meant.
             return Err(refusal::invalid("outcomes", "", "is empty: send 1 to 4096 events"));
@@ -97,6 +102,7 @@ impl FactService for Facts {
         let account = request.extensions().get::<Arc<Account>>().cloned();
         let account =
             account.ok_or_else(|| Status::internal("a stream of facts came without its account"))?;
+        let grant = granted(request.extensions()).cloned();
         let mut batches = request.into_inner();
         let mut total = Total::default();
         let mut in_flight = JoinSet::new();
@@ -119,6 +125,10 @@ impl FactService for Facts {
             }
             total.batches += 1;
             let (facts, producer, sequence) = (self.clone(), batch.producer.clone(), batch.sequence);
+            if let Err(beyond) = check(grant.as_ref(), &batch.environment, "") {
+                total.refuse(&producer, sequence, &beyond);
+                continue;
+            }
             let held = loop {
                 match account.hold(batch.encoded_len()) {
                     Err(_) if !in_flight.is_empty() => total.join(in_flight.join_next().await),

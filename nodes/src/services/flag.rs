@@ -11,6 +11,7 @@ use featureops_proto::{Collection, Name, environment_of, id_of};
 use featureops_state::State;
 use tonic::{Request, Response, Status};
 
+use crate::access::grant::granted;
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
@@ -44,7 +45,7 @@ impl FlagService for Flags {
         &self,
         request: Request<ListFlagsRequest>,
     ) -> Result<Response<ListFlagsResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let shown = if request.show_archived { "archived" } else { "live" };
         let page = Page::of(request.page_size, &request.page_token, &["flags", environment, shown])?;
@@ -56,6 +57,9 @@ impl FlagService for Flags {
         if flags.iter().any(|flag| flag.imported) {
             let shared = self.0.replica.read(|state| state.environment(environment));
             flags = flags.into_iter().map(|flag| warned(flag, &shared)).collect();
+        }
+        if let Some(grant) = granted(&extensions) {
+            flags.retain(|flag| grant.covers_flag(&flag.name));
         }
         Ok(Response::new(ListFlagsResponse { flags, next_page_token }))
     }

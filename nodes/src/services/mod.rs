@@ -23,6 +23,7 @@ pub mod metric;
 mod promotion;
 pub mod schedule;
 pub mod segment;
+pub mod token;
 
 use std::task::{Context, Poll};
 

@@ -11,15 +11,14 @@ use featureops_proto::v1::{
 use featureops_proto::{Collection, ErrorCode, Name, environment_of, id_of, unix_ms};
 use featureops_state::State;
 use prost::Message as _;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::caller;
+use crate::access::grant::granted;
 use crate::host::{Host, Write};
 use crate::page::Page;
 use crate::refusal;
 use crate::rpc::schedule_service_server::ScheduleService;
-use crate::sent::sent;
+use crate::sent::{Sent, sent};
 use crate::services::flag::{definition, merge};
 use crate::services::{name, required};
 
@@ -51,7 +50,7 @@ impl ScheduleService for Schedules {
         let (from, request) = sent(request);
         let mut schedule = required(request.schedule, "schedule")?;
         name(&schedule.name, Collection::Schedules, "schedule.name")?;
-        let flag = self.writable(&from.metadata, &schedule).await?;
+        let flag = self.writable(&from, &schedule).await?;
         if let Some(Action::Change(change)) = &mut schedule.action {
             let written = change.flag.take().unwrap_or_default();
             change.flag = Some(Flag { name: flag, ..definition(written) });
@@ -77,7 +76,7 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<ListSchedulesRequest>,
     ) -> Result<Response<ListSchedulesResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let environment = environment_of(&request.parent).map_err(refusal::bad_name("parent"))?;
         let shown = if request.show_finished { "finished" } else { "pending" };
         let scope = ["schedules", environment, &request.flag, shown];
@@ -86,8 +85,11 @@ impl ScheduleService for Schedules {
             let (flag, finished) = (&request.flag, request.show_finished);
             self.0.replica.read(|state| state.schedules(environment, after, limit, flag, finished))
         };
-        let (schedules, next_page_token) =
+        let (mut schedules, next_page_token) =
             page.read(read, |schedule| id_of(&schedule.name, Collection::Schedules).to_owned());
+        if let Some(grant) = granted(&extensions) {
+            schedules.retain(|schedule| grant.covers_flag(&schedule.flag));
+        }
         Ok(Response::new(ListSchedulesResponse { schedules, next_page_token }))
     }
 
@@ -111,7 +113,7 @@ impl ScheduleService for Schedules {
 
 impl Schedules {
     /// Refuses what could not be written so, and says the flag's name.
-    async fn writable(&self, metadata: &MetadataMap, schedule: &Schedule) -> Result<String, Status> {
+    async fn writable(&self, from: &Sent, schedule: &Schedule) -> Result<String, Status> {
         let parsed = name(&schedule.name, Collection::Schedules, "schedule.name")?;
         let flag = Name::format(parsed.environment, Collection::Flags, &schedule.flag);
         let named = name(&flag, Collection::Flags, "schedule.flag")?;
@@ -125,7 +127,7 @@ impl Schedules {
         if self.0.replica.read(|state| state.flag(named.environment, named.id)).is_none() {
             return Ok(flag);
         }
-        let author = caller::principal(metadata)?;
+        let author = self.0.principal(from)?;
         let (replica, schedule, environment) =
             (self.0.replica.clone(), schedule.clone(), named.environment.to_owned());
         let rehearsed = move || rehearse(replica.copy(), &author, &schedule, &environment);

@@ -32,6 +32,7 @@ const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 function makeProvider({ mode, host, port, options }) {
   if (mode === 'ofrep') {
     const headers = options.selector ? [['Flagd-Selector', options.selector]] : [];
+    if (options.token) headers.push(['Authorization', `Bearer ${options.token}`]);
     return new OFREPProvider({ baseUrl: `http://${host}:${port}`, headers });
   }
   return new FlagdProvider({ host, port, tls: false, resolverType: mode, ...options }, quiet);

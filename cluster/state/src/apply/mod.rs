@@ -18,6 +18,7 @@ mod owner;
 mod schedule;
 mod segment;
 mod tick;
+mod token;
 mod trip;
 mod unit;
 
@@ -230,6 +231,7 @@ impl State {
                 "the cluster has no identity yet",
             ));
         }
+        self.check_verified(ctx)?;
         match kind {
             C::Initialize(c) => self.initialize(c, effects),
             C::RotateReceiptKey(c) => self.rotate_receipt_key(ctx, c, effects),
@@ -264,6 +266,8 @@ impl State {
             C::CancelSchedule(c) => self.cancel_schedule(ctx, c),
             C::ExecuteSchedule(c) => self.execute_schedule(ctx, c, effects),
             C::EraseUnit(c) => self.erase_unit(ctx, c, effects),
+            C::CreateToken(c) => self.create_token(ctx, c, effects),
+            C::RevokeToken(c) => self.revoke_token(ctx, c, effects),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -400,6 +404,8 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::CancelSchedule(c) => ("schedule.cancel", c.name.clone()),
         C::ExecuteSchedule(c) => ("schedule.execute", c.name.clone()),
         C::EraseUnit(c) => ("unit.erase", c.parent.clone()),
+        C::CreateToken(c) => ("token.create", token::resource_of(c)),
+        C::RevokeToken(c) => ("token.revoke", c.name.clone()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

@@ -471,6 +471,23 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             }),
         ),
         (
+            "create_token",
+            C::CreateToken(log::CreateToken {
+                token: Some(v1::Token {
+                    name: text("tokens/anna"),
+                    roles: vec![v1::token::Role::Edit as i32, v1::token::Role::Approve as i32],
+                    environments: vec![text("production")],
+                    flag_prefix: text("checkout-"),
+                    expire_time: Some(prost_types::Timestamp { seconds: 1_780_272_120, nanos: 0 }),
+                    description: text("on call"),
+                    ..v1::Token::default()
+                }),
+                secret_hash: vec![7; 32],
+                key_id: text("0123456789abcdef"),
+            }),
+        ),
+        ("revoke_token", C::RevokeToken(log::RevokeToken { name: text("tokens/anna") })),
+        (
             "set_budgets",
             C::SetBudgets(log::SetBudgets {
                 budgets: Some(v1::Budgets {

@@ -10,6 +10,7 @@ use featureops_proto::log::{
     GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord,
     MetricRecord, OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord,
     RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
+    TokenRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -40,6 +41,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("holdout", &holdout());
     golden.keeps("flag_sticky", &flag_sticky());
     golden.keeps("schedule", &schedule());
+    golden.keeps("token", &token());
     golden.keeps("flag_history", &flag_history());
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
@@ -241,6 +243,24 @@ fn environment() -> EnvironmentRecord {
         definition: Some(crate::entries::environment()),
         version: 3,
         update_ms: 1_780_272_060_000,
+    }
+}
+
+fn token() -> TokenRecord {
+    TokenRecord {
+        token: text("anna"),
+        definition: Some(v1::Token {
+            roles: vec![v1::token::Role::Edit as i32],
+            environments: vec![text("production")],
+            flag_prefix: text("checkout-"),
+            expire_time: Some(at(1_780_272_120)),
+            description: text("on call"),
+            ..v1::Token::default()
+        }),
+        secret_hash: vec![7; 32],
+        key_id: text("0123456789abcdef"),
+        author: Some(ada()),
+        create_ms: 1_780_272_000_000,
     }
 }
 

@@ -27,7 +27,7 @@ fn there() -> Condition {
 fn told_of(publisher: &Publisher, environments: &[&str], selector: &str) -> i64 {
     let environments = environments.iter().map(|id| (*id).to_owned()).collect();
     let views = Views::new(&Settings { environments, ..Settings::default() });
-    let scope = views.scope(&HeaderMap::new(), None, selector).unwrap();
+    let scope = views.scope(&HeaderMap::new(), None, None, selector).unwrap();
     Version::of(&publisher.load(), &scope).last_modified()
 }
 

@@ -87,6 +87,10 @@ async fn open(handle: u64, request: &Json) -> Result<Client, Refused> {
             let value = selector.parse().map_err(|_| "the selector is no header value")?;
             ofrep.headers.insert("Flagd-Selector", value);
         }
+        if let Some(token) = options["token"].as_str() {
+            let value = format!("Bearer {token}").parse().map_err(|_| "the token is no header value")?;
+            ofrep.headers.insert("Authorization", value);
+        }
         let provider = tokio::time::timeout(ready, OfrepProvider::new(ofrep)).await.map_err(late)?;
         let provider = provider.map_err(|error| error.to_string())?;
         OpenFeature::singleton_mut().await.set_named_provider(&name, provider).await;

@@ -1,0 +1,104 @@
+//! The way back for whoever has no admin token (any more): the owner of the data folder starts the node so, and finds one in it.
+//!
+//! ```text
+//!   serve --recover-admin ──> secret into admin.token (0600) ──> CreateToken in the log, by system:recovery, audited
+//!                                └─ a file that is there is left alone, and no token is made: nobody's is overwritten
+//! ```
+//!
+//! Whoever can write the folder and start the node could change everything in it anyway. The secret is in that file and nowhere else.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use featureops_cluster::environment::Entropy;
+use featureops_proto::log::{CreateToken, Entry, entry, reply};
+use featureops_proto::v1::Token;
+use featureops_proto::v1::token::Role;
+use featureops_state::State;
+use prost::Message as _;
+
+use crate::access::secret;
+use crate::caller;
+use crate::replica::Replica;
+
+/// Name of the file in the data folder.
+pub const FILE_NAME: &str = "admin.token";
+/// Times that the log is asked to take it, a second apart: a cluster may have to find its leader first.
+const ATTEMPTS: usize = 15;
+
+/// Makes an admin token and keeps its secret in a file of the folder.
+///
+/// # Errors
+/// What was not done, and why; nothing is left behind then.
+pub async fn make(folder: &Path, entropy: &dyn Entropy, replica: &Replica) -> Result<(), String> {
+    let made = secret::make(entropy).map_err(|error| format!("no entropy for a secret: {error}"))?;
+    let path = folder.join(FILE_NAME);
+    match keep(folder, &made.text) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            tracing::warn!(file = %path.display(), "an admin token's file is there already, so no other was made; take it away for that");
+            return Ok(());
+        }
+        Err(error) => return Err(format!("'{}' cannot be written: {error}", path.display())),
+    }
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        let position = replica.read(State::position);
+        let is_free = replica.read(|state| state.token("admin").is_none());
+        let id = if is_free { "admin".to_owned() } else { format!("admin-{position}") };
+        let token = Token {
+            name: format!("tokens/{id}"),
+            roles: vec![Role::Admin.into()],
+            description: "made by a start with recover_admin".to_owned(),
+            ..Token::default()
+        };
+        let command = entry::Command::CreateToken(CreateToken {
+            token: Some(token),
+            secret_hash: made.hash.clone(),
+            key_id: made.key_id.clone(),
+        });
+        let entry =
+            Entry { principal: Some(caller::system("recovery")), command: Some(command), ..Entry::default() };
+        match replica.propose(entry.encode_to_vec()).await {
+            Ok((_, answered)) => match answered.result {
+                // Refused by an attempt of which no answer had come: it is there by its key.
+                Some(reply::Result::Refusal(_))
+                    if replica.read(|state| state.token_records().any(|held| held.key_id == made.key_id)) =>
+                {
+                    return said(&path, &id);
+                }
+                Some(reply::Result::Refusal(refusal)) => {
+                    last = refusal.message;
+                    break;
+                }
+                _ => return said(&path, &id),
+            },
+            Err(failure) => last = format!("{failure:?}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let known = replica.read(|state| state.token_records().any(|held| held.key_id == made.key_id));
+    if known {
+        return said(&path, "admin");
+    }
+    let _ = std::fs::remove_file(&path);
+    Err(format!("no admin token was made: {last}"))
+}
+
+fn said(path: &Path, id: &str) -> Result<(), String> {
+    tracing::warn!(file = %path.display(), token = id, "an admin token was made; move its file to whoever is to have it");
+    Ok(())
+}
+
+fn keep(folder: &Path, text: &str) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let path = folder.join(FILE_NAME);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    File::open(folder)?.sync_all()
+}

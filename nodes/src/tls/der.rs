@@ -1,0 +1,105 @@
+//! When a certificate ends: the one thing that is read of it here. Whether it is good is rustls's to say.
+//!
+//! RFC 5280, 4.1: Certificate ::= SEQUENCE { tbsCertificate SEQUENCE { [0] version?, serialNumber, signature, issuer,
+//! validity SEQUENCE { notBefore, notAfter }, .. } .. }; times are UTCTime (YYMMDDHHMMSSZ, years 1950 to 2049) or
+//! GeneralizedTime (YYYYMMDDHHMMSSZ).
+
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
+const VERSION: u8 = 0xa0;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+
+/// The end of a certificate in unix milliseconds; `None`: it has another form.
+#[must_use]
+pub fn not_after_ms(certificate: &[u8]) -> Option<i64> {
+    let (_, certificate, _) = element(certificate).filter(|(tag, ..)| *tag == SEQUENCE)?;
+    let (_, mut rest, _) = element(certificate).filter(|(tag, ..)| *tag == SEQUENCE)?;
+    let (tag, _, after) = element(rest)?;
+    if tag == VERSION {
+        rest = after;
+    }
+    // Serial number, signature's algorithm, issuer.
+    for wanted in [INTEGER, SEQUENCE, SEQUENCE] {
+        let (tag, _, after) = element(rest)?;
+        if tag != wanted {
+            return None;
+        }
+        rest = after;
+    }
+    let (_, validity, _) = element(rest).filter(|(tag, ..)| *tag == SEQUENCE)?;
+    let (_, _, rest) = element(validity)?;
+    let (tag, time, _) = element(rest)?;
+    time_ms(tag, std::str::from_utf8(time).ok()?)
+}
+
+/// Tag, content and what follows.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let (digits, rest) =
+            rest.split_at_checked(usize::from(first & 0x7f)).filter(|(d, _)| d.len() <= 4)?;
+        (digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit)), rest)
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+fn time_ms(tag: u8, text: &str) -> Option<i64> {
+    let digits = text.strip_suffix('Z').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let (year, rest) = match tag {
+        UTC_TIME => {
+            let (year, rest) = digits.split_at_checked(2)?;
+            let year: i64 = year.parse().ok()?;
+            (if year < 50 { 2_000 + year } else { 1_900 + year }, rest)
+        }
+        GENERALIZED_TIME => {
+            let (year, rest) = digits.split_at_checked(4)?;
+            (year.parse().ok()?, rest)
+        }
+        _ => return None,
+    };
+    if rest.len() != 10 {
+        return None;
+    }
+    let part = |at: usize| rest.get(at..at + 2)?.parse::<i64>().ok();
+    let (month, day) = (part(0).filter(|m| (1..=12).contains(m))?, part(2)?);
+    let seconds = part(4)? * 3_600 + part(6)? * 60 + part(8)?;
+    Some((days(year, month, day) * 86_400 + seconds) * 1_000)
+}
+
+/// Days since 1970-01-01 of a day of the Gregorian calendar (years counted from March, in cycles of 400).
+const fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (cycle, year_of) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    cycle * 146_097 + year_of * 365 + year_of / 4 - year_of / 100 + day_of - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_certificates_write_them() {
+        assert_eq!(time_ms(UTC_TIME, "700101000000Z"), Some(0));
+        assert_eq!(time_ms(UTC_TIME, "261122225000Z"), Some(1_795_387_800_000));
+        assert_eq!(time_ms(GENERALIZED_TIME, "20500301000001Z"), Some(2_529_705_601_000));
+        assert_eq!(time_ms(UTC_TIME, "240229000000Z"), Some(1_709_164_800_000));
+        for odd in ["", "Z", "2611222250Z", "261122225000", "261322225000Z", "26112222500éZ"] {
+            assert_eq!(time_ms(UTC_TIME, odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_end() {
+        for bytes in
+            [&[][..], &[0x30], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], &[0x30, 2, 0x30, 0], &[0xff; 64]]
+        {
+            assert_eq!(not_after_ms(bytes), None);
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Tokens and TLS as an operator meets them: made, shown once, refused, revoked; certificates of three kinds; and no secret in any log.
+//!
+//! Certificates are made by the `openssl` command; where there is none, the stories that need them say so and end.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a real process lives in real time, and a test may fail loudly"
+)]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use featureops_client::{Event, Facts, Fate, Settings, Token};
+use featureops_tests::line::{Line, text};
+use featureops_tests::site::Site;
+use featureops_tests::{folder, http, runtime};
+
+/// What a reload, a revocation and a start may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+const SET: &[&str] = &[
+    "flag",
+    "set",
+    "checkout",
+    "--type",
+    "boolean",
+    "--variant",
+    "on=true",
+    "--variant",
+    "off=false",
+    "--default",
+    "off",
+    "--safe",
+    "off",
+];
+
+/// The secret that a creation prints, alone on its line.
+fn secret_of(printed: &str) -> String {
+    let line = printed.lines().find(|line| line.trim().starts_with("fo_"));
+    line.unwrap_or_else(|| panic!("no secret in {printed}")).trim().to_owned()
+}
+
+#[test]
+fn from_the_first_token_to_the_last_and_no_secret_in_any_log() {
+    runtime().block_on(async {
+        let site = Site::new()
+            .with("FEATUREOPS_LOG_FILTER", "debug,h2=trace,hyper=trace,tonic=trace,tower=trace,rustls=trace")
+            .with("FEATUREOPS_ANONYMOUS_EVALUATION", "none");
+        let node = site.start().await.unwrap_or_else(|ended| panic!("start: {ended}"));
+        let line = Line(&site);
+        line.ends(0, SET);
+        line.says(4, "--role admin", &["token", "create", "anna", "--role", "edit"]);
+        line.says(0, "would create", &["token", "create", "root", "--role", "admin", "--dry-run"]);
+        line.says(0, "no tokens", &["token", "list"]);
+        let root = secret_of(&line.ends(0, &["token", "create", "root", "--role", "admin"]));
+
+        line.says(9, "a token is needed", &["flag", "list"]);
+        line.says(9, "no such token", &["flag", "list", "--token", "fo_0123"]);
+        let ends = |code: i32, arguments: &[&str], token: &str| {
+            let with = [arguments, &["--token", token]].concat();
+            line.ends(code, &with)
+        };
+        ends(0, &["flag", "list"], &root);
+        let file = line.file("root.token", &format!("{root}\n"));
+        line.ends(0, &["flag", "list", "--token-file", &file]);
+        let anna =
+            secret_of(&ends(0, &["token", "create", "anna", "--role", "edit", "--in", "production"], &root));
+        let shop = ends(
+            0,
+            &["token", "create", "shop", "--role", "evaluate", "--role", "track", "-o", "json"],
+            &root,
+        );
+        let shop: serde_json::Value = serde_json::from_str(&shop).unwrap();
+        let shop = shop["secret"].as_str().unwrap().to_owned();
+
+        ends(0, &[SET, &["--description", "anna's"]].concat(), &anna);
+        ends(9, &["flag", "get", "checkout", "--environment", "staging"], &anna);
+        ends(9, &["token", "list"], &anna);
+        ends(9, &["flag", "list"], &shop);
+        let listed = ends(0, &["token", "list"], &root);
+        assert!(listed.contains("anna") && listed.contains("edit in production"), "{listed}");
+        let audit = ends(0, &["audit", "list"], &root);
+        assert!(audit.contains("human:anna ") && audit.contains("human:local (unverified)"), "{audit}");
+        assert!(!audit.contains("human:anna (unverified)"), "{audit}");
+        line.says(0, "callers show tokens", &["doctor", "--token", &root]);
+
+        // A service's client shows one, too.
+        let told = Arc::new(AtomicU64::new(0));
+        let heard = Arc::clone(&told);
+        let settings = Settings {
+            token: Some(Token::from(shop.as_str())),
+            ..Settings::new(format!("http://127.0.0.1:{}", site.port), "production", "shop")
+        };
+        assert!(!format!("{settings:?}").contains(&shop));
+        let facts = Facts::start(
+            settings,
+            Box::new(move |_: &Event, fate: &Fate| {
+                assert!(matches!(fate, Fate::Told { .. }), "{fate:?}");
+                heard.fetch_add(1, Ordering::Relaxed);
+            }),
+        )
+        .unwrap();
+        facts.send(Event::outcome_of("purchase", "user-1", "", 1.0)).unwrap();
+        facts.close(PATIENCE).await;
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+
+        // The webhook of a monitor: with a token, of a role that may.
+        let alarm = br#"{"environment": "production", "flag": "checkout", "source": "probe"}"#;
+        let raise = async |header: String| {
+            let headers = format!("content-type: application/json\r\n{header}");
+            http::request(site.port, "POST", "/v1/alarms", &headers, alarm).await.unwrap()
+        };
+        assert_eq!(raise(String::new()).await.status, 401);
+        assert_eq!(raise(format!("authorization: Bearer {shop}\r\n")).await.status, 403);
+        let monitor = secret_of(&ends(0, &["token", "create", "probe", "--role", "agent"], &root));
+        let answer = raise(format!("authorization: Bearer {monitor}\r\n")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let audit = ends(0, &["audit", "list"], &root);
+        assert!(audit.contains("agent:probe"), "{audit}");
+
+        ends(0, &["token", "revoke", "anna"], &root);
+        ends(9, &["flag", "list"], &anna);
+        line.says(4, "only admin", &["token", "revoke", "root", "--token", &root]);
+
+        // Nothing that is written holds a secret: log lines at their most talkative, the log, snapshots.
+        drop(node.drain().await);
+        let files = folder::files(site.beside("").as_path());
+        for secret in [&root, &anna, &shop, &monitor] {
+            let private = &secret["fo_0123456789abcdef_".len()..];
+            for path in files.iter().filter(|path| !path.ends_with("root.token")) {
+                let bytes = std::fs::read(path).unwrap();
+                let found = bytes.windows(private.len()).any(|part| part == private.as_bytes());
+                assert!(!found, "a secret stands in {}", path.display());
+            }
+        }
+        let log = std::fs::read_to_string(site.beside("node.log")).unwrap();
+        assert!(log.contains(" h2::") && log.contains("TRACE"), "the log was not at its most talkative");
+    });
+}
+
+/// Whether certificates can be made here.
+fn has_openssl() -> bool {
+    let there = Command::new("openssl").arg("version").output().is_ok_and(|ended| ended.status.success());
+    if !there {
+        println!("skipped: there is no openssl command to make certificates with");
+    }
+    there
+}
+
+/// An authority in a folder of its own, and what it signs.
+struct Authority<'a> {
+    folder: &'a Path,
+    name: &'static str,
+}
+
+impl Authority<'_> {
+    fn openssl(&self, arguments: &[&str]) {
+        let ended = Command::new("openssl").args(arguments).current_dir(self.folder).output().unwrap();
+        assert!(ended.status.success(), "openssl {}: {}", arguments.join(" "), text(&ended.stderr));
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.join(file)
+    }
+
+    fn new<'a>(folder: &'a Path, name: &'static str) -> Authority<'a> {
+        let own = Authority { folder, name };
+        let (key, cert, subject) = (format!("{name}.key"), format!("{name}.pem"), format!("/CN={name}"));
+        own.openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "400",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-addext",
+            "keyUsage=critical,keyCertSign",
+        ]);
+        own
+    }
+
+    /// Certificate and key of a name, good for so many days.
+    fn sign(&self, name: &str, days: u32) -> (PathBuf, PathBuf) {
+        let (key, request, cert) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        let extensions = format!("{name}.ext");
+        std::fs::write(
+            self.path(&extensions),
+            "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n",
+        )
+        .unwrap();
+        let subject = format!("/CN={name}");
+        self.openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+            &request,
+        ]);
+        let (ca, ca_key, days) =
+            (format!("{}.pem", self.name), format!("{}.key", self.name), days.to_string());
+        self.openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-days",
+            &days,
+            "-extfile",
+            &extensions,
+            "-out",
+            &cert,
+        ]);
+        (self.path(&cert), self.path(&key))
+    }
+}
+
+/// A node behind TLS, ended with this value.
+struct Secured {
+    child: Child,
+    url: String,
+}
+
+impl Secured {
+    fn start(site: &Site, arguments: &[&str]) -> Self {
+        let mut child = site
+            .command()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(&site.data)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(site.beside("node.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        let url = first.split(' ').nth(2).unwrap_or_default().trim_end_matches(',').to_owned();
+        assert!(url.starts_with("https://127.0.0.1:"), "{first}");
+        Self { child, url }
+    }
+
+    fn run(&self, site: &Site, arguments: &[&str]) -> Output {
+        site.command().args(["--server", &self.url]).args(arguments).output().unwrap()
+    }
+
+    fn ends(&self, site: &Site, code: i32, arguments: &[&str]) -> String {
+        let ended = self.run(site, arguments);
+        let (out, err) = (text(&ended.stdout), text(&ended.stderr));
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
+        format!("{out}{err}")
+    }
+
+    fn port(&self) -> u16 {
+        self.url.rsplit(':').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_node_behind_tls_is_reached_by_those_who_trust_it_and_takes_new_certificates() {
+    if !has_openssl() {
+        return;
+    }
+    let site = Site::new();
+    let folder = site.beside("");
+    let (authority, other) = (Authority::new(&folder, "ca"), Authority::new(&folder, "other"));
+    let (cert, key) = authority.sign("node", 5);
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let (ca, wrong) = (authority.path("ca.pem"), other.path("other.pem"));
+    let (ca, wrong) = (ca.to_str().unwrap(), wrong.to_str().unwrap());
+    let node = Secured::start(&site, &["--tls-cert", cert, "--tls-key", key]);
+    let set = [SET, &["--ca-cert", ca]].concat();
+    node.ends(&site, 0, &set);
+    // Who does not trust it sends nothing; who speaks plain text is not answered.
+    node.ends(&site, 6, &["flag", "list", "--ca-cert", wrong]);
+    let plain = Line(&site).run(&[
+        "--request-timeout",
+        "2s",
+        "--server",
+        &format!("http://127.0.0.1:{}", node.port()),
+        "flag",
+        "list",
+    ]);
+    assert_ne!(plain.status.code(), Some(0));
+    runtime().block_on(async {
+        let raw = http::exchange(
+            node.port(),
+            b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            Duration::from_secs(3),
+        );
+        assert!(!text(&raw.await.unwrap_or_default()).contains("200 OK"));
+    });
+    // A certificate that ends soon is said, and what it says after a new one lies in its place.
+    let said = node.ends(&site, 4, &["doctor", "--ca-cert", ca]);
+    assert!(said.contains("certificate") && said.contains("days"), "{said}");
+    std::fs::write(cert, "no certificate").unwrap();
+    let until = |what: &str, found: &dyn Fn() -> bool| {
+        let begin = Instant::now();
+        while !found() {
+            assert!(begin.elapsed() < PATIENCE, "{what}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    until("a bad file is said", &|| {
+        text(&node.run(&site, &["doctor", "--ca-cert", ca]).stderr).contains("tls.cert")
+    });
+    authority.sign("node", 300);
+    until("a new certificate is taken", &|| node.run(&site, &["doctor", "--ca-cert", ca]).status.success());
+    // SIGHUP takes it at once.
+    authority.sign("node", 3);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(node.child.id()).unwrap()).unwrap(),
+        rustix::process::Signal::HUP,
+    )
+    .unwrap();
+    until("a hangup reads them again", &|| !node.run(&site, &["doctor", "--ca-cert", ca]).status.success());
+}
+
+#[test]
+fn whoever_connects_can_be_asked_for_a_certificate() {
+    if !has_openssl() {
+        return;
+    }
+    let site = Site::new();
+    let folder = site.beside("");
+    let authority = Authority::new(&folder, "ca");
+    let other = Authority::new(&folder, "other");
+    let (cert, key) = authority.sign("node", 30);
+    let (own, own_key) = authority.sign("anna", 30);
+    let (foreign, foreign_key) = other.sign("mallory", 30);
+    let ca = authority.path("ca.pem");
+    let of = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let node = Secured::start(
+        &site,
+        &["--tls-cert", &of(&cert), "--tls-key", &of(&key), "--tls-client-ca", &of(&ca)],
+    );
+    let list = ["flag", "list", "--request-timeout", "3s", "--ca-cert", &of(&ca)].map(str::to_owned);
+    let list: Vec<&str> = list.iter().map(String::as_str).collect();
+    assert_eq!(node.run(&site, &list).status.code(), Some(6));
+    let with = |cert: &str, key: &str| {
+        let mut all = list.clone();
+        all.extend(["--client-cert", cert, "--client-key", key]);
+        node.run(&site, &all).status.code()
+    };
+    assert_eq!(with(&of(&foreign), &of(&foreign_key)), Some(6));
+    assert_eq!(with(&of(&own), &of(&own_key)), Some(0));
+}
+
+#[test]
+fn what_cannot_be_used_is_said_at_the_start() {
+    let site = Site::new();
+    let bad = site.beside("bad.pem");
+    std::fs::write(&bad, "nothing").unwrap();
+    let bad = bad.to_str().unwrap();
+    for (arguments, word) in [
+        (&["--tls-cert", "missing.pem", "--tls-key", bad][..], "tls.cert: 'missing.pem' cannot be read"),
+        (&["--tls-cert", bad, "--tls-key", bad][..], "holds no certificate"),
+        (&["--tls-cert", bad][..], "--tls-key"),
+        (&["--listen", "0.0.0.0:0"][..], "--tls-cert, --tls-key"),
+        (&["--set", "tls.client_ca=x"][..], "needs tls.cert"),
+    ] {
+        let ended =
+            site.command().args(["serve", "--data"]).arg(&site.data).args(arguments).output().unwrap();
+        assert!(!ended.status.success(), "{arguments:?}");
+        assert!(text(&ended.stderr).contains(word), "{arguments:?}: {}", text(&ended.stderr));
+    }
+}
