@@ -22,7 +22,7 @@ use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::network::AbsentPeers;
 use crate::raft::types::Runtime;
 use crate::raft::{Stores, open_stores};
-use crate::storage::OpenError;
+use crate::storage::{OpenError, way_out};
 use crate::ticker::{ClockWatch, LogTime, tick};
 use crate::trim::trim;
 
@@ -43,7 +43,8 @@ pub enum StartError {
     },
     /// The disk takes no writes, and what it holds cannot be served meanwhile.
     #[error(
-        "{why}; nor can what it holds be read without a write ({glimpse}): make room on the disk and start again"
+        "{why}; nor can what it holds be read without a write ({glimpse}): {} and start again",
+        way_out(why)
     )]
     NoRoom {
         /// The disk's error.

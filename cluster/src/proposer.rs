@@ -26,7 +26,7 @@ use crate::fold::{Fold, Halted};
 use crate::options::Options;
 use crate::raft::machine::{Machine, Shared};
 use crate::raft::types::{Answer, Proposal, Runtime, Types};
-use crate::storage::{ENTRY_BYTES_MAX, Fault};
+use crate::storage::{ENTRY_BYTES_MAX, Fault, way_out};
 
 /// First wait before a refused write is tried again; doubles up to [`RETRY_MS_MAX`].
 const RETRY_MS_MIN: u64 = 5;
@@ -80,7 +80,7 @@ pub enum ProposeError {
         why: String,
     },
     /// The disk takes no writes; the node opens it again by itself. Nothing was written.
-    #[error("this node takes no writes until its disk does: {why}; try again, or make room on the disk")]
+    #[error("this node takes no writes until its disk does: {why}; try again, or {}", way_out(why))]
     Waiting {
         /// The disk's error.
         why: String,

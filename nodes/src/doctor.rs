@@ -6,11 +6,12 @@
 
 use std::sync::atomic::Ordering;
 
+use featureops_cluster::storage::is_file_bound;
 use featureops_cluster::{Health, Waits};
 use featureops_proto::log::ErasuresRecord;
 use featureops_proto::v1::{NodeHealth, node_health::Check};
 use featureops_proto::{ErrorCode, timestamp_if_set};
-use featureops_state::LedgerUsage;
+use featureops_state::{LEAST_HISTORY, LedgerUsage, MAX_HISTORY, MAX_HISTORY_BYTES};
 
 use crate::host::Host;
 use crate::services;
@@ -66,8 +67,10 @@ pub fn examine(host: &Host) -> NodeHealth {
     let (initialized, log_time_ms) = host.replica.read(|state| (state.is_initialized(), state.log_time_ms()));
     let mut findings = findings(host, &health, initialized, log_time_ms);
     // Readiness does not rest on these, and they look at every ledger.
-    let (usage, erasures) = host.replica.read(|state| (state.ledger_usage(), *state.erasures()));
+    let (usage, erasures, shortened) =
+        host.replica.read(|state| (state.ledger_usage(), *state.erasures(), state.shortened_histories()));
     findings.push(ledger_finding(&usage));
+    findings.push(history_finding(shortened));
     findings.push(access_finding(host));
     findings.extend(host.tls.as_ref().map(|tls| certificate_finding(tls, host.clock.unix_ms())));
     if erasures.count > 0 {
@@ -170,6 +173,11 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
                 Some(Waits::Person) => {
                     "nothing is acknowledged since, and evaluation goes on; this does not pass by itself: do what it says, \
                      then restart the node"
+                }
+                _ if health.disk_error.as_deref().is_some_and(is_file_bound) => {
+                    "nothing is acknowledged since, and evaluation goes on; a file may not grow further: lift the bound on the \
+                     length of files (`ulimit -f`, of a service LimitFSIZE; `prlimit --fsize` for a process that runs): the node \
+                     tries it every few seconds and takes writes again by itself"
                 }
                 _ => {
                     "nothing is acknowledged since, and evaluation goes on; make room on the disk: the node tries it every \
@@ -285,6 +293,18 @@ fn serving_findings(host: &Host, health: &Health, log_time_ms: i64) -> Vec<Findi
             "their allocations keep serving; the process log has the crash: report it, then restart the node",
         ),
     ]
+}
+
+/// Histories that are shorter than people may expect.
+fn history_finding((flags, versions): (u64, u64)) -> Finding {
+    let detail = match flags {
+        0 => format!("the last {MAX_HISTORY} versions of each flag"),
+        _ => format!(
+            "{versions} versions of {flags} flags went before there were {MAX_HISTORY}: a flag's history has at most {} KiB, and              its last {LEAST_HISTORY} versions however long",
+            MAX_HISTORY_BYTES >> 10
+        ),
+    };
+    Finding::new("histories", false, None, detail, "")
 }
 
 /// How full the ledgers of experiments are.

@@ -137,7 +137,9 @@ impl Front {
         let allowed = allowed(request.headers(), streams, self.host.limits.request_timeout);
         // Of a stream the caller's deadline holds to its end; of all else the answer is made at once.
         let until = allowed.filter(|_| streams).and_then(|allowed| Instant::now().checked_add(allowed));
-        let page = cors::admitted(&self.host.fronts.settings.cors_origins, &request);
+        let origins = &self.host.fronts.settings.cors_origins;
+        let page = cors::admitted(origins, &request);
+        let varies = cors::varies(origins, request.uri().path());
         let mut lasts: Option<Lasting> = None;
         let mut response =
             if page.is_some() && cors::is_preflight(&request) && self.foreign(&request).is_none() {
@@ -162,6 +164,10 @@ impl Front {
                     }
                 }
             };
+        if varies {
+            // Whoever asks: a cache must not hand one page what another one was told.
+            response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+        }
         if let Some(origin) = page {
             cors::open(response.headers_mut(), origin);
         }
@@ -266,6 +272,9 @@ impl Front {
             (None, _, Some(_), _) if connect::is_asked(&request) => {
                 let request = request.map(axum::body::Body::new);
                 return connect::answer(self.host, request).await.map(Body::new);
+            }
+            (None, _, Some(_), _) if connect::is_of_other_type(&request) => {
+                return connect::other_type().map(Body::new);
             }
             _ => return self.through_router(request).await,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use featureops_cluster::environment::{BoxFuture, Clock, Compute, Entropy};
 use featureops_evaluation::UnitKey;
 use featureops_proto::ErrorCode;
-use featureops_proto::log::{self, BatchReply, CompiledAgainst, Done, Entry, entry, reply};
+use featureops_proto::log::{self, BatchReply, CompiledAgainst, Done, Entry, Reply, entry, reply};
 use featureops_proto::v1::Principal;
 use featureops_state::State;
 use prost::Message as _;
@@ -181,6 +181,14 @@ impl Host {
         entry: Entry,
         read: impl FnOnce(&State, &Done) -> Option<T>,
     ) -> Result<T, Status> {
+        if !entry.request_id.is_empty() {
+            let bytes = entry.encode_to_vec();
+            let used = self.replica.read(|state| state.used_for_other(&bytes));
+            if let Ok(Some(refusal)) = used {
+                return outcome(Reply { result: Some(reply::Result::Refusal(refusal)) })
+                    .and_then(|done| Err(vanished(&done)));
+            }
+        }
         // A repeated id would answer the first reply, not say what would happen now.
         let entry = Entry { request_id: String::new(), ..entry }.encode_to_vec();
         let replica = self.replica.clone();

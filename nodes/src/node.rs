@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use featureops_cluster::environment::Listener;
+use featureops_cluster::storage::way_out;
 use featureops_cluster::{EffectSink, Environment, Member, Options};
 use featureops_evaluation::UnitKey;
 use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
@@ -410,9 +411,10 @@ async fn give_identity(
     let health = replica.health();
     if health.waits.is_some() {
         // Nothing was ever served from here, so there is nothing to serve.
+        let why = health.disk_error.unwrap_or_default();
+        let way_out = way_out(&why);
         return Err(StartError::new(format!(
-            "the first start found no room: {}; make room on the disk and start again",
-            health.disk_error.unwrap_or_default()
+            "the first start found no room: {why}; {way_out} and start again"
         )));
     }
     if !health.leads {

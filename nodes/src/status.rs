@@ -106,12 +106,29 @@ fn blocked(view: &ExperimentView) -> Vec<String> {
     let fixed = view.inputs.policy() == Policy::Fixed;
     let stops = blocks::blocks(&view.inputs).into_iter().filter(|block| fixed || block.stops_learning());
     reasons.extend(stops.map(|block| block.text()));
+    reasons.extend(capped(&view.inputs));
     if view.inputs.policy() == Policy::Ramp
         && let Ok(ramp::Verdict::Wait(waits)) = ramp::decide(&view.inputs)
     {
         reasons.extend(waits.iter().filter(|wait| wait.stands_in_the_way()).map(ramp::Wait::text));
     }
     reasons
+}
+
+/// The cap on new arms, where it is what keeps the policy from giving them more.
+fn capped(inputs: &DecisionInputs) -> Option<String> {
+    let Ok(thompson::Verdict::Stay(_, Some(allocation))) = thompson::decide(inputs) else { return None };
+    let new = |weights: &[u32]| -> u32 {
+        let new = weights.iter().zip(&inputs.arms).filter(|(_, arm)| !arm.established);
+        new.map(|(weight, _)| *weight).sum()
+    };
+    let (wanted, cap) = (new(&allocation.unbounded), inputs.new_arm_cap_basis_points);
+    let held =
+        new(&allocation.weights) == cap && wanted > cap.saturating_add(thompson::MOVE_MIN_BASIS_POINTS);
+    held.then(|| {
+        let percent = |points: u32| f64::from(points) / 100.0;
+        format!("new-arm cap: new arms have {} % at most, and would get {} %", percent(cap), percent(wanted))
+    })
 }
 
 fn totals_of(metric: &MetricInput, arm: &ArmTotals) -> MetricTotals {
@@ -132,6 +149,48 @@ fn totals_of(metric: &MetricInput, arm: &ArmTotals) -> MetricTotals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cap_that_holds_a_decision_back_is_named() {
+        use featureops_proto::v1::{ArmInput, ArmMoments, Int128, Role, SlotMoments, Stratum};
+        let arm = |units: u64, converted: i128| ArmMoments {
+            units,
+            slots: vec![SlotMoments {
+                sum: Some(Int128::new(converted)),
+                squares: Some(Int128::new(converted)),
+                ..SlotMoments::default()
+            }],
+            ..ArmMoments::default()
+        };
+        let mut inputs = DecisionInputs {
+            policy: Policy::Thompson.into(),
+            arms: ["off", "on"].map(|v| ArmInput { variant: v.to_owned(), established: v == "off" }).into(),
+            weights: vec![8_000, 2_000],
+            new_arm_cap_basis_points: 2_000,
+            control_floor_basis_points: 1_000,
+            metrics: vec![MetricInput {
+                metric: "purchase".to_owned(),
+                kind: Kind::Proportion.into(),
+                role: Role::Primary.into(),
+                ..MetricInput::default()
+            }],
+            strata: vec![Stratum {
+                generation: 1,
+                start_minute: 28_000_000,
+                minutes: 60,
+                arms: vec![arm(4_000, 200), arm(1_000, 150)],
+            }],
+            ..DecisionInputs::default()
+        };
+        let said = capped(&inputs).unwrap();
+        assert!(said.starts_with("new-arm cap: new arms have 20 % at most, and would get 9"), "{said}");
+        // Below its cap it moves; and where nothing wants more, nothing is held back.
+        inputs.weights = vec![9_500, 500];
+        assert_eq!(capped(&inputs), None);
+        inputs.weights = vec![8_000, 2_000];
+        inputs.arms[1].established = true;
+        assert_eq!(capped(&inputs), None);
+    }
 
     #[test]
     fn totals_are_shown_in_the_clients_units() {

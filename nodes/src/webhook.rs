@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use featureops_proto::v1::RaiseAlarmRequest;
 use featureops_proto::{Collection, Name};
@@ -17,7 +17,7 @@ use tonic_types::StatusExt as _;
 use crate::access::grant::{check, granted};
 use crate::caller;
 use crate::host::Host;
-use crate::reply::{json, refused};
+use crate::reply::{SEND_JSON, is_json, json, refused};
 use crate::sent::Sent;
 use crate::services::administration::raise_alarm;
 
@@ -67,11 +67,8 @@ pub async fn alarm(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     // A browser cannot send this type across sites without asking first, so no web page can raise an alarm here.
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    if !is_json {
-        let message = "send content-type: application/json".to_owned();
+    if !is_json(&headers) {
+        let message = SEND_JSON.to_owned();
         return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT".to_owned(), message);
     }
     let body = match body {

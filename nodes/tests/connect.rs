@@ -190,6 +190,8 @@ async fn a_page_may_ask_only_where_and_if_its_origin_is_named() {
             let more = if method == "POST" { JSON } else { PREFLIGHT };
             let (_, told) = from_page(&world, method, path, "https://other.example", more).await;
             assert_eq!(header(&told, "access-control-allow-origin"), None, "{told}");
+            // A cache must not hand the named page what this one was told.
+            assert_eq!(header(&told, "vary"), Some("origin"), "{told}");
         }
     }
     // gRPC-web, whose answer is read with its headers.
@@ -221,5 +223,29 @@ async fn no_page_may_ask_unless_it_is_set_and_any_page_if_all_are() {
     let world = furnished(&["*"]).await;
     let (status, told) = from_page(&world, "OPTIONS", OPEN[0], SHOP, PREFLIGHT).await;
     assert_eq!((status, header(&told, "access-control-allow-origin")), (204, Some("*")), "{told}");
+    world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn another_content_type_is_told_which_one_to_send() {
+    let world = furnished(&[]).await;
+    let path = "/flagd.evaluation.v1.Service/ResolveBoolean";
+    let asked = json!({ "flagKey": "banner", "context": {} }).to_string();
+    for kind in
+        ["text/plain", "application/jsonx", "application/x-www-form-urlencoded", "application/connect+json"]
+    {
+        let (status, told) = world.post(path, kind, asked.as_bytes()).await;
+        assert_eq!(status, 415, "{kind}: {told}");
+        assert!(told.contains(r#""message":"send content-type: application/json""#), "{kind}: {told}");
+        assert_eq!(header(&told, "content-type"), Some("application/json"), "{told}");
+        for path in ["/ofrep/v1/evaluate/flags/banner", "/v1/alarms"] {
+            let (status, told) = world.post(path, kind, asked.as_bytes()).await;
+            assert_eq!(status, 415, "{path} {kind}: {told}");
+        }
+    }
+    for kind in ["application/json", "Application/JSON; charset=utf-8"] {
+        assert_ne!(world.post(path, kind, asked.as_bytes()).await.0, 415, "{kind}");
+        assert_ne!(world.post("/v1/alarms", kind, b"{}").await.0, 415, "{kind}");
+    }
     world.node.shutdown().await;
 }

@@ -19,6 +19,7 @@ use featureops_proto::v1::{
     SetFlagAutonomyRequest, SetOversightRequest, TripFlagRequest, decision,
 };
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
+use tonic_types::StatusExt as _;
 use world::{World, checkout};
 
 /// What a method that changes nothing begins with. Facts name their batches, and a rehearsed fact would be none.
@@ -109,6 +110,23 @@ async fn a_rehearsal_says_what_would_be_and_changes_nothing() {
     administration.set_budgets(set).await.unwrap();
     let read = administration.get_budgets(GetBudgetsRequest {}).await.unwrap().into_inner();
     assert_eq!(read.budgets.unwrap(), Budgets { experiment_units: 2_000_000, ..read.budgets.unwrap() });
+    // A rehearsal under an id that was used says whether the write would be taken for a repeat.
+    let budgets = |experiment_units, request_id: &str, validate_only| SetBudgetsRequest {
+        budgets: Some(Budgets { experiment_units, ..Budgets::default() }),
+        request_id: request_id.to_owned(),
+        validate_only,
+        ..SetBudgetsRequest::default()
+    };
+    administration.set_budgets(budgets(3_000_000, "used", false)).await.unwrap();
+    for validate_only in [true, false] {
+        let refused =
+            administration.set_budgets(budgets(4_000_000, "used", validate_only)).await.unwrap_err();
+        let reason = refused.get_details_error_info().unwrap().reason;
+        assert_eq!(reason, "CONTENT_MISMATCH", "validate_only {validate_only}: {refused:?}");
+        administration.set_budgets(budgets(3_000_000, "used", validate_only)).await.unwrap();
+    }
+    administration.set_budgets(budgets(4_000_000, "free", true)).await.unwrap();
+    administration.set_budgets(budgets(2_000_000, "back", false)).await.unwrap();
     let alarm = RaiseAlarmRequest {
         name: name.clone(),
         source: "monitor".into(),

@@ -17,14 +17,14 @@ use featureops_proto::v1::condition::Operator;
 use featureops_proto::v1::rule::Serve;
 use featureops_proto::v1::schedule::{Action, State};
 use featureops_proto::v1::{
-    CancelScheduleRequest, Condition, CreateScheduleRequest, Flag, GetScheduleRequest, ListSchedulesRequest,
+    CancelScheduleRequest, CreateScheduleRequest, Flag, GetScheduleRequest, ListSchedulesRequest,
     Prerequisite, Rule, Schedule, ScheduledChange,
 };
 use prost_types::{FieldMask, Timestamp};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use world::{World, checkout, evaluate, set};
+use world::{World, checkout, condition, evaluate, reached, set};
 
 fn schedules(world: &World) -> ScheduleServiceClient<Channel> {
     ScheduleServiceClient::new(world.channel.clone())
@@ -68,14 +68,11 @@ async fn get(world: &World, id: &str) -> Schedule {
 
 /// Waits until the schedule is over.
 async fn over(world: &World, id: &str) -> Schedule {
-    for _ in 0..200 {
+    reached(&format!("{id} is not over"), async || {
         let schedule = get(world, id).await;
-        if schedule.state() != State::Pending {
-            return schedule;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{id} is not over after ten seconds");
+        (schedule.state() != State::Pending).then_some(schedule)
+    })
+    .await
 }
 
 async fn variant(world: &World) -> Option<String> {
@@ -103,12 +100,8 @@ async fn a_change_happens_by_itself_once_its_time_has_come() {
             >= at.map(|at| (at.seconds, at.nanos / 1_000_000 * 1_000_000)).unwrap()
     );
     // What is done is published a moment later.
-    let mut looks = 0;
-    while variant(&world).await.as_deref() != Some("on") {
-        looks += 1;
-        assert!(looks < 1_000, "ten seconds, and still not served");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    reached("still not served", async || (variant(&world).await.as_deref() == Some("on")).then_some(()))
+        .await;
     let flag = world.flags().get_flag(featureops_proto::v1::GetFlagRequest { name: checkout().name }).await;
     assert_eq!(flag.unwrap().into_inner().description, "edited");
 
@@ -217,11 +210,7 @@ async fn a_change_that_names_what_is_not_there_is_refused_when_it_is_scheduled()
     let asks = Flag {
         rules: vec![Rule {
             id: "r".to_owned(),
-            conditions: vec![Condition {
-                operator: Operator::InSegment.into(),
-                values: vec!["nobody".into()],
-                ..Condition::default()
-            }],
+            conditions: vec![condition("", Operator::InSegment, "nobody")],
             serve: Some(Serve::Variant("on".to_owned())),
         }],
         ..Flag::default()

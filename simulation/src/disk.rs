@@ -27,6 +27,8 @@ use featureops_cluster::storage::{
 use parking_lot::Mutex;
 
 use crate::dice::Dice;
+use crate::leak::Leak;
+use crate::moments::{Lost, Noticed, Writing, is_of_snapshot, manifest_name, place_of};
 
 /// Shortest sync, in microseconds.
 const SYNC_MICROS_MIN: u64 = 1_000;
@@ -155,6 +157,14 @@ struct Platter {
     syncs: u64,
     // Every entry that is or was in the log, purged ones too: what the second reading folds.
     archive: BTreeMap<u64, LogEntry>,
+    // Counts how often entries of the archive were lost or cut off: whoever follows it begins anew.
+    cuts: u64,
+    // A node has it open.
+    is_open: bool,
+    snapshot: Writing,
+    noticed: Noticed,
+    // A planted defect.
+    leak: Option<Leak>,
 }
 
 impl Platter {
@@ -176,7 +186,8 @@ impl Platter {
     /// The archive forgets what the log lost or cut off at its end.
     fn trim_archive(&mut self) {
         let last = self.entries.live.extent().last.map_or(0, |last| last.index);
-        drop(self.archive.split_off(&last.saturating_add(1)));
+        let cut = self.archive.split_off(&last.saturating_add(1));
+        self.cuts = self.cuts.saturating_add(u64::from(!cut.is_empty()));
     }
 }
 
@@ -197,6 +208,11 @@ impl SimulatedDisk {
             life: 0,
             syncs: 0,
             archive: BTreeMap::new(),
+            cuts: 0,
+            is_open: false,
+            snapshot: Writing::No,
+            noticed: Noticed::default(),
+            leak: None,
         })))
     }
 
@@ -204,6 +220,12 @@ impl SimulatedDisk {
     pub fn crash(&self) -> u64 {
         let mut platter = self.0.lock();
         let platter = &mut *platter;
+        if std::mem::take(&mut platter.is_open) {
+            let last = platter.entries.live.extent().last.map_or(0, |last| last.index);
+            let in_snapshot = platter.snapshot != Writing::No;
+            platter.noticed.losses.push(Lost { last, in_snapshot });
+        }
+        platter.snapshot = Writing::No;
         let mut lost = platter.entries.crash(&mut platter.dice);
         lost = lost.saturating_add(platter.values.crash(&mut platter.dice));
         lost = lost.saturating_add(platter.marks.crash(&mut platter.dice));
@@ -214,7 +236,11 @@ impl SimulatedDisk {
 
     /// From now on the disk ails so.
     pub fn ail(&self, ailment: Ailment) {
-        self.0.lock().ailment = ailment;
+        let mut platter = self.0.lock();
+        platter.ailment = ailment;
+        if ailment.full && platter.snapshot != Writing::No {
+            platter.noticed.snapshots_without_room = platter.noticed.snapshots_without_room.saturating_add(1);
+        }
     }
 
     /// What is wrong with it at present.
@@ -227,6 +253,32 @@ impl SimulatedDisk {
     #[must_use]
     pub fn archive(&self) -> Vec<LogEntry> {
         self.0.lock().archive.values().cloned().collect()
+    }
+
+    /// The same from an entry on, and how often it was cut: whoever saw another number of cuts begins at the first entry.
+    #[must_use]
+    pub fn archive_from(&self, index: u64) -> (u64, Vec<LogEntry>) {
+        let platter = self.0.lock();
+        (platter.cuts, platter.archive.range(index..).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    /// A snapshot is being written.
+    #[must_use]
+    pub fn writes_snapshot(&self) -> bool {
+        self.0.lock().snapshot != Writing::No
+    }
+
+    /// What it noticed of hard moments.
+    #[must_use]
+    pub fn noticed(&self) -> Noticed {
+        self.0.lock().noticed.clone()
+    }
+
+    /// From its next loss of power on, whoever reads this entry gets it with a part of a sum missing.
+    pub fn leak_at(&self, index: u64) {
+        let mut platter = self.0.lock();
+        let life = platter.life;
+        platter.leak.get_or_insert(Leak { index, life });
     }
 
     /// Syncs completed so far.
@@ -299,7 +351,10 @@ impl Handle {
         }
         match which {
             Which::Entries => platter.entries.keep(upto),
-            Which::Values => platter.values.keep(upto),
+            Which::Values => {
+                platter.values.keep(upto);
+                platter.snapshot = platter.snapshot.synced(upto);
+            }
             Which::Marks => platter.marks.keep(upto),
         }
         Ok(())
@@ -339,7 +394,11 @@ impl Log for Handle {
     }
 
     fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
-        self.look(|platter| platter.entries.live.read(indexes, bytes_max))
+        let leaking = |platter: &Platter| platter.leak.filter(|leak| leak.life < self.life);
+        let (entries, leak) =
+            self.look(|platter| (platter.entries.live.read(indexes, bytes_max), leaking(platter)))?;
+        let Some(leak) = leak else { return Ok(entries) };
+        Ok(entries.into_iter().map(|entry| leak.pass(entry)).collect())
     }
 
     fn extent(&self) -> LogExtent {
@@ -354,10 +413,17 @@ impl Log for Handle {
 impl Values for Handle {
     fn write(&self, changes: Vec<Change>) -> io::Result<()> {
         check_sizes(&changes)?;
-        Handle::write(self, |platter| {
+        let of_snapshot = is_of_snapshot(&changes);
+        let written = Handle::write(self, |platter| {
+            platter.snapshot = platter.snapshot.after(&changes, platter.values.written.saturating_add(1));
             platter.values.write(changes);
             Ok(())
-        })
+        });
+        if of_snapshot && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            let noticed = &mut self.disk.0.lock().noticed;
+            noticed.snapshots_without_room = noticed.snapshots_without_room.saturating_add(1);
+        }
+        written
     }
 
     fn get(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -405,6 +471,11 @@ impl Storage for SimulatedDisk {
                 let upto = platter.marks.written;
                 platter.marks.keep(upto);
             }
+            let manifest = platter.values.live.get(manifest_name());
+            let (snapshot, last) =
+                (manifest.as_deref().and_then(place_of), platter.entries.live.extent().last);
+            platter.noticed.open(snapshot, last);
+            (platter.is_open, platter.snapshot) = (true, Writing::No);
             platter.life
         };
         let handle = Arc::new(Handle { disk: self.clone(), life });

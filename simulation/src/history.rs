@@ -3,12 +3,14 @@
 //! Only what came over the wire is here, and what a checkpoint read of a node's digest. A checker that needed to look inside the
 //! product would repeat its mistakes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use featureops_proto::v1;
 use parking_lot::Mutex;
 
+use crate::faults::ScheduledFault;
+use crate::moments::Noticed;
 use crate::refold::Refolded;
 
 /// One evaluation that was answered.
@@ -54,6 +56,8 @@ pub struct Reported {
     pub sequence: u64,
     /// Metric keys of its outcomes, in order; empty for a batch of exposures.
     pub metrics: Vec<String>,
+    /// Units of its outcomes, in order.
+    pub units: Vec<String>,
     /// (experiment, unit) of its exposures, in order.
     pub exposures: Vec<(String, String)>,
     /// How often it was sent.
@@ -157,6 +161,15 @@ pub struct Erased {
     pub stays: u64,
 }
 
+/// A click that the eraser's units may have made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErasedClick {
+    /// The experiment.
+    pub experiment: String,
+    /// The unit.
+    pub unit: String,
+}
+
 /// Everything seen.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -176,6 +189,16 @@ pub struct Seen {
     pub memberships: Vec<Membership>,
     /// Erasures.
     pub erased: Vec<Erased>,
+    /// Of these units the last erasure was not acknowledged, or something of them was sent and never answered: nothing is known.
+    pub unsure: BTreeSet<String>,
+    /// Clicks of units that are erased: where sums are folded they stay.
+    pub erased_clicks: Vec<ErasedClick>,
+    /// Faults that were aimed, as they fell.
+    pub struck: Vec<ScheduledFault>,
+    /// The hash of every unit that was named, by the key that the first machine has at the end.
+    pub hashes: BTreeMap<String, u64>,
+    /// Per machine, what its disk noticed.
+    pub noticed: Vec<(u64, Noticed)>,
     /// Digests.
     pub checkpoints: Vec<Checkpoint>,
     /// Starts that a node refused, and why.

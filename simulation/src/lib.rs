@@ -3,13 +3,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod aim;
 pub mod caller;
 pub mod checks;
 pub mod dice;
 pub mod disk;
 pub mod faults;
+pub mod folds;
 pub mod history;
+pub mod leak;
 pub mod machine;
+pub mod moments;
 pub mod plan;
 pub mod plant;
 pub mod refold;

@@ -20,8 +20,7 @@ const SHOWN: usize = 20;
 
 const USAGE: &str = "simulate --seed N [--plant NAME] [--trace] [--tail]
 simulate --seeds A..B [--plant NAME] [--twice]
-  --plant NAME  plants a defect: dropped-sync, double-count, treatment-under-trip, flipped-arm, wrong-digest, lost-command,
-                silent-under-ailment, agent-approved
+  --plant NAME  plants a defect; a name that is none tells them all
   --twice       runs every seed in two processes and compares their digests
   --trace       writes every event to stderr
   --tail        writes the last events after a violation";
@@ -54,8 +53,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             }
             "--plant" => {
                 let name = value()?;
-                arguments.plant =
-                    Some(Plant::parse(&name).ok_or_else(|| format!("no plant is called '{name}'"))?);
+                arguments.plant = Some(Plant::parse(&name).ok_or_else(|| {
+                    let known: Vec<&str> = Plant::ALL.iter().map(|(_, known)| *known).collect();
+                    format!("no plant is called '{name}'; there are {}", known.join(", "))
+                })?);
             }
             "--trace" => arguments.trace = true,
             "--tail" => arguments.tail = true,
@@ -95,6 +96,7 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     for (id, title, finding) in &outcome.findings {
         println!("  {id:<4} {title}: looked at {}, violations {}", finding.looked, finding.violations.len());
     }
+    print!("{}", outcome.marks);
     println!(
         "digest {:016x} over {} events, {} ms simulated in {took_ms} ms",
         outcome.digest, outcome.events, outcome.simulated_ms
@@ -118,6 +120,8 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
 struct Sums {
     /// By checker: cases looked at, violations, and the seeds in which it looked at nothing.
     checkers: BTreeMap<String, (u64, u64, u64)>,
+    /// By mark: how often, and in how many worlds.
+    marks: BTreeMap<String, (u64, u64)>,
     digests: BTreeMap<u64, String>,
     failed: BTreeSet<u64>,
     events: u64,
@@ -135,6 +139,12 @@ impl Sums {
                     println!("violation D: seed {seed} gave another digest the second time");
                     self.failed.insert(seed);
                 }
+            }
+            if let Some((name, times)) = line.strip_prefix("  mark ").and_then(|mark| mark.split_once(": "))
+                && let Some(times) = times.split(' ').next().and_then(|times| times.parse::<u64>().ok())
+            {
+                let mark = self.marks.entry(name.to_owned()).or_default();
+                *mark = (mark.0.saturating_add(times), mark.1.saturating_add(u64::from(times > 0)));
             }
             let Some((name, counts)) = line.split_once(": looked at ") else { continue };
             let Some((looked, violations)) = counts.split_once(", violations ") else { continue };
@@ -196,6 +206,9 @@ fn many(from: u64, to: u64, arguments: &Arguments) -> ExitCode {
     }
     for (name, (looked, violations, blind)) in &sums.checkers {
         println!("{name}: {looked} cases, {violations} violations, nothing to look at in {blind} worlds");
+    }
+    for (name, (times, worlds)) in &sums.marks {
+        println!("mark {name}: {times} times in {worlds} worlds");
     }
     let took_ms = ambient::machine_micros().saturating_sub(began) / 1_000;
     println!("{done} worlds, {} events, {took_ms} ms; failed {:?}", sums.events, sums.failed);

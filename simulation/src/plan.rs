@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::aim::{Aim, Moment};
 use crate::dice::Dice;
 use crate::faults::{Fault, ScheduledFault};
 
@@ -58,6 +59,10 @@ pub enum Plant {
     StaleRead,
     /// A decision's replay is recorded as another decision.
     OtherReplay,
+    /// A fold forgets a part of a sum, on the lives that make it again from the log.
+    LeakyFold,
+    /// A fold is recorded with the sums of single units but one.
+    ShortFold,
 }
 
 impl Plant {
@@ -87,6 +92,8 @@ impl Plant {
         (Self::OldVersion, "old-version"),
         (Self::StaleRead, "stale-read"),
         (Self::OtherReplay, "other-replay"),
+        (Self::LeakyFold, "leaky-fold"),
+        (Self::ShortFold, "short-fold"),
     ];
 
     /// The plant of a name.
@@ -99,6 +106,93 @@ impl Plant {
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(plant, _)| *plant == self).map_or("", |(_, text)| *text)
+    }
+}
+
+/// Budgets so small that ledgers fold and thin within the world, a crowd that fills them, and what is aimed at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brim {
+    /// Sums of one experiment: beyond them it folds.
+    pub experiment_sums: u64,
+    /// Sums over all; 0: as ever.
+    pub sums: u64,
+    /// Units of one experiment: beyond them it thins; 0: as ever.
+    pub experiment_units: u64,
+    /// Units that changed arms, of one experiment: as `experiment_units`.
+    pub experiment_crossed: u64,
+    /// Units of the crowd.
+    pub crowd: u64,
+    /// Events of the crowd's largest batch.
+    pub events_max: u64,
+    /// Entries between two snapshots: more often than elsewhere.
+    pub snapshot_every_entries: u64,
+    /// What falls at which moment.
+    pub aims: Vec<Aim>,
+}
+
+impl Brim {
+    /// In how many worlds of a hundred.
+    const PERCENT: u64 = 40;
+
+    fn of(seed: u64, plant: Option<Plant>) -> Option<Self> {
+        let mut dice = Dice::new(seed, "brim");
+        let planted = matches!(plant, Some(Plant::LeakyFold | Plant::ShortFold));
+        if !dice.percent(Self::PERCENT) && !planted {
+            return None;
+        }
+        let some = |dice: &mut Dice, percent, low, high| {
+            let drawn = dice.between(low, high);
+            if dice.percent(percent) { drawn } else { 0 }
+        };
+        let mut brim = Self {
+            experiment_sums: dice.between(12, 150),
+            sums: some(&mut dice, 25, 20, 300),
+            experiment_units: some(&mut dice, 60, 40, 300),
+            experiment_crossed: some(&mut dice, 30, 4, 40),
+            crowd: dice.between(100, 1_500),
+            events_max: dice.between(4, 40),
+            snapshot_every_entries: dice.between(20, 200),
+            aims: Vec::new(),
+        };
+        for _ in 0..dice.between(1, 4) {
+            let moment = dice.pick(Moment::ALL).copied().unwrap_or(Moment::Fold);
+            let most = if moment == Moment::Snapshot { 8 } else { 1 };
+            let skips = dice.between(0, most);
+            // Within the sync of the entry, or some entries later.
+            let after_ms = if dice.percent(60) { dice.between(0, 30) } else { dice.between(0, 400) };
+            let fault = match dice.between(0, 9) {
+                0..=4 => Fault::Crash { down_ms: dice.between(20, 200) },
+                5..=6 => Fault::Crash { down_ms: dice.between(500, 3_000) },
+                7 => Fault::CrashTwice { between_ms: dice.between(1, 200) },
+                8 => Fault::FailingSync { for_ms: dice.between(50, 600) },
+                _ => Fault::FullDisk { for_ms: dice.between(50, 1_000) },
+            };
+            // Without room only a snapshot's own moment is of interest, and there at once.
+            let full = moment == Moment::Snapshot && dice.percent(40);
+            let fault = if full { Fault::FullDisk { for_ms: dice.between(50, 1_000) } } else { fault };
+            brim.aims.push(Aim { moment, skips, after_ms: if full { 0 } else { after_ms }, fault });
+        }
+        if plant == Some(Plant::LeakyFold) {
+            // The defect shows on a life that makes a fold again.
+            let fault = Fault::Crash { down_ms: 100 };
+            brim.aims = vec![Aim { moment: Moment::Fold, skips: 0, after_ms: 150, fault }];
+        }
+        Some(brim)
+    }
+}
+
+impl fmt::Display for Brim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  ledgers at the brim: {} sums an experiment, {} over all, {} units, {} crossed (0: as ever)",
+            self.experiment_sums, self.sums, self.experiment_units, self.experiment_crossed
+        )?;
+        writeln!(f, "  a crowd of {} units, {} events a batch", self.crowd, self.events_max)?;
+        for aim in &self.aims {
+            writeln!(f, "  {aim}")?;
+        }
+        Ok(())
     }
 }
 
@@ -139,6 +233,8 @@ pub struct Plan {
     pub faults: Vec<ScheduledFault>,
     /// Whether every machine loses power once more when all is healed.
     pub restarts: bool,
+    /// Ledgers near their bounds, if they are.
+    pub brim: Option<Brim>,
     /// The planted defect, if any.
     pub plant: Option<Plant>,
 }
@@ -170,8 +266,12 @@ impl Plan {
             autonomy: dice.between(2, 4),
             faults: Vec::new(),
             restarts: true,
+            brim: Brim::of(seed, plant),
             plant,
         };
+        if let Some(brim) = &plan.brim {
+            plan.snapshot_every_entries = brim.snapshot_every_entries;
+        }
         let mut dice = Dice::new(seed, "faults");
         let count = dice.between(1, 8);
         for _ in 0..count {
@@ -219,6 +319,9 @@ impl fmt::Display for Plan {
         )?;
         writeln!(f, "  restarted when healed: {}", self.restarts)?;
         writeln!(f, "  autonomy A{}, plant {}", self.autonomy, self.plant.map_or("none", Plant::name))?;
+        if let Some(brim) = &self.brim {
+            write!(f, "{brim}")?;
+        }
         for scheduled in &self.faults {
             writeln!(f, "  at {} ms machine {}: {:?}", scheduled.at_ms, scheduled.machine, scheduled.fault)?;
         }

@@ -1,6 +1,7 @@
 //! Planted defects: what a product with the bug would have shown, put where the checkers look.
 //!
-//! Two plants are real ones (a disk whose syncs lie, a producer that reports twice); they work inside the world. The others change
+//! Three plants are real ones (a disk whose syncs lie, a producer that reports twice, a fold that forgets a part of a sum); they
+//! work inside the world. The others change
 //! the record of a world that was fine. A plant that finds no place to go says so: it must never pass for a caught one.
 
 use featureops_proto::v1::decision::{Action, Status};
@@ -13,7 +14,7 @@ use crate::plan::{Plan, Plant};
 /// Plants into the record. False when there was no place for it.
 pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
     match plan.plant {
-        None | Some(Plant::DroppedSync | Plant::DoubleCount | Plant::LostCommand) => true,
+        None | Some(Plant::DroppedSync | Plant::DoubleCount | Plant::LostCommand | Plant::LeakyFold) => true,
         Some(Plant::TreatmentUnderTrip) => {
             let place = seen
                 .evaluations
@@ -37,7 +38,7 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             true
         }
         Some(Plant::SilentUnderAilment) => {
-            let quiet = crate::checks::ailing_windows(plan);
+            let quiet = crate::checks::ailing_windows(plan, seen);
             let before = seen.evaluations.len();
             seen.evaluations
                 .retain(|evaluated| !quiet.iter().any(|window| window.contains(&evaluated.asked)));
@@ -146,6 +147,14 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
                 return false;
             };
             replay.same = false;
+            true
+        }
+        Some(Plant::ShortFold) => {
+            let folds = seen.refolded.iter_mut().flat_map(|(_, refolded)| &mut refolded.folds);
+            let slots = folds.flat_map(|fold| &mut fold.held).flat_map(|stratum| &mut stratum.arms);
+            let mut squares = slots.flat_map(|arm| &mut arm.slots).filter_map(|slot| slot.squares.as_mut());
+            let Some(squares) = squares.find(|squares| squares.get() > 1) else { return false };
+            *squares = v1::Int128::new(squares.get().saturating_sub(1));
             true
         }
         Some(Plant::WrongDigest) => {

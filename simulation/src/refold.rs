@@ -11,6 +11,7 @@ use featureops_state::State;
 use prost::Message;
 
 use crate::disk::SimulatedDisk;
+use crate::folds::{Fold, fold_of, unfolding};
 use crate::workload::ENVIRONMENT;
 
 /// As much of a log record as is needed: the proposal, absent in raft's own entries.
@@ -18,6 +19,19 @@ use crate::workload::ENVIRONMENT;
 struct Record {
     #[prost(bytes = "bytes", tag = "2")]
     proposal: Bytes,
+}
+
+/// The proposal in a log record; none in raft's own entries, or where there is no record.
+#[must_use]
+pub fn proposal(record: &Bytes) -> Option<Bytes> {
+    let proposal = Record::decode(record.clone()).ok()?.proposal;
+    (!proposal.is_empty()).then_some(proposal)
+}
+
+/// A record of a proposal.
+#[must_use]
+pub fn with_proposal(proposal: Bytes) -> Bytes {
+    Record { proposal }.encode_to_vec().into()
 }
 
 /// What the log says.
@@ -39,6 +53,10 @@ pub struct Refolded {
     pub experiments: Vec<Counted>,
     /// Of the units that were asked about, those that something holds at the end.
     pub held: Vec<String>,
+    /// Ledgers that folded, each beside a recomputation.
+    pub folds: Vec<Fold>,
+    /// Places at which units of half of a ledger's hash space left.
+    pub thinnings: Vec<u64>,
 }
 
 /// What the log says of one experiment's ledger.
@@ -50,18 +68,27 @@ pub struct Counted {
     pub verdicts: Vec<(String, u64)>,
     /// Units.
     pub rows: u64,
+    /// Sums of single units.
+    pub entries: u64,
+    /// Units that left when a budget was full, and whether sums are held by cluster.
+    pub thinned: u64,
+    /// See `thinned`.
+    pub folded: bool,
+    /// Units by arm.
+    pub arms: Vec<u64>,
 }
 
 /// Most records read back.
 const KEPT: usize = 100_000;
 
-/// Folds the disk's whole log, takes digests where the nodes took theirs, and looks for units by their hash.
+/// Folds the disk's whole log, takes digests where the nodes took theirs, and looks for units by their hash. Beside it a state
+/// is folded whose budgets of sums are never full, by which it is judged what each ledger's fold made.
 #[must_use]
 pub fn refold(disk: &SimulatedDisk, places: &[u64], units: &[(String, u64)]) -> Refolded {
     let places: BTreeSet<u64> = places.iter().copied().collect();
     let mut refolded = Refolded::default();
-    let mut state = State::new();
-    let mut effects = Vec::new();
+    let (mut state, mut single) = (State::new(), State::new());
+    let (mut effects, mut audited) = (Vec::new(), 0);
     for entry in disk.archive() {
         let Ok(record) = Record::decode(entry.payload) else {
             refolded.violation = Some(format!("entry {} is not a record", entry.position));
@@ -76,6 +103,21 @@ pub fn refold(disk: &SimulatedDisk, places: &[u64], units: &[(String, u64)]) -> 
             break;
         }
         refolded.entries = refolded.entries.saturating_add(1);
+        let unfolding = unfolding(&record.proposal);
+        if single.apply(entry.position.index, &unfolding, &mut Vec::new()).is_err() {
+            refolded.violation = Some(format!("entry {} does not apply without folds", entry.position));
+            break;
+        }
+        for record in state.audit_from(audited + 1, KEPT) {
+            audited = record.number;
+            match record.action.as_str() {
+                "experiment.fold" => {
+                    refolded.folds.push(fold_of(&state, &single, &record.resource, record.position));
+                }
+                "experiment.thin" => refolded.thinnings.push(record.position),
+                _ => {}
+            }
+        }
         if places.contains(&state.position()) {
             refolded.digests.push((state.position(), state.digest()));
         }
@@ -86,8 +128,15 @@ pub fn refold(disk: &SimulatedDisk, places: &[u64], units: &[(String, u64)]) -> 
     for experiment in state.experiments(ENVIRONMENT, "", KEPT) {
         let key = experiment.name.rsplit('/').next().unwrap_or_default().to_owned();
         if let Some(view) = state.experiment_view(ENVIRONMENT, &key) {
-            let verdicts = view.verdicts.into_iter().collect();
-            refolded.experiments.push(Counted { name: experiment.name, verdicts, rows: view.rows });
+            refolded.experiments.push(Counted {
+                name: experiment.name,
+                verdicts: view.verdicts.into_iter().collect(),
+                rows: view.rows,
+                entries: view.entries,
+                thinned: view.thinned,
+                folded: view.folded,
+                arms: view.arms.into_iter().map(|arm| arm.units).collect(),
+            });
         }
     }
     let held = units.iter().filter(|(_, hash)| state.holds_unit(*hash));

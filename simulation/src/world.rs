@@ -8,7 +8,7 @@
 //! First safety under faults, then everything is healed, then service is demanded. The world is one thread; its steps are one
 //! millisecond, within which turmoil runs each host in an order drawn from the seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,17 +18,19 @@ use featureops::node::Node;
 use featureops::unit_key::UnitKeyStore;
 
 use crate::Ambient;
+use crate::aim::Follower;
 use crate::caller::PORT;
 use crate::checks::{self, Finding};
 use crate::disk::Ailment;
-use crate::faults::{Others, heal, perform, steps};
+use crate::faults::{Others, Step, heal, perform, steps};
 use crate::history::{Checkpoint, History};
 use crate::machine::{EPOCH_MS, Machine};
+use crate::moments::Marks;
 use crate::plan::{Plan, Plant};
 use crate::plant::plant;
 use crate::refold::refold;
 use crate::trace::{Trace, TraceSubscriber};
-use crate::workload::{Stage, StageCell, World, auditor, eraser, lister, operator, service};
+use crate::workload::{Stage, StageCell, World, auditor, crowd, eraser, lister, operator, service};
 
 /// Simulated time after which a world that does not end is ended.
 const CLOSING_MS_MAX: u64 = 60_000;
@@ -47,6 +49,8 @@ pub struct Outcome {
     pub simulated_ms: u64,
     /// Findings, in the order of the checkers.
     pub findings: Vec<(&'static str, &'static str, Finding)>,
+    /// How often what is rare and matters came.
+    pub marks: Marks,
     /// The trace's end.
     pub tail: Vec<String>,
 }
@@ -109,7 +113,15 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
             seen.checkpoints.push(checkpoint);
         }
         seen.refolded.push((number, refolded));
+        seen.noticed.push((number, machine.disk.noticed()));
+        if number == 1 {
+            let mut units: BTreeSet<&String> = seen.reports.iter().flat_map(|report| &report.units).collect();
+            units.extend(seen.asked.iter().map(|(_, unit)| unit));
+            let units: BTreeSet<String> = units.into_iter().cloned().collect();
+            seen.hashes = units.iter().filter_map(hash).collect();
+        }
     }
+    let marks = Marks::of(&seen);
     if !plant(&world.plan, &mut seen) {
         trace.note("plant", "found no place");
     }
@@ -120,8 +132,9 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
     for (id, _, finding) in &findings {
         trace.note("finding", &format!("{id} looked at {} {:?}", finding.looked, finding.violations));
     }
+    trace.note("marks", &format!("{marks:?}"));
     let (digest, events) = trace.digest();
-    Outcome { digest, events, simulated_ms, findings, tail: trace.tail(200) }
+    Outcome { digest, events, simulated_ms, findings, marks, tail: trace.tail(200) }
 }
 
 /// A panic anywhere in product code is a finding, also where a task swallows it.
@@ -168,16 +181,32 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
     sim.client("operator", counted(Arc::clone(&active), operator::run(world.clone())));
     sim.client("lister", counted(Arc::clone(&active), lister::run(world.clone())));
     sim.client("eraser", counted(Arc::clone(&active), eraser::run(world.clone())));
+    if let Some(brim) = &plan.brim {
+        others.push("crowd".to_owned());
+        sim.client("crowd", counted(Arc::clone(&active), crowd::run(world.clone(), brim.clone())));
+    }
     sim.client("auditor", auditor::run(world.clone()));
 
-    let mut schedule = steps(&plan.faults).into_iter().peekable();
+    let mut schedule: VecDeque<(u64, u64, Step)> = steps(&plan.faults).into();
+    let mut followers: Vec<Option<Follower>> =
+        (1..=plan.machines).map(|number| Follower::new(plan, number)).collect();
     let mut settled_at = None;
     let mut healed = false;
     loop {
         let now_ms = u64::try_from(sim.elapsed().as_millis()).unwrap_or(u64::MAX);
         ambient.turn(sim.elapsed());
         if now_ms < plan.faults_ms {
-            while let Some((_, number, step)) = schedule.next_if(|(at, _, _)| *at <= now_ms) {
+            for (follower, machine) in followers.iter_mut().zip(world.machines.iter()) {
+                let struck = follower.as_mut().map(|follower| follower.look(&machine.disk, now_ms));
+                let struck = struck.unwrap_or_default();
+                if !struck.is_empty() {
+                    trace.note("aimed", &format!("{struck:?}"));
+                    schedule.extend(steps(&struck));
+                    schedule.make_contiguous().sort_by_key(|(at, _, _)| *at);
+                    world.history.write(|seen| seen.struck.extend(struck));
+                }
+            }
+            while let Some((_, number, step)) = schedule.pop_front_if(|(at, _, _)| *at <= now_ms) {
                 if let Some(machine) = machine(world, number) {
                     perform(&mut sim, machine, &others, keep_plant(plan, step), trace);
                 }
@@ -213,11 +242,11 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
 }
 
 /// A disk that lies goes on lying through every other ailment.
-fn keep_plant(plan: &Plan, step: crate::faults::Step) -> crate::faults::Step {
+fn keep_plant(plan: &Plan, step: Step) -> Step {
     match step {
-        crate::faults::Step::Ail(ailment) => {
+        Step::Ail(ailment) => {
             let sync_lies = plan.plant == Some(Plant::DroppedSync);
-            crate::faults::Step::Ail(Ailment { sync_lies, ..ailment })
+            Step::Ail(Ailment { sync_lies, ..ailment })
         }
         step => step,
     }

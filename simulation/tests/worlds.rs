@@ -37,6 +37,18 @@ fn a_few_seeds_hold_every_property() {
     assert!(output.status.success(), "{text}");
 }
 
+/// What is rare and matters, in a few seeds: a sweep that never meets a fold proves nothing about folds.
+#[test]
+fn a_few_seeds_meet_every_hard_moment_of_a_ledger() {
+    let (output, text) = simulate(&["--seeds", "16..24"]);
+    assert!(output.status.success(), "{text}");
+    for mark in featureops_simulation::moments::NAMES {
+        let line = text.lines().find(|line| line.starts_with(&format!("mark {mark}: ")));
+        let line = line.unwrap_or_else(|| panic!("no mark '{mark}' in\n{text}"));
+        assert!(!line.contains(": 0 times"), "{line}");
+    }
+}
+
 /// The first of some seeds in which the plant found a place must fail, by the checker it was planted for.
 fn caught(plant: &str, by: &[&str]) {
     let mut last = String::new();
@@ -92,6 +104,11 @@ fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
 }
 
 #[test]
+fn a_fold_that_forgets_a_part_of_a_sum_on_one_life_is_caught() {
+    caught("leaky-fold", &["S1"]);
+}
+
+#[test]
 fn a_ramp_that_skips_a_step_is_caught() {
     caught("skipped-step", &["P1"]);
 }
@@ -131,6 +148,7 @@ fn each_checker_that_reads_the_record_can_fail() {
         ("old-version", "H5v"),
         ("stale-read", "H6"),
         ("other-replay", "H7"),
+        ("short-fold", "F1"),
     ] {
         caught(plant, &[by]);
     }

@@ -1,11 +1,49 @@
 //! The command line against one site's node: what it prints, and how it ends.
 
 use std::ffi::OsStr;
-use std::process::Output;
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::site::Site;
+
+/// Longest time of one command; the whole of it ends with it.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Runs a process to its end and hands over what it printed.
+///
+/// # Panics
+/// It cannot be run, or does not end in time; then it is killed.
+#[must_use]
+pub fn within(mut command: Command, patience: Duration) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Read beside: a full pipe would hold the process up.
+    fn read(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).unwrap();
+            bytes
+        })
+    }
+    let (out, err) = (read(child.stdout.take().unwrap()), read(child.stderr.take().unwrap()));
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begin.elapsed() > patience {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{command:?} did not end within {patience:?}");
+        }
+        std::thread::sleep(POLL);
+    };
+    Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() }
+}
 
 /// Commands to the node of a site.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +57,9 @@ impl Line<'_> {
     #[must_use]
     pub fn run(&self, arguments: &[impl AsRef<OsStr>]) -> Output {
         let server = format!("127.0.0.1:{}", self.0.port);
-        self.0.command().args(["--server", &server]).args(arguments).output().unwrap()
+        let mut command = self.0.command();
+        command.args(["--server", &server]).args(arguments);
+        within(command, COMMAND_PATIENCE)
     }
 
     /// Standard output and standard error of a command that has to end so. One that fails says why, in words for people.

@@ -4,6 +4,9 @@
 //! The numbers are read where a decision rests on them: the last batch trips a guardrail, and the trip's record has the
 //! integers of the frozen position, units, sums, squares and products by arm. `FEATUREOPS_UNITS` and `FEATUREOPS_SEED` make
 //! it larger or other.
+//!
+//! Once with room for every unit's sums, and once with a budget that is passed on the way: then sums fold into clusters, and the
+//! node is killed just before and just after.
 
 #![allow(
     clippy::disallowed_methods,
@@ -21,12 +24,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use featureops_proto::v1::{Arm, Flag, ValueType};
 use featureops_proto::v1::{
-    ArmMoments, Budgets, CreateExperimentRequest, Decision, DecisionInputs, Experiment, ExperimentStatus,
-    GetExperimentStatusRequest, Guardrail, Int128, ListDecisionsRequest, Metric, MetricInput,
-    SetBudgetsRequest, SetFlagRequest, SetMetricRequest, StartExperimentRequest, decision, experiment,
-    metric,
+    ArmMoments, CreateExperimentRequest, Decision, DecisionInputs, Experiment, ExperimentStatus,
+    GetExperimentStatusRequest, Guardrail, Int128, ListDecisionsRequest, Metric, MetricInput, SetFlagRequest,
+    SetMetricRequest, StartExperimentRequest, decision, experiment, metric,
 };
 use featureops_tests::client::{Client, answered};
+use featureops_tests::line::Line;
 use featureops_tests::load::{ARMS, ENVIRONMENT, EXPERIMENT};
 use featureops_tests::noise::{Happened, Noise, Producer};
 use featureops_tests::site::{PATIENCE, Site};
@@ -38,7 +41,18 @@ use tokio::task::JoinSet;
 const EVENTS_MAX: [u64; PRODUCERS] = [8, 32, 64, 128];
 const POLL: Duration = Duration::from_millis(20);
 
-/// Defines the flag, the metrics and the experiment, with room for every unit's sums, and starts it.
+/// What goes wrong on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// A kill when half of the first act is told.
+    Kill,
+    /// Sums beyond so many fold; a kill before they do, and one after.
+    Fold(u64),
+    /// A planted fault: what got no answer goes out again as something new.
+    Renames,
+}
+
+/// Defines the flag, the metrics and the experiment, and starts it.
 async fn prepare(client: &Client) {
     let variants = ARMS.iter().map(|arm| ((*arm).to_owned(), (*arm).into())).collect();
     let flag = Flag {
@@ -75,10 +89,6 @@ async fn prepare(client: &Client) {
         let request = SetMetricRequest { metric: Some(metric), ..SetMetricRequest::default() };
         client.metrics.clone().set_metric(request).await.unwrap();
     }
-    // Folded sums have squares of clusters, not of units: the node is given the room to keep every unit's.
-    let budgets = Budgets { experiment_sums: 16 << 20, ..Budgets::default() };
-    let request = SetBudgetsRequest { budgets: Some(budgets), ..SetBudgetsRequest::default() };
-    client.administration.clone().set_budgets(request).await.unwrap();
     let experiment = Experiment {
         name: format!("{ENVIRONMENT}/experiments/{EXPERIMENT}"),
         flag: EXPERIMENT.into(),
@@ -127,7 +137,7 @@ fn wide(number: Option<&Int128>) -> i128 {
 }
 
 /// What the record says of an arm, over all strata.
-fn held(inputs: &DecisionInputs, arm: usize) -> ArmTotals {
+fn held(inputs: &DecisionInputs, arm: usize, folds: bool) -> ArmTotals {
     let input = |key: &str| -> &MetricInput {
         let known = || inputs.metrics.iter().map(|held| &held.metric).collect::<Vec<_>>();
         inputs
@@ -156,7 +166,8 @@ fn held(inputs: &DecisionInputs, arm: usize) -> ArmTotals {
     let over_strata = |of: &dyn Fn(&ArmMoments) -> i128| -> i128 {
         inputs.strata.iter().map(|stratum| of(&stratum.arms[arm])).sum()
     };
-    assert_eq!(over_strata(&|arm| i128::from(arm.clusters)), 0, "folded: squares are of clusters");
+    let clusters = over_strata(&|arm| i128::from(arm.clusters));
+    assert_eq!(clusters > 0, folds, "squares are of clusters once folded, else of units");
     ArmTotals {
         units: u64::try_from(over_strata(&|arm| i128::from(arm.units))).unwrap(),
         converted: seen(converted),
@@ -169,12 +180,28 @@ fn held(inputs: &DecisionInputs, arm: usize) -> ArmTotals {
 }
 
 /// What is wrong, in words.
-fn faults(visits: &Visits, inputs: &DecisionInputs, verdicts: &BTreeMap<String, u64>) -> Vec<String> {
+fn faults(
+    visits: &Visits,
+    inputs: &DecisionInputs,
+    verdicts: &BTreeMap<String, u64>,
+    folds: bool,
+) -> Vec<String> {
     let totals = &visits.totals;
     let mut faults = Vec::new();
     for (arm, (variant, expected)) in ARMS.iter().zip(&totals.arms).enumerate() {
-        let held = held(inputs, arm);
-        if held != *expected {
+        let (held, mut expected) = (held(inputs, arm, folds), *expected);
+        if folds {
+            // Squares and products are of clusters, whose units this test does not know. Everything else stays exact.
+            expected.clicks_by_views = held.clicks_by_views;
+            for (of_units, of_clusters) in [
+                (&mut expected.revenue, held.revenue),
+                (&mut expected.views, held.views),
+                (&mut expected.clicks, held.clicks),
+            ] {
+                of_units.squares = of_clusters.squares;
+            }
+        }
+        if held != expected {
             faults.push(format!("{variant}: held {held:?}, happened {expected:?}"));
         }
     }
@@ -204,6 +231,31 @@ fn faults(visits: &Visits, inputs: &DecisionInputs, verdicts: &BTreeMap<String, 
     faults
 }
 
+/// When the node is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So many batches have their answer.
+    Answered(u64),
+    /// So many sums are held.
+    Sums(u64),
+    /// Sums are held by cluster.
+    Folded,
+}
+
+impl Moment {
+    async fn has_come(self, client: &Client, happened: &Happened) -> bool {
+        match self {
+            Self::Answered(batches) => happened.answered.load(Ordering::Relaxed) >= batches,
+            Self::Sums(sums) => {
+                let status = status(client).await;
+                assert!(!status.folded, "folded before it was looked at: {} units are too few", status.rows);
+                status.entries >= sums
+            }
+            Self::Folded => status(client).await.folded,
+        }
+    }
+}
+
 struct Told {
     visits: Visits,
     happened: Arc<Happened>,
@@ -211,11 +263,14 @@ struct Told {
 }
 
 /// Everything from an empty folder to the comparison.
-async fn tell(seed: u64, units: u32, kill: bool, renames: bool) -> Told {
+async fn tell(seed: u64, units: u32, trouble: Trouble) -> Told {
     // Snapshots and purges among the facts.
     let site = Site::new().with("FEATUREOPS_SNAPSHOT_EVERY_ENTRIES", "2000");
     let mut node = site.start().await.unwrap_or_else(|ended| panic!("first start: {ended}"));
     prepare(&site.client()).await;
+    // Folded sums have squares of clusters: with room enough they stay those of units.
+    let room = if let Trouble::Fold(most) = trouble { most } else { 16 << 20 };
+    Line(&site).ends(0, &["budget", "set", "--experiment-sums", &room.to_string()]);
     let begin = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
     let mut visits = Visits::new(seed, units);
     let happened = Arc::new(Happened::default());
@@ -224,7 +279,7 @@ async fn tell(seed: u64, units: u32, kill: bool, renames: bool) -> Told {
         client: site.client(),
         seed: seed.wrapping_add(number as u64),
         begin,
-        renames,
+        renames: trouble == Trouble::Renames,
         happened: Arc::clone(&happened),
     };
     let mut producers: Vec<(Producer, Noise)> = EVENTS_MAX
@@ -247,17 +302,22 @@ async fn tell(seed: u64, units: u32, kill: bool, renames: bool) -> Told {
             });
         }
         let mut ended = Vec::new();
-        if kill && act == 0 {
-            while happened.answered.load(Ordering::Relaxed) < half {
+        let kills: &[Moment] = match trouble {
+            Trouble::Kill if act == 0 => &[Moment::Answered(half)],
+            Trouble::Fold(most) if act == 0 => &[Moment::Sums(most / 2), Moment::Folded],
+            _ => &[],
+        };
+        for moment in kills {
+            while !moment.has_come(&site.client(), &happened).await {
                 if let Some(one) = tasks.try_join_next() {
                     ended.push(one.unwrap());
                 }
-                assert!(!tasks.is_empty(), "everything was told before the kill");
+                assert!(!tasks.is_empty(), "everything was told before the kill at {moment:?}");
                 tokio::time::sleep(POLL).await;
             }
-            assert!(!tasks.is_empty(), "everything was told before the kill");
             node.kill();
             node = site.start().await.unwrap_or_else(|ended| panic!("start after the kill: {ended}"));
+            println!("killed at {moment:?}");
         }
         while let Some(one) = tasks.join_next().await {
             ended.push(one.unwrap());
@@ -273,7 +333,9 @@ async fn tell(seed: u64, units: u32, kill: bool, renames: bool) -> Told {
     let decision = trip(&client).await;
     let status = status(&client).await;
     println!("{happened:?}\n{} entries, {:?}", status.entries, status.verdicts);
-    let faults = faults(&visits, decision.inputs.as_ref().unwrap(), &status.verdicts);
+    let folds = matches!(trouble, Trouble::Fold(_));
+    assert_eq!(status.folded, folds, "{status:?}");
+    let faults = faults(&visits, decision.inputs.as_ref().unwrap(), &status.verdicts, folds);
     drop(node);
     Told { visits, happened, faults }
 }
@@ -283,7 +345,7 @@ fn what_is_held_is_what_single_units_did() {
     let (units, seed) = (count("FEATUREOPS_UNITS", 30_000), count("FEATUREOPS_SEED", 1));
     println!("FEATUREOPS_UNITS={units} FEATUREOPS_SEED={seed}");
     runtime().block_on(async {
-        let told = tell(seed, u32::try_from(units).unwrap(), true, false).await;
+        let told = tell(seed, u32::try_from(units).unwrap(), Trouble::Kill).await;
         assert!(told.faults.is_empty(), "{:#?}", told.faults);
         // What did not happen shows nothing.
         let totals = &told.visits.totals;
@@ -309,10 +371,21 @@ fn what_is_held_is_what_single_units_did() {
 }
 
 #[test]
+fn what_is_held_after_the_fold_is_what_single_units_did() {
+    let (units, seed) = (count("FEATUREOPS_UNITS", 12_000), count("FEATUREOPS_SEED", 1));
+    println!("FEATUREOPS_UNITS={units} FEATUREOPS_SEED={seed}");
+    runtime().block_on(async {
+        let told = tell(seed, u32::try_from(units).unwrap(), Trouble::Fold(units)).await;
+        assert!(told.faults.is_empty(), "{:#?}", told.faults);
+        assert!(told.visits.totals.crossed > 0 && told.happened.broken.load(Ordering::Relaxed) > 0);
+    });
+}
+
+#[test]
 fn a_producer_that_renames_what_got_no_answer_is_noticed() {
     // As if the node did not know its batches: what came twice counts twice. Exposures still count once, by their units.
     runtime().block_on(async {
-        let told = tell(1, 3_000, false, true).await;
+        let told = tell(1, 3_000, Trouble::Renames).await;
         assert!(told.happened.lost_after.load(Ordering::Relaxed) > 0);
         let said = told.faults.join("\n");
         assert!(said.contains("COUNTED") && said.contains("squares"), "not noticed: {said}");

@@ -6,11 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 use std::process::Command;
+use std::time::Duration;
 
-use featureops_tests::line::text;
+use featureops_tests::line::{text, within};
 use featureops_tests::site::Site;
 use featureops_tests::{binary, runtime};
 
+/// Longest time of one fence: a dozen commands.
+const PATIENCE: Duration = Duration::from_secs(300);
 const README: &str = include_str!("../../README.md");
 
 /// The fenced parts of a page: what the fence says, and what stands in it.
@@ -65,14 +68,13 @@ fn the_commands_run_as_they_stand() {
         tour.iter().flat_map(|body| body.lines()).filter(|line| line.starts_with("featureops ")).count() > 40
     );
     for body in tour {
-        let ended = site
-            .own(Command::new("bash"))
+        let mut command = site.own(Command::new("bash"));
+        command
             .args(["-euo", "pipefail", "-c", &body])
             .current_dir(&folder)
             .env("PATH", &path)
-            .env("FEATUREOPS_SERVER", format!("http://127.0.0.1:{}", site.port))
-            .output()
-            .unwrap();
+            .env("FEATUREOPS_SERVER", format!("http://127.0.0.1:{}", site.port));
+        let ended = within(command, PATIENCE);
         assert!(ended.status.success(), "{body}\n{}\n{}", text(&ended.stdout), text(&ended.stderr));
     }
 }

@@ -147,6 +147,22 @@ pub fn outlook(error: &io::Error) -> Outlook {
     }
 }
 
+/// Whether an error of the disk says that a file may not grow further, though there may be room.
+#[must_use]
+pub fn is_file_bound(why: &str) -> bool {
+    why.contains("File too large")
+}
+
+/// The way out of a disk that takes no writes, by what its error says.
+#[must_use]
+pub fn way_out(why: &str) -> &'static str {
+    if is_file_bound(why) {
+        "lift the bound on the length of files (`ulimit -f`, of a service LimitFSIZE; `prlimit --fsize` for a process that runs)"
+    } else {
+        "make room on the disk"
+    }
+}
+
 /// `EIO`, on every system this is built for.
 const EIO: i32 = 5;
 

@@ -18,6 +18,10 @@ use crate::state::{Key, key};
 
 /// Versions of a flag that are kept.
 pub const MAX_HISTORY: usize = 100;
+/// Bytes of a flag's history: beyond them its oldest versions go, also before there are [`MAX_HISTORY`]. The same on every replica.
+pub const MAX_HISTORY_BYTES: usize = 1 << 20;
+/// Versions that are kept however long they are: the present one, and one to go back to.
+pub const LEAST_HISTORY: usize = 2;
 
 /// Changes of a flag, as its history names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,12 +84,9 @@ impl State {
         if change != Change::Other("reallocate") {
             let history = self.histories.entry(key.clone()).or_insert_with(|| {
                 let (environment, flag) = key.clone();
-                Arc::new(FlagHistoryRecord { environment, flag, versions: Vec::new() })
+                Arc::new(FlagHistoryRecord { environment, flag, ..FlagHistoryRecord::default() })
             });
-            let versions = &mut Arc::make_mut(history).versions;
-            if versions.len() >= MAX_HISTORY {
-                versions.remove(0);
-            }
+            let history = Arc::make_mut(history);
             let record = FlagVersionRecord {
                 flag_version: version,
                 change: change.name().to_owned(),
@@ -94,12 +95,20 @@ impl State {
                 definition,
                 decision: decision.to_owned(),
             };
-            versions.push(record.encode_to_vec().into());
+            history.versions.push(record.encode_to_vec().into());
+            shorten(history);
         }
         if let Some(ledger) = self.ledgers.get_mut(&held) {
             ledger.dirty = true;
         }
         version
+    }
+
+    /// Flags whose histories had too many bytes for as many versions as are kept, and how many versions went for it.
+    #[must_use]
+    pub fn shortened_histories(&self) -> (u64, u64) {
+        let shortened = self.histories.values().map(|history| history.shortened).filter(|gone| *gone > 0);
+        shortened.fold((0, 0), |(flags, all), gone| (flags + 1, all + gone))
     }
 
     /// A human command on a flag that an experiment holds keeps autonomous growth off for a while.
@@ -220,4 +229,21 @@ pub fn check_etag(given: &str, present: &str) -> Result<(), Refusal> {
     }
     let message = format!("the present etag is {present}: read the resource again");
     Err(Refusal::new(ErrorCode::EtagMismatch, "etag", given, message))
+}
+
+/// Lets the oldest versions of a history go: those beyond the number that is kept, and those beyond its bytes.
+fn shorten(history: &mut FlagHistoryRecord) {
+    let versions = &mut history.versions;
+    versions.drain(..versions.len().saturating_sub(MAX_HISTORY));
+    let mut bytes: usize = versions.iter().map(|version| version.len()).sum();
+    let mut gone = 0;
+    for version in versions.iter().take(versions.len().saturating_sub(LEAST_HISTORY)) {
+        if bytes <= MAX_HISTORY_BYTES {
+            break;
+        }
+        bytes -= version.len();
+        gone += 1;
+    }
+    versions.drain(..gone);
+    history.shortened += gone as u64;
 }

@@ -51,7 +51,7 @@ pub use command::{Command, DecodeError, MAX_ENTRY_BYTES};
 pub use effect::Effect;
 pub use environments::{MAX_ENVIRONMENTS, MAX_IMPORT_BYTES};
 pub use featureops_proto::log::Reply;
-pub use flags::History;
+pub use flags::{History, LEAST_HISTORY, MAX_HISTORY, MAX_HISTORY_BYTES};
 pub use invariant::{Invariant, Violation};
 pub use ledger::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, SERIES_HOURS, SeriesCell, strata_digest};
 pub use ledger_view::{LedgerUsage, PeriodView, SampleView, SeriesView};

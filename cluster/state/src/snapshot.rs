@@ -3,7 +3,7 @@
 
 mod ledger_parts;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -387,6 +387,12 @@ impl State {
                 self.heavy.insert(*number);
             }
         }
+        let mut folded: BTreeSet<u32> = self
+            .ledgers
+            .iter()
+            .filter(|(_, ledger)| ledger.clusters.folded() && !ledger.released)
+            .map(|(number, _)| *number)
+            .collect();
         for section in sections.iter().filter(|section| section.name.starts_with("clusters/")) {
             for record in records::<ClustersRecord>(section)? {
                 let ledger = self
@@ -394,6 +400,10 @@ impl State {
                     .get_mut(&record.experiment)
                     .filter(|ledger| ledger.clusters.folded())
                     .ok_or_else(|| error(&section.name, "no such folded ledger"))?;
+                folded.remove(&record.experiment);
+                if record.sums.len() != ledger.strata.all().len() {
+                    return Err(error(&section.name, "sums of other strata than the ledger's"));
+                }
                 let clusters = Arc::make_mut(&mut ledger.clusters);
                 for (at, bytes) in record.sums.iter().enumerate() {
                     zigzags(bytes)
@@ -402,7 +412,13 @@ impl State {
                 }
             }
         }
-        Ok(())
+        // Its moments say that sums are held by cluster: without them every later one would count from nothing.
+        match folded.first() {
+            None => Ok(()),
+            Some(number) => {
+                Err(error(&format!("clusters/{number:010}"), "missing, and the ledger's sums are folded"))
+            }
+        }
     }
 
     /// What follows from the records: layers' occupants, routes, and when those of ended experiments close.

@@ -278,4 +278,14 @@ fn over_all_the_largest_sums_fold_one_experiment_an_entry() {
         120
     );
     driver.state.check().unwrap();
+    // A snapshot that lost what the fold made is damage, not a ledger without sums.
+    let sections = driver.state.sections();
+    assert_eq!(State::from_sections(&sections).unwrap().digest(), driver.state.digest());
+    for number in [first, second] {
+        let name = format!("clusters/{number:010}");
+        let short: Vec<_> = sections.iter().filter(|section| section.name != name).cloned().collect();
+        assert_eq!(short.len() + 1, sections.len());
+        let refused = State::from_sections(&short).unwrap_err();
+        assert_eq!((refused.section, refused.detail.starts_with("missing")), (name, true));
+    }
 }

@@ -15,7 +15,7 @@ use featureops_proto::log::{self, entry, resolve_decision::Resolution};
 use featureops_proto::v1::decision::{Action, Status};
 use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::v1::{self, AutonomyLevel, AutonomyLevels, Principal, principal};
-use featureops_state::Effect;
+use featureops_state::{Effect, State};
 
 const FLAG: &str = "environments/production/flags/checkout";
 const EXPERIMENT: &str = "environments/production/experiments/e";
@@ -532,4 +532,46 @@ fn a_refused_etag_is_no_answer_to_keep() {
     assert_eq!(refusal(d.propose(archive("d9"))).code, "ETAG_MISMATCH");
     let first = done(d.propose(archive("d1")));
     assert_eq!(done(d.propose(archive("d1"))), first, "and what took effect is");
+}
+
+#[test]
+fn a_history_is_bounded_by_its_bytes_too() {
+    let mut d = Driver::new();
+    d.furnish();
+    let versions = |d: &Driver| -> Vec<u64> {
+        let history = d.state.flag_history("production", "checkout").unwrap();
+        history.newest_first().map(|version| version.flag_version).collect()
+    };
+    let set = |d: &mut Driver, bytes: usize| {
+        let flag = d.state.flag("production", "checkout").unwrap();
+        let flag = v1::Flag { description: "x".repeat(bytes), ..flag };
+        d.done(entry::Command::SetFlag(log::SetFlag { flag: Some(flag), ..log::SetFlag::default() }));
+    };
+    assert_eq!((versions(&d), d.state.shortened_histories()), (vec![1], (0, 0)));
+    for _ in 0..40 {
+        set(&mut d, 60_000);
+    }
+    // A MiB has 17 of them: the oldest went.
+    assert_eq!((versions(&d), d.state.shortened_histories()), ((25..=41).rev().collect(), (1, 24)));
+    d.state.check().unwrap();
+    let again = State::from_sections(&d.state.sections()).unwrap();
+    assert_eq!((again.shortened_histories(), again.digest()), ((1, 24), d.state.digest()));
+    // However long they are, there is one to go back to.
+    set(&mut d, 800_000);
+    set(&mut d, 800_000);
+    assert_eq!(versions(&d), [43, 42]);
+    d.done(entry::Command::RevertFlag(log::RevertFlag {
+        name: FLAG.to_owned(),
+        to_version: 42,
+        etag: String::new(),
+    }));
+    d.state.check().unwrap();
+    assert_eq!(
+        d.refused(entry::Command::RevertFlag(log::RevertFlag {
+            name: FLAG.to_owned(),
+            to_version: 1,
+            etag: String::new()
+        })),
+        "NOT_FOUND"
+    );
 }

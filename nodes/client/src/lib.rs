@@ -151,7 +151,8 @@ pub enum Fate {
     Unanswered,
 }
 
-/// Told once of every event that was taken, from the sending task: be short.
+/// Told once of every event that was taken, from the sending task: be short. One that panics is told of the next event all the same,
+/// and counted in [`Counts::unheard`].
 pub type Hear = Box<dyn Fn(&Event, &Fate) + Send + Sync>;
 
 /// Why an event was not taken; it is handed back.
@@ -184,6 +185,7 @@ struct Counters {
     refused: AtomicU64,
     unanswered: AtomicU64,
     repeats: AtomicU64,
+    unheard: AtomicU64,
 }
 
 /// What was counted of a client's work. `taken` is the sum of the four fates and of what is still under way.
@@ -203,6 +205,8 @@ pub struct Counts {
     pub unanswered: u64,
     /// Attempts that were made again.
     pub repeats: u64,
+    /// Events at whose fate the caller's own [`Hear`] panicked.
+    pub unheard: u64,
 }
 
 impl Counters {
@@ -220,6 +224,7 @@ impl Counters {
             refused: read(&self.refused),
             unanswered: read(&self.unanswered),
             repeats: read(&self.repeats),
+            unheard: read(&self.unheard),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The sending task: gathers events into batches, sends them, and repeats under its own name what got no answer.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,7 +223,11 @@ impl Shared {
                 Fate::Unanswered => &self.counters.unanswered,
             };
             Counters::add(counter, 1);
-            (self.hear)(event, &fate);
+            // It is the caller's code, and what it does must not end this task: all that comes later would be lost.
+            let heard = std::panic::catch_unwind(AssertUnwindSafe(|| (self.hear)(event, &fate)));
+            if heard.is_err() {
+                Counters::add(&self.counters.unheard, 1);
+            }
         }
     }
 }
@@ -257,6 +262,29 @@ fn jittered(pause: Duration, chance: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_hearer_that_panics_ends_nothing() {
+        let heard = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let hears = Arc::clone(&heard);
+        let shared = Shared {
+            settings: Settings::new("http://127.0.0.1:1", "environments/e", "p"),
+            channel: Channel::from_static("http://127.0.0.1:1").connect_lazy(),
+            producer: "p".to_owned(),
+            hear: Box::new(move |_, _| {
+                if hears.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+                    std::panic::resume_unwind(Box::new("the caller's own"));
+                }
+            }),
+            counters: Arc::new(Counters::default()),
+            ending: Arc::new(watch::Sender::new(false)),
+        };
+        let event = || Event::Outcome(featureops_proto::v1::Outcome::default());
+        shared.tell(&[event(), event(), event()], |_| Fate::Unanswered);
+        let counts = shared.counters.read();
+        assert_eq!((counts.unanswered, counts.unheard), (3, 1));
+        assert_eq!(heard.load(std::sync::atomic::Ordering::Relaxed), 3);
+    }
 
     #[test]
     fn pauses_stay_between_half_and_whole_and_differ() {

@@ -1,7 +1,7 @@
 //! What a document cannot say is told, and nothing else is.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers may fail")]
 
-use featureops_evaluation::flagd::{What, export_for_sync, left_out};
+use featureops_evaluation::flagd::{What, export_for_sync, left_out, left_out_of};
 use featureops_proto::v1::{self, FractionalVersion, rule::Serve};
 use prost_types::Value;
 use serde_json::Value as Json;
@@ -100,4 +100,24 @@ fn what_no_generation_can_say_behind_a_prerequisite_is_told() {
     let large = messages(&format!(r#"{{"fractional":[{{"var":["a","{long}"]}},["on",1],["off",1]]}}"#));
     assert!(large.len() == 1 && large[0].contains("more than a rule may hold"), "{large:?}");
     assert_eq!(messages(r#"{"if":[{"==":[{"var":"a"},1]},"on","off"]}"#), Vec::<String>::new());
+}
+
+#[test]
+fn a_flag_behind_many_others_is_told_of_all_the_same_when_it_is_asked_about() {
+    let environment = v1::Environment {
+        fractional: FractionalVersion::FractionalVersion3.into(),
+        ..v1::Environment::default()
+    };
+    let mut flags = vec![v1::Flag { rules: vec![serving(halves())], ..flag("cart") }];
+    flags.extend((0..1_200).map(|number| v1::Flag {
+        name: format!("environments/production/flags/a-{number:04}"),
+        ..resting("cart")
+    }));
+    flags.push(v1::Flag { name: "environments/production/flags/z".to_owned(), ..resting("cart") });
+    let told = left_out(&flags, &environment, &[]);
+    assert_eq!(told.len(), 1_000);
+    assert!(told.iter().all(|lost| lost.flag != "z"));
+    let of = left_out_of(&flags, &environment, &[]);
+    let of_last = of(flags.last().unwrap());
+    assert_eq!((of_last.len(), of_last[0].flag.as_str()), (1, "z"));
 }

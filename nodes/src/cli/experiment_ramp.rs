@@ -29,9 +29,10 @@ pub fn step(text: &str) -> Result<v1::RampStep, Failure> {
         hold_seconds: i64::try_from(hold.as_secs()).unwrap_or(i64::MAX),
         ..v1::RampStep::default()
     };
+    let mut has_units = false;
     for part in parts {
         match part.parse() {
-            Ok(units) if step.minimum_units == 0 && !step.approval => step.minimum_units = units,
+            Ok(units) if !has_units && !step.approval => (step.minimum_units, has_units) = (units, true),
             Err(_) if part == "approve" && !step.approval => step.approval = true,
             _ => return Err(wrong()),
         }
@@ -107,6 +108,8 @@ mod tests {
             "0.001%:1h",
             "5%:1h:no",
             "5%:1h:1:2",
+            "5%:1h:0:7",
+            "5%:1h:0:approve:7",
             "5%:1h:approve:1",
         ] {
             assert!(step(text).is_err(), "{text}");

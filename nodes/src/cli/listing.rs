@@ -13,8 +13,8 @@ pub const MAX_LISTED: usize = 100_000;
 /// It is no number, or none at all: a list of nothing looks as if there were nothing.
 pub fn parse_limit(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(format!("a number from 1 to {MAX_LISTED}")),
+        Ok(limit) if (1..=MAX_LISTED).contains(&limit) => Ok(limit),
+        _ => Err(format!("a number from 1 to {MAX_LISTED}; more are paged over the API")),
     }
 }
 
@@ -112,5 +112,18 @@ mod tests {
             (5, "5", [4, 2].as_slice())
         );
         assert_eq!(list(0, 5, &mut Vec::new()).await.flags, []);
+    }
+}
+
+#[cfg(test)]
+mod limits {
+    use super::*;
+
+    #[test]
+    fn a_limit_has_both_ends() {
+        assert_eq!((parse_limit("1"), parse_limit("100000")), (Ok(1), Ok(MAX_LISTED)));
+        for text in ["0", "100001", "-1", "x", "99999999999999999999"] {
+            assert!(parse_limit(text).unwrap_err().contains("from 1 to 100000"), "{text}");
+        }
     }
 }

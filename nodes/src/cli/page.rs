@@ -39,7 +39,11 @@ pub struct Cell {
 
 impl Cell {
     pub fn new(text: impl AsRef<str>) -> Self {
-        Self { text: clean(text.as_ref()), tone: Tone::Plain, right: false }
+        Self {
+            text: text.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            tone: Tone::Plain,
+            right: false,
+        }
     }
 
     /// Numbers align on the right.
@@ -60,31 +64,36 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// Widest cell; longer text is cut and marked. `-o json` has it whole.
+/// Widest cell on a terminal; longer text is cut there and marked. A pipe, a file and `-o json` have it whole.
 const MAX_CELL: usize = 90;
 
-fn clean(text: &str) -> String {
-    let one_line: String =
-        text.chars().take(MAX_CELL + 1).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if one_line.chars().count() <= MAX_CELL {
-        return one_line;
+fn cut(text: &mut String) {
+    if let Some((at, _)) = text.char_indices().nth(MAX_CELL - 1)
+        && text.chars().count() > MAX_CELL
+    {
+        text.truncate(at);
+        text.push('…');
     }
-    let mut cut: String = one_line.chars().take(MAX_CELL - 1).collect();
-    cut.push('…');
-    cut
 }
 
 /// A page being written.
 #[derive(Debug, Default)]
 pub struct Page {
     colour: bool,
+    cuts: bool,
     text: String,
 }
 
 impl Page {
     #[must_use]
     pub fn new(colour: bool) -> Self {
-        Self { colour, text: String::new() }
+        Self { colour, ..Self::default() }
+    }
+
+    /// Whether cells are cut to what a terminal shows.
+    #[must_use]
+    pub fn cutting(self, cuts: bool) -> Self {
+        Self { cuts, ..self }
     }
 
     #[must_use]
@@ -133,10 +142,13 @@ impl Page {
     }
 
     /// Rows under headings. With no rows it says `none` in the words given.
-    pub fn table(&mut self, headings: &[&str], rows: Vec<Vec<Cell>>, none: &str) {
+    pub fn table(&mut self, headings: &[&str], mut rows: Vec<Vec<Cell>>, none: &str) {
         if rows.is_empty() {
             self.line(Tone::Faint, none);
             return;
+        }
+        if self.cuts {
+            rows.iter_mut().flatten().for_each(|cell| cut(&mut cell.text));
         }
         let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
         let mut right: Vec<bool> = vec![false; headings.len()];
@@ -210,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_table_says_so_and_long_cells_are_cut() {
-        let mut page = Page::new(false);
+    fn an_empty_table_says_so_and_a_terminal_cuts_long_cells() {
+        let mut page = Page::new(false).cutting(true);
         page.table(&["KEY"], vec![], "no flags");
         page.table(&["KEY"], vec![vec!["x".repeat(200).into()]], "");
         let text = page.into_text();
@@ -219,5 +231,8 @@ mod tests {
         assert!(
             text.lines().last().is_some_and(|line| line.chars().count() == MAX_CELL && line.ends_with('…'))
         );
+        let mut piped = Page::new(false);
+        piped.table(&["KEY"], vec![vec!["x".repeat(200).into()]], "");
+        assert_eq!(piped.into_text(), format!("KEY\n{}\n", "x".repeat(200)));
     }
 }

@@ -70,11 +70,18 @@ struct Placed {
     at: usize,
 }
 
-/// Parses one rule. `default_id` names it unless the text does.
+/// As [`parse_named_rule`]; `default_id` names it unless the text does.
+#[cfg(test)]
+pub fn parse_rule(text: &str, default_id: &str) -> Result<v1::Rule, RuleError> {
+    parse_named_rule(text)
+        .map(|(id, rule)| v1::Rule { id: id.unwrap_or_else(|| default_id.to_owned()), ..rule })
+}
+
+/// Parses one rule: the id that the text names it by, if it does, and the rule without it.
 ///
 /// # Errors
 /// With the place of the first character that cannot be read.
-pub fn parse_rule(text: &str, default_id: &str) -> Result<v1::Rule, RuleError> {
+pub fn parse_named_rule(text: &str) -> Result<(Option<String>, v1::Rule), RuleError> {
     if text.len() > MAX_RULE_BYTES {
         return Err(RuleError {
             text: text.chars().take(60).collect(),
@@ -83,12 +90,12 @@ pub fn parse_rule(text: &str, default_id: &str) -> Result<v1::Rule, RuleError> {
         });
     }
     let mut parser = Parser { text, tokens: tokens(text)?, next: 0 };
-    let id = parser.id().unwrap_or_else(|| default_id.to_owned());
+    let id = parser.id();
     let conditions = parser.conditions()?;
     parser.symbol("->", "'->' and what to serve, as: country = \"DE\" -> on")?;
     let serve = parser.serve()?;
     match parser.peek().token {
-        Token::End => Ok(v1::Rule { id, conditions, serve: Some(serve) }),
+        Token::End => Ok((id, v1::Rule { id: String::new(), conditions, serve: Some(serve) })),
         _ => Err(parser.error("nothing may follow; another rule is another --rule")),
     }
 }

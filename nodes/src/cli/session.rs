@@ -117,7 +117,7 @@ impl Session {
     }
 
     fn page(&self, table: impl FnOnce(&mut Page)) -> String {
-        let mut page = Page::new(self.colour);
+        let mut page = Page::new(self.colour).cutting(std::io::stdout().is_terminal());
         table(&mut page);
         page.into_text()
     }

@@ -36,12 +36,26 @@ const V2: &str = <ServerV2<EvaluationV2> as NamedService>::NAME;
 
 /// Whether a request is one of these.
 pub fn is_asked<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let is_json = kind.is_some_and(|kind| {
-        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
-        kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
-    });
-    is_json && request.method() == Method::POST && method(request.uri().path()).is_some()
+    reply::is_json(request.headers()) && is_method(request)
+}
+
+fn is_method<B>(request: &Request<B>) -> bool {
+    request.method() == Method::POST && method(request.uri().path()).is_some()
+}
+
+/// Whether a request would be one of these, if its body were said to be JSON; what speaks gRPC or gRPC-web is none.
+pub fn is_of_other_type<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    is_method(request) && !reply::is_json(headers) && !reply::is_grpc(headers)
+}
+
+/// The answer to such a one.
+pub fn other_type() -> Response {
+    let body = json!({ "code": "invalid_argument", "message": reply::SEND_JSON });
+    let mut response = reply::json(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body);
+    let accepted = HeaderValue::from_static("application/json, application/grpc, application/grpc-web");
+    response.headers_mut().insert("accept-post", accepted);
+    response
 }
 
 /// Service and method.

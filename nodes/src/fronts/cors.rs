@@ -21,7 +21,7 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 
 /// The origin that a page's request is answered to, if it is one of those named here.
 pub fn admitted<B>(origins: &[String], request: &Request<B>) -> Option<HeaderValue> {
-    if origins.is_empty() || !is_open(request.uri().path()) {
+    if !varies(origins, request.uri().path()) {
         return None;
     }
     let origin = request.headers().get(header::ORIGIN)?;
@@ -30,6 +30,11 @@ pub fn admitted<B>(origins: &[String], request: &Request<B>) -> Option<HeaderVal
     }
     let text = origin.to_str().ok()?;
     origins.iter().any(|named| named.eq_ignore_ascii_case(text)).then(|| origin.clone())
+}
+
+/// Whether answers of a path depend on the page that asks.
+pub fn varies(origins: &[String], path: &str) -> bool {
+    !origins.is_empty() && is_open(path)
 }
 
 /// Whether a path is one that pages may be let in to.
@@ -58,7 +63,6 @@ pub fn preflight() -> Response<Body> {
 
 /// Lets the page of this origin read an answer.
 pub fn open(headers: &mut HeaderMap, origin: HeaderValue) {
-    headers.append(header::VARY, HeaderValue::from_static("origin"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }

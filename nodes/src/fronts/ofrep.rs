@@ -34,7 +34,7 @@ use crate::fronts::selector::Scope;
 use crate::fronts::sse::{self, EVENTS, INACTIVITY_DELAY_S, Version};
 use crate::fronts::{REQUEST_BYTES_MAX, resolve, resolve_all};
 use crate::host::Host;
-use crate::reply::json;
+use crate::reply::{self, json};
 
 /// Seconds after which a client that was turned away may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
@@ -292,12 +292,11 @@ async fn asked(host: &Host, parts: &Parts, body: Body) -> Result<Asked, Refusal>
 /// An evaluation may imply an exposure. A web page cannot send JSON to another site without asking first, so that no page
 /// makes a visitor's browser report some; what no browser sends may come without a type.
 fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let is_json = kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with(b"application/json"));
-    if is_json || kind.is_none() && !headers.contains_key(header::ORIGIN) {
+    let is_said = headers.contains_key(header::CONTENT_TYPE);
+    if reply::is_json(headers) || !is_said && !headers.contains_key(header::ORIGIN) {
         return Ok(());
     }
-    let details = "send content-type: application/json".to_owned();
+    let details = reply::SEND_JSON.to_owned();
     Err(Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, code: Some("GENERAL"), details })
 }
 
@@ -374,7 +373,9 @@ mod tests {
             check_type(&HeaderMap::from_iter(pairs)).is_ok()
         };
         assert!(checked(&[]) && checked(&[(header::CONTENT_TYPE, "Application/JSON; charset=utf-8")]));
-        for other in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+        for other in
+            ["application/jsonx", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+        {
             assert!(!checked(&[(header::CONTENT_TYPE, other)]), "{other}");
         }
         assert!(!checked(&[(header::ORIGIN, "http://elsewhere")]));

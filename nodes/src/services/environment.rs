@@ -142,7 +142,13 @@ impl EnvironmentService for Environments {
 }
 
 /// What an import did, told to whoever asked for it.
-fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environment) -> ImportFlagsResponse {
+///
+/// `warnings`: those that are told, and how many were left out.
+fn imported(
+    done: &Done,
+    (mut warnings, more): (Vec<ImportWarning>, usize),
+    environment: Environment,
+) -> ImportFlagsResponse {
     let told = done.imported.clone().unwrap_or_default();
     for id in &told.kept {
         let message = "not in the document, and kept: a trip, an experiment or a flag that rests on it holds it; resume, stop \
@@ -162,7 +168,7 @@ fn imported(done: &Done, mut warnings: Vec<ImportWarning>, environment: Environm
         changed: told.changed,
         archived: told.archived,
         unchanged: told.unchanged_count,
-        warnings,
+        warnings: flagd::bounded(warnings, more),
         environment: Some(environment),
     }
 }
@@ -213,7 +219,7 @@ impl Environments {
         });
         let write =
             Write { from, request_id: &request.request_id, validate_only: request.validate_only, command };
-        let warnings = read.warnings;
+        let warnings = (read.warnings, read.more);
         let read = |state: &State, done: &Done| Some(imported(done, warnings, state.environment(id)));
         self.0.write_compiled(write, Some(against), read).await
     }
@@ -265,6 +271,7 @@ fn taken_in(
     present: &Environment,
 ) -> Result<(flagd::Imported, BTreeSet<String>), CompileError> {
     let mut read = flagd::import(document, environment, present)?;
+    let (mut warnings, more) = read.take_warnings();
     let mut held = BTreeMap::new();
     for some in read.flags.chunks(READ_MAX) {
         let found = replica.read(|state| {
@@ -280,7 +287,7 @@ fn taken_in(
     let flags: Vec<Flag> = held.values().cloned().collect();
     let segments = replica.read(|state| state.segments(environment, "", MAX_SEGMENTS));
     let again = flagd::again(&read.flags, &flags, present, &segments);
-    let left_out = flagd::left_out(&flags, present, &segments);
+    let left_out = flagd::left_out_of(&flags, present, &segments);
     let mut replaced = BTreeSet::new();
     for flag in &mut read.flags {
         let path = format!("flags.{}", id_of(&flag.name, Collection::Flags));
@@ -292,19 +299,19 @@ fn taken_in(
         if again.is_none() {
             replaced.insert(flag.name.clone());
             // Whoever changed an export and brings it back has this in it already.
-            let id = id_of(&flag.name, Collection::Flags);
-            let lost = left_out.iter().filter(|lost| lost.flag == id && lost.what == What::Prerequisite);
-            read.warnings.extend(lost.cloned().map(warning_of));
-            read.warnings.extend(goes(flag, &held, &read.environment, &path));
+            let lost = left_out(&held).into_iter().filter(|lost| lost.what == What::Prerequisite);
+            warnings.extend(lost.map(warning_of));
+            warnings.extend(goes(flag, &held, &read.environment, &path));
             continue;
         }
         if again == Some(&flagd::Again::OtherWeights) {
             let message = "its weights are those of a running experiment, which moves them itself: the flag stays as it is; \
                            `experiment set-allocation` gives others";
-            read.warnings.push(ImportWarning { path, message: message.to_owned() });
+            warnings.push(ImportWarning { path, message: message.to_owned() });
         }
         *flag = held;
     }
+    (read.warnings, read.more) = (warnings, more);
     Ok((read, replaced))
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use featureops::config::NodeConfig;
 use featureops::node::Node;
@@ -141,6 +142,17 @@ pub fn experiment(id: &str, flag: &str) -> Experiment {
         cool_down_seconds: Some(0),
         ..Experiment::default()
     }
+}
+
+/// Asks until there is an answer, ten seconds at most.
+pub async fn reached<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..1_000 {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} after ten seconds");
 }
 
 /// A condition with one text.

@@ -2,6 +2,9 @@
 //!
 //! An event held for its exposure (WAITING) may be counted later or not, and a batch that was never answered may be counted or
 //! not: both widen the range upwards. Everything else is exact: below the range a fact is lost, above it one counts twice.
+//!
+//! A ledger that thinned has only units of the lower part of the hash space, with all that they ever did: the model looks at these
+//! units and no others. One that folded keeps what erased units had clicked before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,29 +39,47 @@ fn status<'a>(seen: &'a Seen, experiment: &str) -> Vec<(u64, &'a v1::ExperimentS
         .collect()
 }
 
+/// Parts that the hash space is divided into.
+const PARTS: u64 = 256;
+
+/// Whether what the status shows of a unit's experiment has the unit in it.
+fn keeps(seen: &Seen, status: &v1::ExperimentStatus, unit: &str) -> bool {
+    if status.thinned_units == 0 && status.kept >= 1.0 {
+        return true;
+    }
+    let part = |hash: &u64| hash >> 56;
+    seen.hashes.get(unit).is_none_or(|hash| (part(hash) as f64) < status.kept * PARTS as f64)
+}
+
 /// E1: clicks, of which every counted event adds one.
 pub fn events(_: &Plan, seen: &Seen) -> Finding {
     let mut finding = Finding::default();
     for experiment in EXPERIMENTS {
         let metric = clicks(experiment);
-        let (mut least, mut most) = (0_u64, 0_u64);
+        // By unit: clicks that were counted, and those that may have been.
+        let mut clicked: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for report in &seen.reports {
             let verdicts = verdicts(report);
-            for (index, name) in report.metrics.iter().enumerate() {
+            for (index, (name, unit)) in report.metrics.iter().zip(&report.units).enumerate() {
                 if *name != metric || report.refused.is_some() {
                     continue;
                 }
-                match verdicts.as_ref().and_then(|verdicts| verdicts.get(index)) {
-                    Some(Verdict::Counted) => {
-                        least = least.saturating_add(1);
-                        most = most.saturating_add(1);
-                    }
-                    None | Some(Verdict::Waiting) => most = most.saturating_add(1),
-                    Some(_) => {}
-                }
+                let counts = match verdicts.as_ref().and_then(|verdicts| verdicts.get(index)) {
+                    Some(Verdict::Counted) => (1, 1),
+                    None | Some(Verdict::Waiting) => (0, 1),
+                    Some(_) => continue,
+                };
+                let unit = clicked.entry(unit).or_default();
+                *unit = (unit.0.saturating_add(counts.0), unit.1.saturating_add(counts.1));
             }
         }
+        let erased = seen.erased_clicks.iter().filter(|click| click.experiment == *experiment).count();
         for (machine, status) in status(seen, experiment) {
+            let kept = clicked.iter().filter(|(unit, _)| keeps(seen, status, unit));
+            let (least, most) = kept.fold((0_u64, 0_u64), |(least, most), (_, counts)| {
+                (least.saturating_add(counts.0), most.saturating_add(counts.1))
+            });
+            let most = if status.folded { most.saturating_add(erased as u64) } else { most };
             let totals = status.arms.iter().flat_map(|arm| &arm.metrics);
             let of = totals.filter(|total| total.metric.ends_with(&metric));
             let shown: f64 = of.map(|total| total.total).sum();
@@ -85,9 +106,11 @@ pub fn units(_: &Plan, seen: &Seen) -> Finding {
         }
     }
     for experiment in EXPERIMENTS {
-        let least = counted.get(experiment).map_or(0, BTreeSet::len);
-        let most = seen.asked.iter().filter(|(flag, _)| flag == experiment).count();
         for (machine, status) in status(seen, experiment) {
+            let counted = counted.get(experiment).into_iter().flatten();
+            let least = counted.filter(|unit| keeps(seen, status, unit)).count();
+            let asked = seen.asked.iter().filter(|(flag, _)| flag == experiment);
+            let most = asked.filter(|(_, unit)| keeps(seen, status, unit)).count();
             // A row is a unit; an arm's units are those it was ever counted in.
             let rows = usize::try_from(status.rows).unwrap_or(usize::MAX);
             finding.case((least..=most).contains(&rows), || {

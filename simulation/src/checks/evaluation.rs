@@ -34,7 +34,7 @@ const RECOVERY_MS: u64 = 4_000;
 const WINDOW_MS_MIN: u64 = 300;
 
 /// Times, in simulated microseconds, in which a disk ails and nothing else is wrong.
-pub fn ailing_windows(plan: &Plan) -> Vec<std::ops::Range<u64>> {
+pub fn ailing_windows(plan: &Plan, seen: &Seen) -> Vec<std::ops::Range<u64>> {
     // Nobody answers while a machine is down or cut off; the recovery counts in.
     let down = |fault: &Fault| match *fault {
         Fault::Crash { down_ms } => Some((0, down_ms)),
@@ -46,13 +46,13 @@ pub fn ailing_windows(plan: &Plan) -> Vec<std::ops::Range<u64>> {
         Fault::SlowDisk { .. } | Fault::Clock { .. } => None,
     };
     let mut dark: Vec<std::ops::Range<u64>> = Vec::new();
-    for scheduled in &plan.faults {
+    for scheduled in plan.faults.iter().chain(&seen.struck) {
         if let Some((from, to)) = down(&scheduled.fault) {
             let end = scheduled.at_ms.saturating_add(to).saturating_add(RECOVERY_MS);
             dark.push(scheduled.at_ms.saturating_add(from)..end);
         }
     }
-    let ailing = plan.faults.iter().filter_map(|scheduled| {
+    let ailing = plan.faults.iter().chain(&seen.struck).filter_map(|scheduled| {
         let (Fault::FullDisk { for_ms } | Fault::FailingSync { for_ms } | Fault::SlowDisk { for_ms, .. }) =
             scheduled.fault
         else {
@@ -71,7 +71,7 @@ pub fn ailing_windows(plan: &Plan) -> Vec<std::ops::Range<u64>> {
 /// H5 in every fault phase: while a disk is full, slow or failing, evaluations are asked and answered.
 pub fn under_ailment(plan: &Plan, seen: &Seen) -> Finding {
     let mut finding = Finding::default();
-    for window in ailing_windows(plan) {
+    for window in ailing_windows(plan, seen) {
         let within = |evaluated: &&Evaluated| window.contains(&evaluated.asked);
         let answered = seen.evaluations.iter().filter(within).count();
         finding.case(answered > 0, || {

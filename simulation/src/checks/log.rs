@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::history::Seen;
 use crate::plan::Plan;
+use crate::refold::Counted;
 
 /// R1.
 pub fn told(_: &Plan, seen: &Seen) -> Finding {
@@ -37,10 +38,18 @@ pub fn told(_: &Plan, seen: &Seen) -> Finding {
         }
         for status in &settled.experiments {
             let Some(experiment) = &status.experiment else { continue };
+            let told = Counted {
+                name: experiment.name.clone(),
+                verdicts: status.verdicts.clone().into_iter().collect(),
+                rows: status.rows,
+                entries: status.entries,
+                thinned: status.thinned_units,
+                folded: status.folded,
+                arms: status.arms.iter().map(|arm| arm.units).collect(),
+            };
             let said = refolded.experiments.iter().find(|said| said.name == experiment.name);
-            let told: Vec<(String, u64)> = status.verdicts.clone().into_iter().collect();
-            finding.case(said.is_some_and(|said| said.verdicts == told && said.rows == status.rows), || {
-                format!("machine {machine} {}: told {told:?}, the log says {said:?}", experiment.name)
+            finding.case(said == Some(&told), || {
+                format!("machine {machine}: told {told:?}, the log says {said:?}")
             });
         }
     }

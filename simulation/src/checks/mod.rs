@@ -12,6 +12,7 @@ mod digests;
 mod erasure;
 mod evaluation;
 mod facts;
+mod folds;
 mod history_of_flag;
 mod lists;
 mod log;
@@ -64,6 +65,7 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("A4", "experiments of a layer share no slot", allocation::layers),
     ("E1", "counted = distinct accepted events", counting::events),
     ("E2", "exposed = distinct exposed units", counting::units),
+    ("F1", "a fold's moments equal a recomputation", folds::recomputed),
     ("H1", "acknowledged facts are answered once and alike", facts::repeats),
     ("H1c", "acknowledged commands stay", history_of_flag::commands),
     ("H3", "a tripped flag serves its safe variant", trips::safe),

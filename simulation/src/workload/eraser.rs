@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::{ARMS, ENVIRONMENT, EXPERIMENTS, Stage, World, clicks};
 use crate::caller::{Answer, Caller};
 use crate::dice::Dice;
-use crate::history::Erased;
+use crate::history::{Erased, ErasedClick};
 
 /// Units that come and go.
 const UNITS: u64 = 12;
@@ -83,10 +83,12 @@ impl Eraser {
         let act =
             |channel, request| async move { FactServiceClient::new(channel).report_exposures(request).await };
         if !self.send("report exposure", batch, act).await {
-            self.lost.insert(unit);
+            self.lose(unit);
             return;
         }
         if self.dice.percent(50) {
+            let click = ErasedClick { experiment: experiment.to_owned(), unit: unit_name(unit) };
+            self.world.history.write(|seen| seen.erased_clicks.push(click));
             self.sequence = self.sequence.saturating_add(1);
             let batch = v1::ReportOutcomesRequest {
                 environment: ENVIRONMENT.to_owned(),
@@ -98,9 +100,15 @@ impl Eraser {
                 FactServiceClient::new(channel).report_outcomes(request).await
             };
             if !self.send("report outcome", batch, act).await {
-                self.lost.insert(unit);
+                self.lose(unit);
             }
         }
+    }
+
+    /// Something of the unit may come to the log after its last erasure: what is held of it says nothing.
+    fn lose(&mut self, unit: u64) {
+        self.lost.insert(unit);
+        self.world.history.write(|seen| seen.unsure.extend([unit_name(unit)]));
     }
 
     /// Whether there was an answer in the end.
@@ -136,13 +144,20 @@ impl Eraser {
             match self.caller.call("erase", request.clone(), act).await {
                 Answer::Ok(answer) => {
                     let erased = Erased { unit: unit_name(unit), stays: u64::from(answer.stays) };
-                    self.world.history.write(|seen| seen.erased.push(erased));
+                    self.world.history.write(|seen| {
+                        seen.unsure.remove(&erased.unit);
+                        seen.erased.push(erased);
+                    });
                     return;
                 }
-                Answer::Refused(_) => return,
+                // It is held on, and that is right.
+                Answer::Refused(_) => {
+                    self.world.history.write(|seen| seen.unsure.extend([unit_name(unit)]));
+                    return;
+                }
                 Answer::Unknown(_) => tokio::time::sleep(PAUSE).await,
             }
         }
-        self.lost.insert(unit);
+        self.lose(unit);
     }
 }

@@ -1,8 +1,10 @@
-//! Who uses the world: services that evaluate and report, an operator who changes things, an auditor who reads at the end.
+//! Who uses the world: services that evaluate and report, a crowd that fills ledgers, an operator who changes things, an auditor
+//! who reads at the end.
 //!
 //! All of them are ordinary clients over the wire. What they do is drawn from the seed; what they see goes into the history.
 
 pub mod auditor;
+pub mod crowd;
 pub mod eraser;
 pub mod lister;
 pub mod operator;
@@ -98,6 +100,18 @@ pub fn converted(flag: &str) -> String {
 #[must_use]
 pub fn clicks(flag: &str) -> String {
     format!("{flag}-clicks")
+}
+
+/// Key of the metric that sums what a flag's units spend; in worlds whose ledgers are at the brim only.
+#[must_use]
+pub fn spent(flag: &str) -> String {
+    format!("{flag}-spent")
+}
+
+/// Key of the metric of what is spent a click; where [`spent`] is.
+#[must_use]
+pub fn spent_a_click(flag: &str) -> String {
+    format!("{flag}-spent-a-click")
 }
 
 /// Key of the metric that counts a flag's errors; its guardrail.

@@ -20,7 +20,7 @@ use featureops_proto::{Collection, Name, timestamp, unix_ms};
 
 use super::{
     ARMS, ENVIRONMENT, EXPERIMENTS, LAYER, PLAIN_FLAG, SAFE, Stage, World, clicks, converted, errors,
-    experiment_name, flag_name, text,
+    experiment_name, flag_name, spent, spent_a_click, text,
 };
 use crate::caller::{Answer, Caller};
 use crate::dice::Dice;
@@ -132,18 +132,26 @@ impl Operator {
         // A layer leaves each of two experiments half of the units at most: not in every world.
         let layered = self.dice.percent(50);
         for flag in EXPERIMENTS {
-            let metrics = [
+            let mut metrics = vec![
                 (converted(flag), Kind::Proportion),
                 (clicks(flag), Kind::Count),
                 (errors(flag), Kind::Proportion),
             ];
+            let mut secondary_metrics = vec![clicks(flag)];
+            if self.world.plan.brim.is_some() {
+                metrics.extend([(spent(flag), Kind::Mean), (spent_a_click(flag), Kind::Ratio)]);
+                secondary_metrics.extend([spent(flag), spent_a_click(flag)]);
+            }
             for (metric, kind) in metrics {
+                let part = |name: String| if kind == Kind::Ratio { name } else { String::new() };
                 let lower = metric == errors(flag);
                 let direction = if lower { Direction::LowerIsBetter } else { Direction::HigherIsBetter };
                 let metric = v1::Metric {
                     name: format!("environments/{ENVIRONMENT}/metrics/{metric}"),
                     kind: kind.into(),
                     direction: direction.into(),
+                    numerator: part(spent(flag)),
+                    denominator: part(clicks(flag)),
                     ..v1::Metric::default()
                 };
                 let request = v1::SetMetricRequest {
@@ -170,7 +178,7 @@ impl Operator {
                     // Low enough for a small world to reach it.
                     minimum_units: 20,
                 }],
-                secondary_metrics: vec![clicks(flag)],
+                secondary_metrics,
                 policy: if climbs { v1::experiment::Policy::Ramp } else { v1::experiment::Policy::Thompson }
                     .into(),
                 ramp_steps: if climbs { ramp_steps() } else { Vec::new() },

@@ -155,6 +155,26 @@ impl State {
         Ok(reply)
     }
 
+    /// The refusal that an entry's request id gets because it was used for something else; `None`: it was not, or for the same.
+    /// Nothing is applied: a rehearsal asks this, and then what would happen without an id.
+    ///
+    /// # Errors
+    /// The entry cannot be read.
+    pub fn used_for_other(&self, entry: &[u8]) -> Result<Option<Refusal>, Violation> {
+        let stop = |error: String| Violation {
+            invariant: Invariant::L2Entry,
+            position: self.position,
+            detail: error,
+        };
+        let command = Command::decode(entry).map_err(|error| stop(error.to_string()))?;
+        let reply = self.answered(&command, meant(&command)).and_then(|reply| reply.result);
+        let mismatch = |refusal: &Refusal| refusal.code == ErrorCode::ContentMismatch.as_str();
+        Ok(match reply {
+            Some(reply::Result::Refusal(refusal)) if mismatch(&refusal) => Some(refusal),
+            _ => None,
+        })
+    }
+
     fn answered(&self, command: &Command, content_hash: u64) -> Option<Reply> {
         if command.request_id.is_empty() {
             None

@@ -15,6 +15,11 @@ pub fn check(state: &State) -> Result<(), String> {
     most("oversight", state.oversight.len() as u64, crate::state::MAX_OVERSIGHTS as u64)?;
     let longest = state.histories.values().map(|history| history.versions.len()).max().unwrap_or(0);
     most("versions of a flag", longest as u64, crate::flags::MAX_HISTORY as u64)?;
+    let bytes =
+        |versions: &[prost::bytes::Bytes]| versions.iter().map(|version| version.len()).sum::<usize>();
+    let many = state.histories.values().filter(|one| one.versions.len() > crate::flags::LEAST_HISTORY);
+    let largest = many.map(|history| bytes(&history.versions)).max().unwrap_or(0);
+    most("bytes of a flag's history", largest as u64, crate::flags::MAX_HISTORY_BYTES as u64)?;
     most("metrics", state.metrics.len() as u64, crate::state::MAX_METRICS as u64)?;
     most("experiments", state.experiments.len() as u64, crate::state::MAX_EXPERIMENTS as u64)?;
     most("segments", state.segments.len() as u64, crate::segments::MAX_SEGMENTS_OVER_ALL as u64)?;

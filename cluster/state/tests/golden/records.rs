@@ -33,6 +33,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("segment", &segment());
     golden.keeps("segment_units", &segment_units());
     golden.keeps("flag_history", &flag_history());
+    golden.keeps("flag_history_shortened", &FlagHistoryRecord { shortened: 3, ..flag_history() });
     golden.keeps("metric", &metric());
     golden.keeps("experiment", &experiment());
     golden.keeps("experiment_in_layer", &experiment_in_layer());
@@ -312,6 +313,7 @@ fn flag_history() -> FlagHistoryRecord {
         environment: text(ENVIRONMENT),
         flag: text("checkout"),
         versions: vec![set.encode_to_vec().into(), trip.encode_to_vec().into()],
+        ..FlagHistoryRecord::default()
     }
 }
 

@@ -39,6 +39,33 @@ pub struct Imported {
     pub flags: Vec<v1::Flag>,
     /// In the order of the document's parts; at most [`limits::MAX_WARNINGS`], and one that counts the rest.
     pub warnings: Vec<v1::ImportWarning>,
+    /// How many the last of them counts.
+    pub more: usize,
+}
+
+impl Imported {
+    /// The warnings themselves, to which others may be added before they are [`bounded`] again, and how many more there were.
+    #[must_use]
+    pub fn take_warnings(&mut self) -> (Vec<v1::ImportWarning>, usize) {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        let more = std::mem::take(&mut self.more);
+        if more > 0 {
+            warnings.pop();
+        }
+        (warnings, more)
+    }
+}
+
+/// At most [`limits::MAX_WARNINGS`], and one that counts the others and those that were left out before.
+#[must_use]
+pub fn bounded(mut warnings: Vec<v1::ImportWarning>, mut more: usize) -> Vec<v1::ImportWarning> {
+    more += warnings.len().saturating_sub(limits::MAX_WARNINGS);
+    warnings.truncate(limits::MAX_WARNINGS);
+    if more > 0 {
+        let message = format!("{more} more warnings; mend the first ones and import again");
+        warnings.push(v1::ImportWarning { path: "document".to_owned(), message });
+    }
+    warnings
 }
 
 /// Takes in a flagd document for an environment, given its id and what it is at present.
@@ -82,7 +109,8 @@ pub fn import(text: &str, environment: &str, present: &v1::Environment) -> Outco
     for flag in &flags {
         check_served(flag, &environment, &mut warnings)?;
     }
-    Ok(Imported { environment, flags, warnings: warnings.finish() })
+    let more = warnings.more;
+    Ok(Imported { environment, flags, warnings: bounded(warnings.kept, more), more })
 }
 
 /// Warns about what of a flag answers with an error.
@@ -113,14 +141,6 @@ impl Warnings {
         } else {
             self.more += 1;
         }
-    }
-
-    fn finish(mut self) -> Vec<v1::ImportWarning> {
-        if self.more > 0 {
-            let message = format!("{} more warnings; mend the first ones and import again", self.more);
-            self.kept.push(v1::ImportWarning { path: "document".to_owned(), message });
-        }
-        self.kept
     }
 }
 

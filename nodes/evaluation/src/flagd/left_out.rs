@@ -28,15 +28,28 @@ pub struct LeftOut {
     pub message: String,
 }
 
-/// What the document of these flags leaves out. `flags` holds all of the environment, for they may rest on each other.
+/// What the document of these flags leaves out, as much as is told. `flags` holds all of the environment, for they may rest on each
+/// other.
 #[must_use]
 pub fn left_out(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<LeftOut> {
+    let by_flag = left_out_of(flags, environment, segments);
+    let mut all: Vec<LeftOut> = flags.iter().flat_map(&by_flag).take(limits::MAX_WARNINGS).collect();
+    all.shrink_to_fit();
+    all
+}
+
+/// The same flag by flag: all of it, for whoever asks about some of them.
+pub fn left_out_of<'a>(
+    flags: &'a [v1::Flag],
+    environment: &'a v1::Environment,
+    segments: &'a [v1::Segment],
+) -> impl Fn(&v1::Flag) -> Vec<LeftOut> + 'a {
     let form = SyncForm::of(environment).with_segments(segments);
     let by_key = by_key(flags);
-    let others = |id: &str| by_key.get(id).copied();
-    let mut all = Vec::new();
-    for flag in flags.iter().filter(|flag| !flag.archived && flag.trip.is_none()) {
-        let Some(id) = key(flag) else { continue };
+    move |flag| {
+        let others = |id: &str| by_key.get(id).copied();
+        let mut all = Vec::new();
+        let Some(id) = key(flag).filter(|_| !flag.archived && flag.trip.is_none()) else { return all };
         let mut add = |what, message| all.push(LeftOut { flag: id.to_owned(), what, message });
         let conditions = flag.rules.iter().flat_map(|rule| &rule.conditions);
         for segment in segments::with_lists(conditions, form.segments()) {
@@ -55,10 +68,6 @@ pub fn left_out(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v
                 add(What::Prerequisite, message);
             }
         }
-        if all.len() >= limits::MAX_WARNINGS {
-            all.truncate(limits::MAX_WARNINGS);
-            return all;
-        }
+        all
     }
-    all
 }

@@ -27,8 +27,8 @@ mod value;
 pub use again::{Again, again};
 pub use decides::always_decides;
 pub use export::{Others, SyncForm, export, export_for_sync, export_with_segments};
-pub use import::{Imported, import};
-pub use left_out::{LeftOut, What, left_out};
+pub use import::{Imported, bounded, import};
+pub use left_out::{LeftOut, What, left_out, left_out_of};
 pub use segments::asked;
 
 /// Why a document was refused: the path in it, what stands there, the way out.

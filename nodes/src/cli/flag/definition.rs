@@ -9,7 +9,7 @@ use featureops_proto::v1;
 use super::show_written;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::render::{self, value_of_json};
-use crate::cli::rule::parse_rule;
+use crate::cli::rule::parse_named_rule;
 use crate::cli::session::{Session, WriteArgs, verb};
 use crate::cli::span::parse_span;
 use crate::rpc::flag_service_client::FlagServiceClient;
@@ -216,16 +216,16 @@ pub fn named(args: &Fields, name: String) -> Result<(v1::Flag, Vec<String>), Fai
         named("safe_variant");
     }
     for (place, text) in args.rule.iter().enumerate() {
-        let default = format!("rule-{}", place + 1);
-        let rule = parse_rule(text, &default)
+        let (id, mut rule) = parse_named_rule(text)
             .map_err(|error| Failure::usage(format!("--rule {}: {error}", place + 1)))?;
         let sticky = matches!(&rule.serve, Some(v1::rule::Serve::Split(split)) if split.sticky);
-        if sticky && rule.id == default && !text.trim_start().starts_with(&default) {
+        if sticky && id.is_none() {
             return Err(Failure::usage(format!(
                 "--rule {}: a sticky split keeps its map under its rule's id, which must be written: 'beta: always -> sticky …'",
                 place + 1
             )));
         }
+        rule.id = id.unwrap_or_else(|| format!("rule-{}", place + 1));
         flag.rules.push(rule);
     }
     if !args.rule.is_empty() {
@@ -402,6 +402,20 @@ mod tests {
         assert!(text.starts_with("checkout is active\n"), "{text}");
         assert!(text.contains("rule-1  country = \"DE\" -> on\n"), "{text}");
         assert!(text.contains("beta    vip exists -> split on=2500,off=7500\n"), "{text}");
+    }
+
+    #[test]
+    fn a_sticky_split_asks_for_an_id_that_is_written() {
+        let rule = |text: &str| parsed(&["checkout", "--type", "boolean", "--rule", text]);
+        let (flag, _) = rule("beta: always -> sticky on=25%,off=75%").unwrap();
+        assert_eq!(flag.rules[0].id, "beta");
+        // The name that it would get by itself, written, is one.
+        assert_eq!(rule("rule-1: always -> sticky on=25%,off=75%").unwrap().0.rules[0].id, "rule-1");
+        // And an attribute of that name is none.
+        for text in ["always -> sticky on=25%,off=75%", "rule-1 exists -> sticky on=25%,off=75%"] {
+            let refused = rule(text).unwrap_err().render();
+            assert!(refused.contains("must be written"), "{text}: {refused}");
+        }
     }
 
     #[test]

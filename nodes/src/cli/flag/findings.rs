@@ -46,7 +46,7 @@ pub fn findings(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v
     let mut referred = BTreeSet::new();
     for flag in flags.iter().filter(|flag| !flag.archived) {
         let mut look = Look { flag, shared: &shared, natures: &natures, found: Vec::new() };
-        look.run(&mut referred);
+        look.run(environment, &mut referred);
         all.append(&mut look.found);
     }
     // What only shared rules refer to is referred to as long as one of those is.
@@ -96,7 +96,23 @@ impl Look<'_> {
         self.found.push(Finding { flag, code, path: path.into(), message: message.into() });
     }
 
-    fn run(&mut self, referred: &mut BTreeSet<String>) {
+    /// What an import warned of: it compiles, and what cannot work answers with an error.
+    fn compiled(&mut self, environment: &v1::Environment) {
+        for (path, message) in featureops_evaluation::warnings(self.flag, environment) {
+            // What this page finds by itself it says in its own words: that the rule is no JSON, and which result is no variant.
+            let value = message.split("': ").next().unwrap_or_default();
+            let said = |found: &Finding| {
+                found.code == "targeting"
+                    && (found.message.starts_with("is not JSON")
+                        || found.message.contains(&format!("{value}'")))
+            };
+            if !self.found.iter().any(said) {
+                self.found("targeting", path, message);
+            }
+        }
+    }
+
+    fn run(&mut self, environment: &v1::Environment, referred: &mut BTreeSet<String>) {
         let flag = self.flag;
         if flag.default_variant.as_ref().is_none_or(String::is_empty) {
             self.found(
@@ -116,6 +132,7 @@ impl Look<'_> {
         self.placement();
         let mut served = self.served_by_rules();
         let targeting = self.targeting(referred);
+        self.compiled(environment);
         if let Some(Results { variants, computed, .. }) = &targeting {
             if *computed {
                 // It may name any variant.
@@ -507,6 +524,10 @@ mod tests {
         assert_eq!(large, [("weight", "targeting.fractional".to_owned())]);
         assert_eq!(of(r#"{"if": [true, "onn", "on", "on2"]}"#)[0].0, "targeting");
         assert_eq!(of("{")[0], ("targeting", "targeting".to_owned()));
+        assert_eq!(of("{").iter().filter(|found| found.0 == "targeting").count(), 1);
+        // What an import warns of, and evaluations answer with an error.
+        let told = of(r#"{"if": [{"nonsense": []}, "on", "on2"]}"#);
+        assert!(told.iter().any(|found| found.0 == "targeting"), "{told:?}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::cli::session::Session;
   segment-list          a flag asks about a list: clients that evaluate by themselves do not have it
   prerequisite-lost     a prerequisite that a flagd document cannot say: to clients that evaluate by themselves it does not
                         hold
-  targeting             targeting that is not JSON, or names a variant that is none")]
+  targeting             targeting that is not JSON, names a variant that is none, or has a part that cannot work, as an import warns")]
 pub struct LintArgs {
     /// Only these flags [default: all].
     keys: Vec<String>,
