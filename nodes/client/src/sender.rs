@@ -270,6 +270,7 @@ mod tests {
         let shared = Shared {
             settings: Settings::new("http://127.0.0.1:1", "environments/e", "p"),
             channel: Channel::from_static("http://127.0.0.1:1").connect_lazy(),
+            bearer: None,
             producer: "p".to_owned(),
             hear: Box::new(move |_, _| {
                 if hears.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
