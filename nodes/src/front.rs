@@ -146,7 +146,7 @@ impl Front {
                 cors::preflight()
             } else {
                 match self.admit(&mut request) {
-                    Err(refusal) => refusal,
+                    Err(refusal) => *refusal,
                     Ok(grant) => {
                         let acts = grant.filter(|grant| streams && grant.principal().is_some());
                         lasts = acts.map(|grant| standing(&self.host, grant));
@@ -175,7 +175,7 @@ impl Front {
     }
 
     /// Lets a request in, in whose name it comes put into its extensions; or says why not.
-    fn admit(&self, request: &mut Request<Incoming>) -> Result<Option<Arc<Grant>>, Response<Body>> {
+    fn admit(&self, request: &mut Request<Incoming>) -> Result<Option<Arc<Grant>>, Box<Response<Body>>> {
         let (uri, headers) = (request.uri(), request.headers());
         let rule = rules::of(uri.path());
         let now = Now { log_ms: self.host.log_time_ms(), monotonic_ms: self.host.clock.monotonic_ms() };
@@ -183,7 +183,7 @@ impl Front {
         let grant = match admitted {
             Err(status) => {
                 self.host.observation.turned_away.fetch_add(1, Ordering::Relaxed);
-                return Err(turned_away(&status, uri.path(), headers));
+                return Err(Box::new(turned_away(&status, uri.path(), headers)));
             }
             Ok(Admitted::Open) => None,
             Ok(Admitted::Granted(grant)) => Some(grant),
@@ -191,16 +191,17 @@ impl Front {
         if grant.as_ref().is_none_or(|grant| grant.principal().is_none())
             && let Some(foreign) = self.foreign(request)
         {
-            return Err(foreign);
+            return Err(Box::new(foreign));
         }
         // What no rule is for is not there, whoever asks.
         if rule.is_none() && grant.is_some() {
             let path = request.uri().path();
-            return Err(match is_grpc(request.headers()) || is_method(path) {
+            let gone = match is_grpc(request.headers()) || is_method(path) {
                 true => unknown_method(path),
                 false => refused(StatusCode::NOT_FOUND, "NOT_FOUND".to_owned(), "not found".to_owned())
                     .map(Body::new),
-            });
+            };
+            return Err(Box::new(gone));
         }
         let Some(grant) = grant else { return Ok(None) };
         let path = request.uri().path();
@@ -208,7 +209,7 @@ impl Front {
             let views = &self.host.fronts.views;
             let called = called(request).and_then(|name| views.called(name));
             let checked = views.check(called.as_ref(), &grant);
-            checked.map_err(|status| turned_away(&status, path, request.headers()))?;
+            checked.map_err(|status| Box::new(turned_away(&status, path, request.headers())))?;
         }
         access::hide(request.headers_mut());
         request.extensions_mut().insert(Arc::clone(&grant));

@@ -269,7 +269,11 @@ impl Facts {
             None => None,
             Some(token) => match token.bearer() {
                 None => {
-                    return bad("token", String::new(), "cannot be sent: it holds other than printable ASCII");
+                    return bad(
+                        "token",
+                        String::new(),
+                        "cannot be sent: it holds other than printable ASCII",
+                    );
                 }
                 bearer => bearer,
             },

@@ -94,11 +94,12 @@ fn fits(
             Flags::All => grant.check_all_flags()?,
             Flags::In(field) => grant.check_flag(&text(message, field))?,
             Flags::ByName if grant.flag_prefix().is_empty() => {}
-            Flags::ByName => match flag_of(host, &name) {
-                Some(flag) => grant.check_flag(&flag)?,
-                // What is not there is nobody's: its handler says so.
-                None => {}
-            },
+            // What is not there is nobody's: its handler says so.
+            Flags::ByName => {
+                if let Some(flag) = flag_of(host, &name) {
+                    grant.check_flag(&flag)?;
+                }
+            }
         }
     }
     Ok(())
