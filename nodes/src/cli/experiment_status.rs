@@ -126,6 +126,8 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
         ("kept", if status.thinned_units == 0 { String::new() } else { kept(status) }),
         ("sums", if status.folded { "folded into hash clusters".to_owned() } else { String::new() }),
         ("ledger", ledger_text(status)),
+        ("capped sums", some(status.capped_entries)),
+        ("covariates", status.covariates.iter().map(covariate_text).collect::<Vec<_>>().join(", ")),
         ("sample", status.sample.as_ref().map(experiment_series::size_text).unwrap_or_default()),
         ("last decision", key_of(&status.last_decision).to_owned()),
     ]);
@@ -169,6 +171,14 @@ fn ledger_text(status: &v1::ExperimentStatus) -> String {
     }
     let (rows, sums) = (count_text(status.rows), count_text(status.entries));
     format!("{rows} units, {sums} sums, {} KiB", count_text(status.bytes.div_ceil(1_024)))
+}
+
+/// `spend_last_month, missing of 12 units`.
+fn covariate_text(covariate: &v1::CovariateStatus) -> String {
+    match covariate.missing_units {
+        0 => covariate.attribute.clone(),
+        missing => format!("{}, missing of {} units", covariate.attribute, count_text(missing)),
+    }
 }
 
 fn arms(page: &mut Page, status: &v1::ExperimentStatus) {
@@ -223,6 +233,31 @@ fn contrasts(page: &mut Page, status: &v1::ExperimentStatus) {
         })
         .collect();
     page.table(&["METRIC", "ROLE", "ARM", "DIFFERENCE", "RELATIVE", "INTERVAL", ""], rows, "");
+    adjustments(page, status);
+}
+
+/// What covariates did to each contrast, which is shown above as it decides.
+fn adjustments(page: &mut Page, status: &v1::ExperimentStatus) {
+    let adjusted = status.contrasts.iter().filter_map(|c| Some((c, c.adjustment.as_ref()?)));
+    let row = |(contrast, plain): (&v1::ContrastStatus, &v1::AdjustmentStatus)| {
+        let theta = |effect: &v1::CovariateEffect| format!("{} {}", effect.attribute, number_text(effect.theta));
+        let taken: Vec<String> = plain.covariates.iter().map(theta).collect();
+        vec![
+            Cell::new(&contrast.metric),
+            Cell::new(&contrast.variant),
+            Cell::number(number_text(plain.difference)),
+            Cell::number(format!("[{}, {}]", number_text(plain.lower), number_text(plain.upper))),
+            Cell::new(if taken.is_empty() { "too little data".to_owned() } else { taken.join(", ") }),
+            Cell::number(percent_text(-plain.variance_reduction)),
+            Cell::new(&plain.decides),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = adjusted.map(row).collect();
+    if !rows.is_empty() {
+        page.heading("The same without covariates, and what they take");
+        let headings = ["METRIC", "ARM", "DIFFERENCE", "INTERVAL", "THETA", "VARIANCE", "DECIDES"];
+        page.table(&headings, rows, "");
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +294,7 @@ mod tests {
                 upper: -0.0003,
                 relative: Some(-0.0431),
                 role: "primary".into(),
+                adjustment: None,
             }],
             blocked: vec!["policy is fixed".into()],
             ..v1::ExperimentStatus::default()

@@ -163,8 +163,10 @@ impl State {
         }
         match self.timed(fact.minute, MAX_LATE_SECONDS * 1_000) {
             Ok(minute) => {
+                let told: Vec<Option<i64>> = fact.covariates.iter().map(|told| told.value).collect();
+                let (arm, generation) = (fact.arm as u8, current as u8);
                 let verdict =
-                    self.expose(fact.experiment, fact.arm as u8, current as u8, fact.unit_hash, minute, None);
+                    self.expose(fact.experiment, arm, generation, fact.unit_hash, minute, None, &told);
                 if let Some(ledger) = self.ledgers.get_mut(&fact.experiment) {
                     ledger.sample.describe(fact.unit_hash, &fact.dimensions);
                 }
@@ -174,7 +176,8 @@ impl State {
         }
     }
 
-    /// Records an exposure and meets the outcomes that waited for it.
+    /// Records an exposure and meets the outcomes that waited for it. `told`: the unit's covariates.
+    #[allow(clippy::too_many_arguments)]
     fn expose(
         &mut self,
         number: u32,
@@ -183,6 +186,7 @@ impl State {
         unit: u64,
         unix_minute: u32,
         marked: Option<i64>,
+        told: &[Option<i64>],
     ) -> Verdict {
         if !self.make_room(number, unit, arm) {
             return match self.ledgers.get_mut(&number) {
@@ -195,7 +199,11 @@ impl State {
         }
         let Some(ledger) = self.ledgers.get_mut(&number) else { return Verdict::NotRunning };
         let minute = ledger.minute(unix_minute);
-        match ledger.expose(unit, arm, generation, minute, marked) {
+        let exposed = ledger.expose(unit, arm, generation, minute, marked);
+        let sums = ledger.entries;
+        ledger.tell(unit, exposed, told);
+        self.sums_changed(number, sums);
+        match exposed {
             Exposed::New => {
                 self.rows += 1;
                 if marked.is_none() {
@@ -205,7 +213,7 @@ impl State {
                 Verdict::Counted
             }
             Exposed::Crossed(_) => Verdict::Counted,
-            Exposed::Repeated => Verdict::Repeated,
+            Exposed::Repeated | Exposed::Found => Verdict::Repeated,
             Exposed::CrossedTwice => Verdict::CrossedTwice,
             Exposed::Thinned => Verdict::Thinned,
         }
@@ -356,6 +364,7 @@ impl State {
                     fact.unit_hash,
                     exposed_minute,
                     Some(now_ms),
+                    &[],
                 );
                 if verdict != Verdict::Counted {
                     return self.counted(number, verdict);
@@ -373,6 +382,7 @@ impl State {
                     fact.unit_hash,
                     exposed_minute,
                     Some(now_ms),
+                    &[],
                 );
                 if verdict != Verdict::Counted {
                     return self.counted(number, verdict);
@@ -384,22 +394,35 @@ impl State {
     }
 
     fn attribute(&mut self, route: Route, unit: u64, value: i64, unix_minute: u32, window: u32) -> Verdict {
-        let most = self.budgets().experiment_sums;
-        let Some(ledger) = self.ledgers.get_mut(&route.experiment) else { return Verdict::NotRunning };
-        let sums = ledger.entries;
-        let verdict = if unix_minute <= ledger.base_minute {
-            Verdict::BeforeExposure
-        } else {
-            ledger.outcome(unit, route.slot, value, ledger.minute(unix_minute), window)
-        };
-        ledger.count(verdict);
-        if ledger.entries != sums {
-            self.entries = self.entries - sums + ledger.entries;
-            if ledger.entries > most {
-                self.heavy.insert(route.experiment);
+        let capped_most = self.budgets().experiment_capped;
+        loop {
+            let Some(ledger) = self.ledgers.get_mut(&route.experiment) else { return Verdict::NotRunning };
+            let sums = ledger.entries;
+            ledger.capped_most = capped_most;
+            let verdict = if unix_minute <= ledger.base_minute {
+                Verdict::BeforeExposure
+            } else {
+                ledger.outcome(unit, route.slot, value, ledger.minute(unix_minute), window)
+            };
+            // Capped sums are full: half of the units leave, and perhaps this one.
+            if verdict == Verdict::NoRoom && self.thin(route.experiment) {
+                continue;
+            }
+            self.counted(route.experiment, verdict);
+            self.sums_changed(route.experiment, sums);
+            return verdict;
+        }
+    }
+
+    /// The ledger held so many sums before.
+    fn sums_changed(&mut self, number: u32, before: u64) {
+        let Some(now) = self.ledgers.get(&number).map(|ledger| ledger.entries) else { return };
+        if now != before {
+            self.entries = self.entries - before + now;
+            if now > self.budgets().experiment_sums {
+                self.heavy.insert(number);
             }
         }
-        verdict
     }
 
     fn counted(&mut self, number: u32, verdict: Verdict) -> Verdict {

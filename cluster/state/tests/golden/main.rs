@@ -13,6 +13,7 @@
 
 #[path = "../driver/mod.rs"]
 mod driver;
+mod covariates;
 mod entries;
 mod ledger;
 mod records;
