@@ -417,7 +417,6 @@ fn a_ratio_is_adjusted_as_its_linearised_outcome_is() {
     assert!(close(difference, solved[1] - solved[0], 1e-9, 0.0), "{difference}");
 }
 
-/// The covariate's unit and origin do not matter, nor do strata's merging to theta's meaning.
 #[test]
 fn too_little_data_is_left_alone_and_says_so() {
     let [mut inputs, _] = run(World { strata: 1, units: 40, ..WORLD }, 3);
@@ -473,6 +472,32 @@ fn inputs_that_lack_a_product_are_refused() {
     assert!(refused(&|inputs| inputs.covariates[0].slot = 9));
     assert!(refused(&|inputs| inputs.covariates[0].decimal_scale = 19));
     assert!(!refused(&|_| {}));
+}
+
+/// A capped metric keeps the squares of its units over the fold, and beside covariates those of its clusters, too.
+#[test]
+fn a_capped_metric_is_read_by_unit_and_adjusted_by_cluster() {
+    let [mut by_unit, mut folded] = run(World { skewed: false, ..WORLD }, 11);
+    for inputs in [&mut by_unit, &mut folded] {
+        inputs.metrics[0].capped = true;
+        inputs.pairs.push(v1::PairInput { first: 1, second: 1 });
+    }
+    for (units, clusters) in by_unit.strata.iter_mut().zip(&mut folded.strata) {
+        for (units, clusters) in units.arms.iter_mut().zip(&mut clusters.arms) {
+            let own = units.slots[1].squares.unwrap();
+            units.cross.push(own);
+            clusters.cross.push(clusters.slots[1].squares.replace(own).unwrap());
+        }
+    }
+    let [plain, adjusted] = contrasts(&by_unit, 0);
+    let [plain_folded, adjusted_folded] = contrasts(&folded, 0);
+    assert_eq!(plain_folded, plain);
+    assert!(close(adjusted_folded.variance, adjusted.variance, 0.05, 0.0));
+    assert!((adjusted_folded.difference - adjusted.difference).abs() < 0.3 * adjusted.standard_error());
+    folded.pairs.clear();
+    folded.covariates.clear();
+    let table = table(&folded, &folded.metrics[0], Scope::Generation).unwrap();
+    assert!(table.strata.iter().flatten().all(|cell| cell.clusters == 0.0));
 }
 
 /// Two days and a half, a look every 20 minutes, behaviour swinging by half while the allocation learns: neither trips nor wins
