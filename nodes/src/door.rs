@@ -126,7 +126,11 @@ impl Door<'_> {
             minute: minute_of(event.event_time.as_ref())?,
             generation,
             dimensions: dimensions::of(&experiment.dimensions, |name| event.attributes.get(name)),
-            covariates: covariates::of(&experiment.covariates, |name| event.attributes.get(name), self.unusable),
+            covariates: covariates::of(
+                &experiment.covariates,
+                |name| event.attributes.get(name),
+                self.unusable,
+            ),
         })
     }
 

@@ -203,13 +203,7 @@ impl Exposures {
     }
 
     /// Says that the unit was shown the arm, and its values of the experiment's dimensions and covariates. Never waits.
-    pub fn imply(
-        &self,
-        environment: &str,
-        exposed: Exposed,
-        minute: u32,
-        told: impl FnOnce() -> Told,
-    ) {
+    pub fn imply(&self, environment: &str, exposed: Exposed, minute: u32, told: impl FnOnce() -> Told) {
         let packed = exposed.packed();
         let Some(shard) = self.shard(exposed.unit_hash) else { return };
         {

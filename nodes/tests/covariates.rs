@@ -106,7 +106,9 @@ async fn reported_exposures_bring_covariates_too_and_a_cap_bounds_a_units_sum() 
     let definition = capped.metric.as_mut().unwrap();
     definition.cap = Some(10.5);
     world.metrics().set_metric(capped.clone()).await.unwrap();
-    world.create(Experiment { covariates: vec![covariate("spent")], ..experiment("button", "checkout") }).await;
+    world
+        .create(Experiment { covariates: vec![covariate("spent")], ..experiment("button", "checkout") })
+        .await;
     world.start_experiment("button").await;
 
     let exposure = |(unit, told): (&str, Option<f64>)| Exposure {
@@ -116,8 +118,9 @@ async fn reported_exposures_bring_covariates_too_and_a_cap_bounds_a_units_sum() 
         attributes: told.map(|told| ("spent".to_owned(), Value::from(told))).into_iter().collect(),
         ..Exposure::default()
     };
-    let exposures =
-        [("ada", Some(3.25)), ("bob", None), ("eve", Some(0.0)), ("joe", Some(f64::NAN))].map(exposure).to_vec();
+    let exposures = [("ada", Some(3.25)), ("bob", None), ("eve", Some(0.0)), ("joe", Some(f64::NAN))]
+        .map(exposure)
+        .to_vec();
     let report =
         ReportExposuresRequest { environment: "test".into(), producer: "app".into(), sequence: 1, exposures };
     world.facts().report_exposures(report).await.unwrap();
@@ -131,7 +134,8 @@ async fn reported_exposures_bring_covariates_too_and_a_cap_bounds_a_units_sum() 
 
     // As fixed as the scale while an experiment counts it.
     let moved = Metric { cap: Some(11.0), ..capped.metric.clone().unwrap() };
-    let refused = world.metrics().set_metric(SetMetricRequest { metric: Some(moved), ..capped.clone() }).await;
+    let refused =
+        world.metrics().set_metric(SetMetricRequest { metric: Some(moved), ..capped.clone() }).await;
     assert!(refused.unwrap_err().message().contains("cap"));
     let ratio = Metric {
         kind: metric::Kind::Ratio.into(),

@@ -227,7 +227,11 @@ pub(crate) fn sentence(inputs: &v1::DecisionInputs, metric: &v1::MetricInput) ->
     let text: Vec<String> =
         taken.map(|(covariate, theta)| format!("{} times {}", theta.value, covariate.attribute)).collect();
     (!numbers.is_empty()).then(|| v1::Sentence {
-        text: format!("From each unit's {} were taken {}, known before its exposure.", metric.metric, text.join(" and ")),
+        text: format!(
+            "From each unit's {} were taken {}, known before its exposure.",
+            metric.metric,
+            text.join(" and ")
+        ),
         numbers: numbers.into_iter().map(|number| number.name).collect(),
     })
 }

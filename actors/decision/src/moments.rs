@@ -195,7 +195,9 @@ fn rows<'a>(
 
 /// The product of two slots among the moments' cross products.
 fn pair_of(inputs: &v1::DecisionInputs, left: u32, right: u32) -> Result<usize, InputError> {
-    let is = |pair: &v1::PairInput| (pair.first, pair.second) == (left, right) || (pair.first, pair.second) == (right, left);
+    let is = |pair: &v1::PairInput| {
+        (pair.first, pair.second) == (left, right) || (pair.first, pair.second) == (right, left)
+    };
     inputs.pairs.iter().position(is).ok_or(InputError::Shape("a covariate's product"))
 }
 
@@ -222,7 +224,8 @@ fn read_beside(
     // Of an old stratum only a part is kept.
     let keep = cell.units / arm.units as f64;
     let product = |left: u32, right: u32| {
-        let cross = arm.cross.get(pair_of(inputs, left, right)?).ok_or(InputError::Shape("a cross product"))?;
+        let cross =
+            arm.cross.get(pair_of(inputs, left, right)?).ok_or(InputError::Shape("a cross product"))?;
         spread(arm, cross.get(), (left, slot(arm, left)?.0), (right, slot(arm, right)?.0))
     };
     let (above, below) = (scale_of(metric)?, power_of_ten(metric.denominator_decimal_scale)?);
@@ -365,7 +368,8 @@ fn proportion_cell(
 }
 
 fn square_of(arm: &v1::ArmMoments, square: Option<usize>) -> Result<i128, InputError> {
-    let cross = square.and_then(|at| arm.cross.get(at)).ok_or(InputError::Shape("a metric's squares by cluster"))?;
+    let cross =
+        square.and_then(|at| arm.cross.get(at)).ok_or(InputError::Shape("a metric's squares by cluster"))?;
     Ok(cross.get())
 }
 

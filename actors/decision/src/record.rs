@@ -105,9 +105,10 @@ pub fn trip(inputs: &v1::DecisionInputs, judgement: &Judgement) -> v1::Decision 
         names.iter().zip(values).map(|(name, value)| number(name.as_str(), value)).collect();
     statistics.push(number(format!("effective_units.{variant}"), contrast.effective_units));
     statistics.push(number(format!("information.{variant}"), 1.0 / contrast.variance));
-    let metric = inputs.metrics.iter().find(|metric| {
-        metric.metric == judgement.metric && metric.role == v1::Role::Guardrail as i32
-    });
+    let metric = inputs
+        .metrics
+        .iter()
+        .find(|metric| metric.metric == judgement.metric && metric.role == v1::Role::Guardrail as i32);
     statistics.extend(metric.into_iter().flat_map(|metric| covariates::numbers(inputs, metric)));
     let worse = if judgement.lower_is_better { "above" } else { "below" };
     let mut narrative = vec![

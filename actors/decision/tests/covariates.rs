@@ -123,7 +123,8 @@ struct World {
     missing: f64,
 }
 
-const WORLD: World = World { strata: 12, units: 1_000, learns: false, shift: 0.1, skewed: true, missing: 0.0 };
+const WORLD: World =
+    World { strata: 12, units: 1_000, learns: false, shift: 0.1, skewed: true, missing: 0.0 };
 
 /// Correlation of revenue with the covariate where both are normal.
 const RHO: f64 = 0.7;
@@ -287,7 +288,8 @@ fn a_correlation_of_seven_tenths_takes_half_of_the_variance() {
 #[test]
 fn a_covariate_that_the_variant_changes_is_noticed() {
     let missed = on_two_threads(100, |seed| {
-        let [mut inputs, _] = run(World { strata: 1, units: 4_000, shift: 0.0, skewed: false, ..WORLD }, seed);
+        let [mut inputs, _] =
+            run(World { strata: 1, units: 4_000, shift: 0.0, skewed: false, ..WORLD }, seed);
         let arm = &mut inputs.strata[0].arms[1];
         // Half a unit more in each of the arm's covariates.
         let (units, added) = (i128::from(arm.units), 500);
@@ -358,10 +360,9 @@ fn plain_world(third: impl Fn(&[i128]) -> i128) -> (v1::DecisionInputs, Vec<(usi
 fn theta_is_that_of_least_squares_and_what_follows_from_others_is_dropped() {
     for third in [(|v: &[i128]| 3 * v[4] - 2 * v[5] + 7) as fn(&[i128]) -> i128, |_| 12] {
         let (inputs, units) = plain_world(third);
-        for (metric, read) in [
-            (0, (|v: &[i128]| v[1] as f64 / 1e6) as fn(&[i128]) -> f64),
-            (1, |v: &[i128]| v[0] as f64),
-        ] {
+        for (metric, read) in
+            [(0, (|v: &[i128]| v[1] as f64 / 1e6) as fn(&[i128]) -> f64), (1, |v: &[i128]| v[0] as f64)]
+        {
             let row = |(stratum, arm, values): &(usize, usize, Vec<i128>)| {
                 let mut row = vec![0.0; 8];
                 row[2 * stratum + arm] = 1.0;
@@ -559,7 +560,9 @@ fn adjusted_evidence_holds_at_every_look() {
             all.iter().filter(|seen| of(seen)).count() as f64 / runs as f64
         };
         let rates = (share(&|s| s.0), share(&|s| s.1), share(&|s| s.2));
-        println!("folded {folded}, learns {learns}: false trips, winners, intervals that missed {rates:.4?} ({runs} runs)");
+        println!(
+            "folded {folded}, learns {learns}: false trips, winners, intervals that missed {rates:.4?} ({runs} runs)"
+        );
         assert!(rates.0 <= 0.05 && rates.1 <= 0.05 && rates.2 <= 0.05, "{rates:?}");
     }
 }

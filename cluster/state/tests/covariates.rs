@@ -119,7 +119,14 @@ struct Model {
 }
 
 impl Model {
-    fn expose(&mut self, unit: u64, (arm, minute): (u32, u32), told: [Option<i64>; 2], folded: bool, now_ms: i64) {
+    fn expose(
+        &mut self,
+        unit: u64,
+        (arm, minute): (u32, u32),
+        told: [Option<i64>; 2],
+        folded: bool,
+        now_ms: i64,
+    ) {
         let known = self.units.entry(unit).or_default();
         let values = told.map(|value| i128::from(value.unwrap_or(0)));
         let stay = |covariates, marked_ms| Stay {
@@ -302,7 +309,12 @@ fn run(steps: &[Step], small: Small) -> Result<End, TestCaseError> {
                     unit_hash: hash(unit),
                     value,
                     minute,
-                    receipt: receipt.map(|arm| ReceiptFact { experiment: number, arm, generation: 1, minute }),
+                    receipt: receipt.map(|arm| ReceiptFact {
+                        experiment: number,
+                        arm,
+                        generation: 1,
+                        minute,
+                    }),
                     ..OutcomeFact::default()
                 });
                 d.ingest(vec![facts]);
@@ -318,7 +330,8 @@ fn run(steps: &[Step], small: Small) -> Result<End, TestCaseError> {
                 }
                 let spend = |model: &Model| model.units[&unit].stays.last().map_or(0, |stay| stay.spend);
                 let is_new = METRICS[metric] == "spend" && value != 0 && spend(&model) == 0;
-                let full = |model: &Model| is_new && small.capped > 0 && model.capped() as u64 >= small.capped;
+                let full =
+                    |model: &Model| is_new && small.capped > 0 && model.capped() as u64 >= small.capped;
                 while !is_out(unit, kept) && full(&model) && kept > 16 {
                     halve(&mut model, &mut kept);
                 }
@@ -470,7 +483,8 @@ fn missing_is_told_from_zero_and_absurd_values_are_missing() {
     ];
     for (unit, covariates) in (0u64..).zip(facts) {
         let mut facts = batch("p", unit + 1);
-        let fact = ExposureFact { experiment: number, unit_hash: hash(unit), covariates, ..Default::default() };
+        let fact =
+            ExposureFact { experiment: number, unit_hash: hash(unit), covariates, ..Default::default() };
         facts.exposures.push(fact);
         assert_eq!(d.ingest(vec![facts])[0].counted, 1);
     }
@@ -523,9 +537,13 @@ fn a_cap_is_fixed_while_it_counts_and_never_in_a_ratio() {
         (refusal.code, refusal.field)
     };
     let pair = |code: &str, field: &str| (code.to_owned(), field.to_owned());
-    for (kind, cap) in
-        [(Kind::Proportion, 3.0), (Kind::Mean, 0.0), (Kind::Mean, 0.001), (Kind::Mean, f64::NAN), (Kind::Count, 1e300)]
-    {
+    for (kind, cap) in [
+        (Kind::Proportion, 3.0),
+        (Kind::Mean, 0.0),
+        (Kind::Mean, 0.001),
+        (Kind::Mean, f64::NAN),
+        (Kind::Count, 1e300),
+    ] {
         let field = pair("INVALID_ARGUMENT", "metric.cap");
         assert_eq!(refused(&mut d, set_metric("x", kind, Some(cap))), field, "{cap}");
     }
@@ -534,7 +552,10 @@ fn a_cap_is_fixed_while_it_counts_and_never_in_a_ratio() {
         assert_eq!(moved, pair("WRONG_STATE", "metric"));
     }
     d.done(set_metric("spend", Kind::Mean, Some(3.001)));
-    assert_eq!(refused(&mut d, set_metric("clicks", Kind::Count, Some(3.0))), pair("INVALID_ARGUMENT", "metric.cap"));
+    assert_eq!(
+        refused(&mut d, set_metric("clicks", Kind::Count, Some(3.0))),
+        pair("INVALID_ARGUMENT", "metric.cap")
+    );
     let mut ratio = set_metric("ratio", Kind::Ratio, None);
     if let entry::Command::SetMetric(set) = &mut ratio {
         let metric = set.metric.as_mut().unwrap();

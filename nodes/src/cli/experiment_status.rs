@@ -240,7 +240,8 @@ fn contrasts(page: &mut Page, status: &v1::ExperimentStatus) {
 fn adjustments(page: &mut Page, status: &v1::ExperimentStatus) {
     let adjusted = status.contrasts.iter().filter_map(|c| Some((c, c.adjustment.as_ref()?)));
     let row = |(contrast, plain): (&v1::ContrastStatus, &v1::AdjustmentStatus)| {
-        let theta = |effect: &v1::CovariateEffect| format!("{} {}", effect.attribute, number_text(effect.theta));
+        let theta =
+            |effect: &v1::CovariateEffect| format!("{} {}", effect.attribute, number_text(effect.theta));
         let taken: Vec<String> = plain.covariates.iter().map(theta).collect();
         vec![
             Cell::new(&contrast.metric),
@@ -320,5 +321,38 @@ No autonomous decision now
 - policy is fixed
 ";
         assert_eq!(page.into_text(), expected);
+    }
+
+    #[test]
+    fn covariates_show_what_they_took_and_which_contrast_decides() {
+        let effect = |attribute: &str, theta| v1::CovariateEffect { attribute: attribute.into(), theta };
+        let adjustment = v1::AdjustmentStatus {
+            difference: 0.5,
+            lower: -0.25,
+            upper: 1.25,
+            decides: "adjusted".into(),
+            covariates: vec![effect("spent", 0.75), effect("visits", 0.0)],
+            variance_reduction: 0.49,
+            ..v1::AdjustmentStatus::default()
+        };
+        let contrast = v1::ContrastStatus {
+            variant: "on".into(),
+            metric: "revenue".into(),
+            lower: 0.125,
+            upper: 1.0,
+            adjustment: Some(adjustment),
+            ..v1::ContrastStatus::default()
+        };
+        let covariate =
+            v1::CovariateStatus { attribute: "spent".into(), missing_units: 1_200, ..Default::default() };
+        assert_eq!(covariate_text(&covariate), "spent, missing of 1,200 units");
+        let status = v1::ExperimentStatus { contrasts: vec![contrast], ..v1::ExperimentStatus::default() };
+        let mut page = Page::new(false);
+        contrasts(&mut page, &status);
+        let text = page.into_text();
+        let plain = text.split("The same without covariates, and what they take").nth(1).unwrap();
+        for shown in ["[-0.25, 1.25]", "spent 0.75, visits 0", "-49.00 %", "adjusted"] {
+            assert!(plain.contains(shown), "{shown}: {text}");
+        }
     }
 }

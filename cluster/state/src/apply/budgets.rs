@@ -112,16 +112,23 @@ impl State {
         }
     }
 
-    pub(super) fn thin(&mut self, number: u32) -> bool {
+    fn thin(&mut self, number: u32) -> bool {
         let Some(ledger) = self.ledgers.get_mut(&number) else { return false };
         let sums = ledger.entries;
         let Some(gone) = ledger.thin() else { return false };
         self.entries -= sums - ledger.entries;
-        self.rows -= gone;
-        let detail =
-            format!("a budget is full: {gone} units left, {} of {SHARDS} parts are kept", ledger.kept);
-        self.happened.push(Happened { experiment: number, action: "experiment.thin", detail });
+        let left = (gone, ledger.kept);
+        self.left(number, &[left]);
         true
+    }
+
+    /// Units left an experiment, as often as this: how many, and the parts that were kept then.
+    pub(super) fn left(&mut self, number: u32, left: &[(u64, usize)]) {
+        for (gone, kept) in left {
+            self.rows -= gone;
+            let detail = format!("a budget is full: {gone} units left, {kept} of {SHARDS} parts are kept");
+            self.happened.push(Happened { experiment: number, action: "experiment.thin", detail });
+        }
     }
 
     /// The experiment with most rows, the first of equals, as long as a part of it can leave.

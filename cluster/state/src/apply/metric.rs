@@ -106,11 +106,13 @@ impl State {
                 return bad("metric.cap", given.to_string(), message);
             }
             let is_half = |other: &Metric| other.numerator == id.1 || other.denominator == id.1;
-            let ratio = self.metrics.iter().find(|(other, record)| {
-                other.0 == id.0 && record.definition.as_ref().is_some_and(is_half)
-            });
+            let ratio = self
+                .metrics
+                .iter()
+                .find(|(other, record)| other.0 == id.0 && record.definition.as_ref().is_some_and(is_half));
             if let Some(((_, ratio), _)) = ratio {
-                let message = format!("it is a part of the RATIO {ratio}: cap another metric of the same events");
+                let message =
+                    format!("it is a part of the RATIO {ratio}: cap another metric of the same events");
                 return bad("metric.cap", given.to_string(), &message);
             }
         }

@@ -312,8 +312,7 @@ impl Group {
         }
         for (pair, other) in shape.pairs_of(slot) {
             if let Some(cross) = cell.cross.get_mut(pair) {
-                *cross =
-                    cross.saturating_add(change.saturating_mul(i128::from(self.total(other, cluster))));
+                *cross = cross.saturating_add(change.saturating_mul(i128::from(self.total(other, cluster))));
             }
         }
         let units = i128::from(self.units.get(cluster).copied().unwrap_or(0));
@@ -352,8 +351,7 @@ impl Group {
                 sum.saturating_add(left.saturating_mul(i128::from(self.total(kind, cluster))))
             })
         };
-        let totals =
-            |kind: SlotKind| (0..CLUSTERS).map(move |cluster| i128::from(self.total(kind, cluster)));
+        let totals = |kind: SlotKind| (0..CLUSTERS).map(move |cluster| i128::from(self.total(kind, cluster)));
         for (slot, kind) in shape.with_units() {
             if !kind.stays_exact()
                 && let Some((_, squares)) = cell.slots.get_mut(slot)

@@ -82,6 +82,26 @@ impl Ledger {
         entries.map_or(0, |entries| entries.get(key_of(unit), arm))
     }
 
+    /// As [`Ledger::outcome`], at a time and for a window; where capped sums are full, half of the units leave, as often as it takes,
+    /// and perhaps this one. Who did is told by `left`: how many, and the parts that were kept then.
+    pub fn outcome_in_room(
+        &mut self,
+        unit: u64,
+        slot: usize,
+        value: i64,
+        (unix_minute, window): (u32, u32),
+        left: &mut Vec<(u64, usize)>,
+    ) -> Verdict {
+        loop {
+            let verdict = self.outcome(unit, slot, value, unix_minute, window);
+            if verdict != Verdict::NoRoom || self.capped < self.capped_most {
+                return verdict;
+            }
+            let Some(gone) = self.thin() else { return verdict };
+            left.push((gone, self.kept));
+        }
+    }
+
     /// Adds to a capped metric's sum of a unit: what the moments gain is what the lesser of sum and cap gains.
     pub(super) fn add_capped(&mut self, row: Row, unit: u64, slot: usize, value: i64) -> Verdict {
         if value == 0 {

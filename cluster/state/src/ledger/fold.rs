@@ -65,7 +65,8 @@ impl Ledger {
         // Sums of single units first: each needs its row to say whose moments it is in.
         for shard in self.shards.iter().skip(kept) {
             for (slot, table) in shape.summed() {
-                let (Some(entries), Some((_, kind))) = (shard.entries.get(table), shape.slots.get(slot)) else {
+                let (Some(entries), Some((_, kind))) = (shard.entries.get(table), shape.slots.get(slot))
+                else {
                     continue;
                 };
                 for (hash, arm, sum) in entries.iter() {
@@ -211,7 +212,11 @@ impl Shard {
             return Some(Stay { generation: row.generation, minute: row.minute, seen: row.seen });
         }
         let side = self.side.get(&hash)?;
-        (side.arm == arm).then_some(Stay { generation: side.generation, minute: side.minute, seen: side.seen })
+        (side.arm == arm).then_some(Stay {
+            generation: side.generation,
+            minute: side.minute,
+            seen: side.seen,
+        })
     }
 
     /// What a slot's moments have of a unit in an arm, whose seen bits are given, while its sums are its own.
@@ -261,7 +266,8 @@ mod tests {
     fn lived(units: impl Iterator<Item = u64>) -> Ledger {
         let mut shape = Shape { arms: 2, ..Shape::default() };
         shape.slot(1, Kind::Proportion, NO_CAP);
-        let (revenue, clicks) = (shape.slot(2, Kind::Mean, NO_CAP).unwrap(), shape.slot(3, Kind::Count, NO_CAP).unwrap());
+        let (revenue, clicks) =
+            (shape.slot(2, Kind::Mean, NO_CAP).unwrap(), shape.slot(3, Kind::Count, NO_CAP).unwrap());
         shape.pair(revenue, clicks);
         let mut ledger = Ledger::new(0, shape);
         for number in units {

@@ -89,7 +89,10 @@ fn every_message_reads_and_writes_its_golden_bytes() {
 fn a_state_with_them_is_read_and_written_again_as_its_golden_bytes() {
     let mut driver = Driver::new();
     driver.furnish();
-    driver.done(entry::Command::SetMetric(log::SetMetric { metric: Some(capped("spend")), etag: String::new() }));
+    driver.done(entry::Command::SetMetric(log::SetMetric {
+        metric: Some(capped("spend")),
+        etag: String::new(),
+    }));
     let arms = ["off", "on"].map(|variant| v1::Arm { variant: text(variant), established: true });
     let experiment = v1::Experiment {
         name: text("environments/production/experiments/e"),
@@ -135,7 +138,8 @@ fn a_state_with_them_is_read_and_written_again_as_its_golden_bytes() {
             assert!(driver.state.experiment_view("production", "e").unwrap().folded);
         }
         let written = driver.state.sections();
-        let ours = |name: &str| ["ledger/", "clusters/", "experiments"].iter().any(|ours| name.starts_with(ours));
+        let ours =
+            |name: &str| ["ledger/", "clusters/", "experiments"].iter().any(|ours| name.starts_with(ours));
         for section in written.iter().filter(|section| ours(&section.name)) {
             let name = format!("{place}.{}", section.name.replace('/', "."));
             let kept = golden.bytes(&name, || section.bytes.clone());

@@ -11,9 +11,9 @@
     reason = "a test may fail loudly"
 )]
 
+mod covariates;
 #[path = "../driver/mod.rs"]
 mod driver;
-mod covariates;
 mod entries;
 mod ledger;
 mod records;
