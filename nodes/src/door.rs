@@ -13,7 +13,8 @@
 //! environment and events as sent, and neither producer nor sequence: those *name* the batch, the hash says what it
 //! held, and a retry through another path (unary or stream) is still the same batch.
 //!
-//! Raw units and attributes end here: neither reaches the log, but for the values of the dimensions that the experiment declares.
+//! Raw units and attributes end here: neither reaches the log, but for the values of the dimensions and covariates that
+//! the experiment declares.
 
 use featureops_evaluation::{Key, Receipt, UnitKey, minute};
 use featureops_proto::log::{Batch, BatchReply, DoorVerdict, ExposureFact, OutcomeFact, ReceiptFact};
@@ -22,9 +23,11 @@ use featureops_state::is_node_producer;
 use prost::Message as _;
 use prost_types::{Timestamp, Value};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::covariates;
 use crate::dimensions;
 use crate::fixed_point::Unscalable;
 use crate::publisher::Published;
@@ -49,6 +52,8 @@ pub struct Door<'a> {
     pub published: &'a Published,
     /// By which units are hashed.
     pub unit_key: &'a UnitKey,
+    /// Counts values of covariates that cannot be kept.
+    pub unusable: &'a AtomicU64,
     /// The node's clock, for the round of a receipt's minute only.
     pub now_ms: i64,
 }
@@ -121,6 +126,11 @@ impl Door<'_> {
             minute: minute_of(event.event_time.as_ref())?,
             generation,
             dimensions: dimensions::of(&experiment.dimensions, |name| event.attributes.get(name)),
+            covariates: covariates::of(
+                &experiment.covariates,
+                |name| event.attributes.get(name),
+                self.unusable,
+            ),
         })
     }
 
@@ -349,8 +359,9 @@ mod tests {
     }
 
     fn admit(batch: &FactBatch) -> Result<Batch, Status> {
-        Door { published: &published(), unit_key: &UnitKey::new([1; 16]), now_ms: 1_800_000_000_000 }
-            .admit(batch)
+        let (published, unit_key, unusable) = (published(), UnitKey::new([1; 16]), AtomicU64::new(0));
+        let now_ms = 1_800_000_000_000;
+        Door { published: &published, unit_key: &unit_key, unusable: &unusable, now_ms }.admit(batch)
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub fn exposition(host: &Host) -> String {
     text.value("exposures_implied_total", "counter", "exposures implied by evaluations", read(implied));
     let lost = &observation.exposures_lost;
     text.value("exposures_lost_total", "counter", "implied exposures that were lost", read(lost));
+    let unusable = &observation.covariates_unusable;
+    let what = "values of covariates that are no numbers that can be kept";
+    text.value("covariates_unusable_total", "counter", what, read(unusable));
     text.value(
         "exposures_waiting",
         "gauge",

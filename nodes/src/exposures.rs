@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use featureops_cluster::environment::BoxFuture;
-use featureops_proto::log::{Batch, BatchReply, ExposureFact, LostExposures};
+use featureops_proto::log::{Batch, BatchReply, CovariateFact, ExposureFact, LostExposures};
 use featureops_proto::v1::Verdict;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -117,7 +117,16 @@ struct Waiting {
     environment: Arc<str>,
     exposed: Exposed,
     minute: u32,
-    dimensions: Vec<String>,
+    told: Told,
+}
+
+/// What an exposure tells of its unit.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Values of the experiment's dimensions.
+    pub dimensions: Vec<String>,
+    /// Values of its covariates.
+    pub covariates: Vec<CovariateFact>,
 }
 
 /// The way of a batch into the log.
@@ -193,14 +202,8 @@ impl Exposures {
         (exposures, sender)
     }
 
-    /// Says that the unit was shown the arm, and its values of the experiment's dimensions. Never waits.
-    pub fn imply(
-        &self,
-        environment: &str,
-        exposed: Exposed,
-        minute: u32,
-        dimensions: impl FnOnce() -> Vec<String>,
-    ) {
+    /// Says that the unit was shown the arm, and its values of the experiment's dimensions and covariates. Never waits.
+    pub fn imply(&self, environment: &str, exposed: Exposed, minute: u32, told: impl FnOnce() -> Told) {
         let packed = exposed.packed();
         let Some(shard) = self.shard(exposed.unit_hash) else { return };
         {
@@ -212,7 +215,7 @@ impl Exposures {
         }
         self.observation.exposures_implied.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let waiting = Waiting { environment: environment.into(), exposed, minute, dimensions: dimensions() };
+        let waiting = Waiting { environment: environment.into(), exposed, minute, told: told() };
         if self.queue.try_send(waiting).is_err() {
             self.settle(exposed, End::Dropped);
         }
@@ -338,7 +341,8 @@ impl Sender {
                 unit_hash: waiting.exposed.unit_hash,
                 minute: waiting.minute,
                 generation: waiting.exposed.generation,
-                dimensions: waiting.dimensions.clone(),
+                dimensions: waiting.told.dimensions.clone(),
+                covariates: waiting.told.covariates.clone(),
             })
             .collect();
         let mut batch = Batch {
@@ -468,7 +472,7 @@ mod tests {
         tokio::spawn(sender.run());
         for _ in 0..3 {
             for unit in 0..200 {
-                exposures.imply("p", exposed(unit), 9, Vec::new);
+                exposures.imply("p", exposed(unit), 9, Told::default);
             }
             assert!(exposures.flush(Duration::from_secs(1)).await);
         }
@@ -483,8 +487,8 @@ mod tests {
         *recorder.failures.lock() = vec![Failure::Unknown(String::new()), Failure::NotLeader(String::new())];
         let (exposures, sender) = open(&recorder, 1_000, 1_000);
         tokio::spawn(sender.run());
-        exposures.imply("p", exposed(1), 9, Vec::new);
-        exposures.imply("q", exposed(2), 9, Vec::new);
+        exposures.imply("p", exposed(1), 9, Told::default);
+        exposures.imply("q", exposed(2), 9, Told::default);
         assert!(exposures.flush(Duration::from_secs(30)).await);
         let batches = recorder.batches.lock();
         assert_eq!(batches.keys().copied().collect::<Vec<_>>(), [1, 2]);
@@ -497,13 +501,13 @@ mod tests {
         let recorder = Arc::new(Recorder::default());
         let (exposures, sender) = open(&recorder, 1_000, 4);
         for unit in 0..10 {
-            exposures.imply("p", exposed(unit), 9, Vec::new);
+            exposures.imply("p", exposed(unit), 9, Told::default);
         }
         assert_eq!((lost(&exposures), exposures.waiting()), (6, 4));
         tokio::spawn(sender.run());
         assert!(exposures.flush(Duration::from_secs(1)).await);
         for unit in 6..10 {
-            exposures.imply("p", exposed(unit), 9, Vec::new);
+            exposures.imply("p", exposed(unit), 9, Told::default);
         }
         assert!(exposures.flush(Duration::from_secs(1)).await);
         let recorded: usize = recorder.batches.lock().values().map(|batch| batch.exposures.len()).sum();
@@ -533,7 +537,7 @@ mod tests {
             let (exposures, sender) = open(&recorder, 1_000, 1_000);
             tokio::spawn(sender.run());
             for _ in 0..2 {
-                exposures.imply("p", exposed(1), 9, Vec::new);
+                exposures.imply("p", exposed(1), 9, Told::default);
                 assert!(exposures.flush(Duration::from_secs(1)).await);
             }
             let batches = recorder.batches.lock().len();
@@ -549,7 +553,7 @@ mod tests {
         for code in ["TOO_MANY_PRODUCERS", ""] {
             *recorder.refusal.lock() = (!code.is_empty())
                 .then(|| Refusal::new(ErrorCode::TooManyProducers, "producer", "node", "full"));
-            exposures.imply("p", exposed(1), 9, Vec::new);
+            exposures.imply("p", exposed(1), 9, Told::default);
             assert!(exposures.flush(Duration::from_secs(1)).await);
             assert_eq!(exposures.refused(), code);
         }
@@ -582,7 +586,7 @@ mod tests {
         let _ = erasing.exposures.set(Arc::clone(&exposures));
         tokio::spawn(sender.run());
         for batches in [1, 2, 2] {
-            exposures.imply("p", exposed(1), 9, Vec::new);
+            exposures.imply("p", exposed(1), 9, Told::default);
             assert!(exposures.flush(Duration::from_secs(1)).await);
             assert_eq!(erasing.batches.load(Ordering::Relaxed), batches);
         }
@@ -591,7 +595,7 @@ mod tests {
         for forget in [Exposures::forget as fn(&Exposures, u64), |exposures, _| exposures.forget_all()] {
             let before = erasing.batches.load(Ordering::Relaxed);
             forget(&exposures, exposed(1).unit_hash);
-            exposures.imply("p", exposed(1), 9, Vec::new);
+            exposures.imply("p", exposed(1), 9, Told::default);
             assert!(exposures.flush(Duration::from_secs(1)).await);
             assert_eq!(erasing.batches.load(Ordering::Relaxed), before + 1);
         }
@@ -603,7 +607,7 @@ mod tests {
         let (exposures, sender) = open(&recorder, 64, 100_000);
         tokio::spawn(sender.run());
         for unit in 0..5_000u64 {
-            exposures.imply("p", exposed(unit), 9, Vec::new);
+            exposures.imply("p", exposed(unit), 9, Told::default);
         }
         assert!(exposures.flush(Duration::from_secs(60)).await);
         let sizes = exposures.shards.iter().map(|shard| {

@@ -15,6 +15,7 @@ pub mod budget;
 pub mod caller;
 pub mod cli;
 pub mod config;
+pub mod covariates;
 pub mod dimensions;
 pub mod doctor;
 pub mod door;

@@ -41,6 +41,8 @@ pub struct Observation {
     pub exposures_implied: AtomicU64,
     /// Of those, lost: the queue was full or the log refused them.
     pub exposures_lost: AtomicU64,
+    /// Values of covariates that came with exposures and are no numbers that can be kept.
+    pub covariates_unusable: AtomicU64,
     /// Connections served now.
     pub connections: AtomicU64,
     /// Connections taken since the start.

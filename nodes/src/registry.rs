@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use featureops_proto::v1::{Environment, Experiment, Metric, experiment, metric::Kind};
+use featureops_proto::v1::{Covariate, Environment, Experiment, Metric, experiment, metric::Kind};
 use featureops_proto::{Collection, Name, environment_of};
 
+use crate::covariates::CovariateEntry;
 use crate::face::Shared;
 use crate::fixed_point::{Unscalable, scaled};
 
@@ -42,6 +43,8 @@ pub struct ExperimentEntry {
     pub bulk_exposes: bool,
     /// Context attributes whose values go with an exposure.
     pub dimensions: Box<[Box<str>]>,
+    /// Numbers that go with an exposure.
+    pub covariates: Box<[CovariateEntry]>,
 }
 
 impl ExperimentEntry {
@@ -158,6 +161,7 @@ impl Registry {
             running: experiment.state() == experiment::State::Running,
             bulk_exposes: experiment.bulk_exposes,
             dimensions: experiment.dimensions.iter().map(|name| name.as_str().into()).collect(),
+            covariates: experiment.covariates.iter().map(covariate).collect(),
         });
         Arc::make_mut(&mut self.numbers).insert(experiment.number, Arc::clone(&entry));
         let experiments = Arc::make_mut(&mut self.experiments).entry(name.environment.into()).or_default();
@@ -168,6 +172,13 @@ impl Registry {
     #[must_use]
     pub fn running(&self) -> usize {
         self.numbers.values().filter(|entry| entry.running).count()
+    }
+}
+
+fn covariate(declared: &Covariate) -> CovariateEntry {
+    CovariateEntry {
+        attribute: declared.attribute.as_str().into(),
+        decimal_scale: declared.decimal_scale.unwrap_or(DECIMAL_SCALE_DEFAULT),
     }
 }
 

@@ -49,6 +49,8 @@ pub fn of(replica: &Replica, environment: &str, id: &str) -> Option<ExperimentSt
         rows: view.rows,
         entries: view.entries,
         bytes: view.bytes,
+        covariates: view.covariates,
+        capped_entries: view.capped,
         autonomy: Some(view.autonomy),
         log_time: timestamp_if_set(log_time_ms),
         position: services::position(position),

@@ -157,6 +157,7 @@ pub fn export(observation: &Arc<Observation>) {
     };
     single("featureops.exposures.implied", |seen| &seen.exposures_implied);
     single("featureops.exposures.lost", |seen| &seen.exposures_lost);
+    single("featureops.covariates.unusable", |seen| &seen.covariates_unusable);
     single("featureops.connections", |seen| &seen.connections_taken);
     single("featureops.turned_away", |seen| &seen.turned_away);
 }

@@ -4,9 +4,10 @@
 use featureops_evaluation::{Context, Evaluation, Receipt, minute};
 use prost_types::Struct;
 
+use crate::covariates;
 use crate::dimensions;
 use crate::door::unix_minute;
-use crate::exposures::Exposed;
+use crate::exposures::{Exposed, Told};
 use crate::host::Host;
 use crate::publisher::Published;
 
@@ -113,7 +114,12 @@ impl<'a> View<'a> {
         let values = || {
             let experiment = self.published.registry.experiment_by_number(assignment.experiment);
             let names = experiment.map(|experiment| &*experiment.dimensions).unwrap_or_default();
-            dimensions::of(names, |name| context.attribute(name))
+            let numbers = experiment.map(|experiment| &*experiment.covariates).unwrap_or_default();
+            let unusable = &self.host.observation.covariates_unusable;
+            Told {
+                dimensions: dimensions::of(names, |name| context.attribute(name)),
+                covariates: covariates::of(numbers, |name| context.attribute(name), unusable),
+            }
         };
         self.host.exposures.imply(self.environment, exposed, unix_minute(self.stamp_ms), values);
     }

@@ -61,7 +61,9 @@ fn good() -> FactBatch {
 fn admit(bytes: &[u8]) {
     let Ok(batch) = FactBatch::decode(bytes) else { return };
     let (published, unit_key) = (published(), UnitKey::new([1; 16]));
-    let door = Door { published: &published, unit_key: &unit_key, now_ms: 1_800_000_000_000 };
+    let unusable = std::sync::atomic::AtomicU64::new(0);
+    let door =
+        Door { published: &published, unit_key: &unit_key, unusable: &unusable, now_ms: 1_800_000_000_000 };
     if let Ok(admitted) = door.admit(&batch) {
         let events = batch.exposures.len() + batch.outcomes.len();
         assert_eq!(admitted.exposures.len() + admitted.outcomes.len() + admitted.door.len(), events);

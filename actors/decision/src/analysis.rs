@@ -2,10 +2,10 @@
 
 use featureops_proto::v1;
 
-use crate::confidence::{interval, planned_for_pair};
+use crate::confidence::{Interval, interval, planned_for_pair};
 use crate::contrast::{Contrast, adjust};
 use crate::error::InputError;
-use crate::moments::{Scope, table};
+use crate::moments::{Both, Scope, both};
 
 /// Error of an interval: it holds at every look, for one arm and one metric.
 pub const ALPHA: f64 = 0.05;
@@ -27,6 +27,21 @@ pub struct Line {
     pub lower: f64,
     /// Its upper end.
     pub upper: f64,
+    /// What the experiment's covariates did to the numbers above; absent when it declares none.
+    pub adjustment: Option<Adjustment>,
+}
+
+/// The same contrast without covariates, and what they took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adjustment {
+    /// Without them.
+    pub contrast: Contrast,
+    /// Anytime-valid interval without them.
+    pub interval: Interval,
+    /// By covariate, 0 where it was dropped; none while there is too little data, and then the plain contrast decides.
+    pub theta: Vec<(String, f64)>,
+    /// 1 - adjusted variance / plain variance.
+    pub variance_reduction: f64,
 }
 
 impl Line {
@@ -47,6 +62,26 @@ impl Line {
                 v1::Role::Secondary | v1::Role::Unspecified => "secondary",
             }
             .to_owned(),
+            adjustment: self.adjustment.as_ref().map(Adjustment::status),
+        }
+    }
+}
+
+impl Adjustment {
+    fn status(&self) -> v1::AdjustmentStatus {
+        let effect = |(attribute, theta): &(String, f64)| v1::CovariateEffect {
+            attribute: attribute.clone(),
+            theta: *theta,
+        };
+        v1::AdjustmentStatus {
+            difference: self.contrast.difference,
+            standard_error: self.contrast.standard_error(),
+            lower: self.interval.lower,
+            upper: self.interval.upper,
+            relative: self.contrast.relative(),
+            decides: if self.theta.is_empty() { "unadjusted" } else { "adjusted" }.to_owned(),
+            covariates: self.theta.iter().map(effect).collect(),
+            variance_reduction: self.variance_reduction,
         }
     }
 }
@@ -59,9 +94,27 @@ pub fn contrasts(inputs: &v1::DecisionInputs, alpha: f64) -> Result<Vec<Line>, I
     let planned = planned_for_pair(inputs.planned_units, inputs.arms.len());
     let mut lines = Vec::new();
     for metric in &inputs.metrics {
-        let Some(adjusted) = adjust(&table(inputs, metric, Scope::Everything)?)? else { continue };
+        let Both { plain, adjusted } = both(inputs, metric, Scope::Everything)?;
+        let theta = adjusted.as_ref().map(|(_, theta)| theta.clone()).unwrap_or_default();
+        let Some(unadjusted) = adjust(&plain)? else { continue };
+        let adjusted = match adjusted {
+            Some((table, _)) => adjust(&table)?,
+            None => None,
+        };
+        let adjusted = adjusted.as_ref().unwrap_or(&unadjusted);
         for (arm, input) in inputs.arms.iter().enumerate().skip(1) {
             let Some(contrast) = adjusted.contrast(arm) else { continue };
+            let adjustment = unadjusted.contrast(arm).filter(|_| !inputs.covariates.is_empty());
+            let adjustment = adjustment.map(|plain| Adjustment {
+                contrast: plain,
+                interval: interval(&plain, planned, alpha),
+                theta: inputs.covariates.iter().map(|c| c.attribute.clone()).zip(theta.clone()).collect(),
+                variance_reduction: if plain.variance > 0.0 {
+                    1.0 - contrast.variance / plain.variance
+                } else {
+                    0.0
+                },
+            });
             let interval = interval(&contrast, planned, alpha);
             lines.push(Line {
                 arm,
@@ -71,6 +124,7 @@ pub fn contrasts(inputs: &v1::DecisionInputs, alpha: f64) -> Result<Vec<Line>, I
                 contrast,
                 lower: interval.lower,
                 upper: interval.upper,
+                adjustment,
             });
         }
     }

@@ -19,6 +19,7 @@ pub mod blocks;
 pub mod chance;
 pub mod confidence;
 pub mod contrast;
+pub mod covariates;
 pub mod error;
 pub mod guardrail;
 pub mod matrix;

@@ -17,6 +17,7 @@
 
 use featureops_proto::v1;
 
+use crate::covariates::{Beside, checked, take};
 use crate::error::InputError;
 
 /// Arms at most, as the experiment allows.
@@ -73,7 +74,8 @@ pub fn metric_of(inputs: &v1::DecisionInputs, role: v1::Role) -> Result<&v1::Met
         .ok_or(InputError::Metric("none has the needed role"))
 }
 
-/// The table of one metric. Strata without units are left out.
+/// The table of one metric, adjusted by the experiment's covariates where it has any and they can be learned: what decisions rest
+/// on. Strata without units are left out.
 ///
 /// # Errors
 /// When lengths differ or the moments contradict themselves.
@@ -82,6 +84,74 @@ pub fn table(
     metric: &v1::MetricInput,
     scope: Scope,
 ) -> Result<Table, InputError> {
+    if inputs.covariates.is_empty() {
+        return plain(inputs, metric, scope);
+    }
+    let both = both(inputs, metric, scope)?;
+    Ok(both.adjusted.map_or(both.plain, |(table, _)| table))
+}
+
+/// A table without and with its covariates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Both {
+    /// As if none had been declared.
+    pub plain: Table,
+    /// With theta by covariate; absent: there are none, or too little data to learn theta.
+    pub adjusted: Option<(Table, Vec<f64>)>,
+}
+
+/// Both tables of one metric.
+///
+/// # Errors
+/// As [`table`].
+pub fn both(inputs: &v1::DecisionInputs, metric: &v1::MetricInput, scope: Scope) -> Result<Both, InputError> {
+    let plain = plain(inputs, metric, scope)?;
+    if checked(inputs)?.is_empty() {
+        return Ok(Both { plain, adjusted: None });
+    }
+    let (arms, rows) = rows(inputs, metric, scope, true)?;
+    let shown: Vec<&v1::Stratum> = rows.iter().map(|(_, stratum, _)| *stratum).collect();
+    let (mut strata, lines) = linearised(arms, rows);
+    let mut beside = Vec::with_capacity(strata.len());
+    for ((stratum, cells), lines) in shown.iter().zip(&strata).zip(&lines) {
+        let cells = cells.iter().zip(&stratum.arms).zip(lines);
+        let read = cells.map(|((cell, arm), line)| read_beside(inputs, metric, arm, cell, *line));
+        beside.push(read.collect::<Result<Vec<_>, _>>()?);
+    }
+    let by_unit = if metric.capped || plain.proportion {
+        Some(linearised(arms, self::rows(inputs, metric, scope, false)?.1).0)
+    } else {
+        None
+    };
+    let Some(theta) = take(&mut strata, &beside, by_unit.as_deref()) else {
+        return Ok(Both { plain, adjusted: None });
+    };
+    // What is left of a proportion is no share of units any more.
+    Ok(Both { plain, adjusted: Some((finished(arms, strata, false), theta)) })
+}
+
+fn plain(inputs: &v1::DecisionInputs, metric: &v1::MetricInput, scope: Scope) -> Result<Table, InputError> {
+    let (arms, rows) = rows(inputs, metric, scope, false)?;
+    Ok(finished(arms, linearised(arms, rows).0, metric.kind() == v1::metric::Kind::Proportion))
+}
+
+fn finished(arms: usize, mut strata: Vec<Vec<Cell>>, proportion: bool) -> Table {
+    widen(arms, &mut strata);
+    strata.retain(|cells| cells.iter().any(|cell| cell.units > 0.0));
+    Table { arms, strata, proportion }
+}
+
+/// A stratum, how much of it is kept, and what it says of the metric.
+type Rows<'a> = Vec<(f64, &'a v1::Stratum, Row)>;
+
+/// Arms, and the strata of the scope. `clustered`: moments that a metric keeps by unit are read as those of clusters, as those
+/// of its products with covariates are.
+fn rows<'a>(
+    inputs: &'a v1::DecisionInputs,
+    metric: &v1::MetricInput,
+    scope: Scope,
+    clustered: bool,
+) -> Result<(usize, Rows<'a>), InputError> {
     let arms = inputs.arms.len();
     if !(2..=ARMS_MAX).contains(&arms) {
         return Err(InputError::Arms(arms));
@@ -90,6 +160,7 @@ pub fn table(
         return Err(InputError::Shape("more strata than the ledger can hold"));
     }
     let kind = metric.kind();
+    let square = if clustered { pair_of(inputs, metric.slot, metric.slot).ok() } else { None };
     let mut strata = Vec::with_capacity(inputs.strata.len());
     for stratum in &inputs.strata {
         if scope != Scope::Everything && stratum.generation != inputs.generation {
@@ -102,32 +173,82 @@ pub fn table(
         if stratum.arms.len() != arms {
             return Err(InputError::Shape("a stratum's arms"));
         }
-        let cells = match kind {
+        let row = match kind {
             v1::metric::Kind::Ratio => {
-                let cells = stratum
-                    .arms
-                    .iter()
-                    .map(|arm| RatioCell::read(arm, metric))
-                    .collect::<Result<Vec<_>, _>>()?;
-                strata.push((keep, Row::Ratio(cells)));
-                continue;
+                let cells = stratum.arms.iter().map(|arm| RatioCell::read(arm, metric));
+                Row::Ratio(cells.collect::<Result<_, _>>()?)
             }
-            v1::metric::Kind::Proportion => stratum.arms.iter().map(|arm| proportion_cell(arm, metric)),
+            v1::metric::Kind::Proportion => {
+                let cells = stratum.arms.iter().map(|arm| proportion_cell(arm, metric, square));
+                Row::Plain(cells.collect::<Result<_, _>>()?)
+            }
             v1::metric::Kind::Mean | v1::metric::Kind::Count => {
-                let cells =
-                    stratum.arms.iter().map(|arm| mean_cell(arm, metric)).collect::<Result<Vec<_>, _>>()?;
-                strata.push((keep, Row::Plain(cells)));
-                continue;
+                let cells = stratum.arms.iter().map(|arm| mean_cell(arm, metric, square));
+                Row::Plain(cells.collect::<Result<_, _>>()?)
             }
             v1::metric::Kind::Unspecified => return Err(InputError::Metric("its kind is not known")),
-        }
-        .collect::<Result<Vec<_>, _>>()?;
-        strata.push((keep, Row::Plain(cells)));
+        };
+        strata.push((keep, stratum, row));
     }
-    let mut strata = linearised(arms, strata);
-    widen(arms, &mut strata);
-    strata.retain(|cells| cells.iter().any(|cell| cell.units > 0.0));
-    Ok(Table { arms, strata, proportion: kind == v1::metric::Kind::Proportion })
+    Ok((arms, strata))
+}
+
+/// The product of two slots among the moments' cross products.
+fn pair_of(inputs: &v1::DecisionInputs, left: u32, right: u32) -> Result<usize, InputError> {
+    let is = |pair: &v1::PairInput| {
+        (pair.first, pair.second) == (left, right) || (pair.first, pair.second) == (right, left)
+    };
+    inputs.pairs.iter().position(is).ok_or(InputError::Shape("a covariate's product"))
+}
+
+/// How an outcome is made of its metric's slots: (numerator - ratio x denominator) / divisor.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    ratio: f64,
+    divisor: f64,
+}
+
+/// What the moments say of the covariates beside a cell.
+fn read_beside(
+    inputs: &v1::DecisionInputs,
+    metric: &v1::MetricInput,
+    arm: &v1::ArmMoments,
+    cell: &Cell,
+    line: Line,
+) -> Result<Beside, InputError> {
+    let covariates = &inputs.covariates;
+    let mut beside = Beside::none(covariates.len());
+    if cell.units <= 0.0 || arm.units == 0 {
+        return Ok(beside);
+    }
+    // Of an old stratum only a part is kept.
+    let keep = cell.units / arm.units as f64;
+    let product = |left: u32, right: u32| {
+        let cross =
+            arm.cross.get(pair_of(inputs, left, right)?).ok_or(InputError::Shape("a cross product"))?;
+        spread(arm, cross.get(), (left, slot(arm, left)?.0), (right, slot(arm, right)?.0))
+    };
+    let (above, below) = (scale_of(metric)?, power_of_ten(metric.denominator_decimal_scale)?);
+    for (at, covariate) in covariates.iter().enumerate() {
+        let scale = power_of_ten(covariate.decimal_scale)?;
+        let mut outcome = product(metric.slot, covariate.slot)? / above;
+        if metric.kind() == v1::metric::Kind::Ratio {
+            outcome -= line.ratio * product(metric.denominator_slot, covariate.slot)? / below;
+        }
+        let (sum, squares) = slot(arm, covariate.slot)?;
+        let own = spread(arm, squares, (covariate.slot, sum), (covariate.slot, sum))?.max(0.0);
+        if let (Some(mean), Some(with)) = (beside.means.get_mut(at), beside.products.get_mut(at)) {
+            *mean = sum as f64 / arm.units as f64 / scale;
+            *with = outcome / line.divisor / scale * keep;
+        }
+        beside.squares.add(at, at, own / (scale * scale) * keep);
+        for (other, before) in covariates.iter().enumerate().take(at) {
+            let both = product(covariate.slot, before.slot)? / scale / power_of_ten(before.decimal_scale)?;
+            beside.squares.add(at, other, both * keep);
+            beside.squares.add(other, at, both * keep);
+        }
+    }
+    Ok(beside)
 }
 
 /// How much of a stratum the learner's record keeps: 0 outside the window, discount ^ hours since its end inside.
@@ -225,7 +346,11 @@ fn widen(arms: usize, strata: &mut [Vec<Cell>]) {
     }
 }
 
-fn proportion_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, InputError> {
+fn proportion_cell(
+    arm: &v1::ArmMoments,
+    metric: &v1::MetricInput,
+    square: Option<usize>,
+) -> Result<Cell, InputError> {
     let (sum, _) = slot(arm, metric.slot)?;
     if sum < 0 || sum > i128::from(arm.units) {
         return Err(InputError::Moments("more converted units than exposed ones"));
@@ -235,10 +360,24 @@ fn proportion_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cel
     }
     let (units, converted) = (arm.units as f64, sum as f64);
     let mean = converted / units;
+    if square.is_some() && arm.clusters > 0 {
+        let squares = spread(arm, square_of(arm, square)?, (metric.slot, sum), (metric.slot, sum))?.max(0.0);
+        return Ok(Cell { units, mean, squares, clusters: arm.clusters as f64 });
+    }
     Ok(Cell { units, mean, squares: converted * (1.0 - mean), clusters: 0.0 })
 }
 
-fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, InputError> {
+fn square_of(arm: &v1::ArmMoments, square: Option<usize>) -> Result<i128, InputError> {
+    let cross =
+        square.and_then(|at| arm.cross.get(at)).ok_or(InputError::Shape("a metric's squares by cluster"))?;
+    Ok(cross.get())
+}
+
+fn mean_cell(
+    arm: &v1::ArmMoments,
+    metric: &v1::MetricInput,
+    square: Option<usize>,
+) -> Result<Cell, InputError> {
     let (sum, squares) = slot(arm, metric.slot)?;
     if arm.units == 0 {
         if sum != 0 || squares != 0 {
@@ -246,7 +385,14 @@ fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, Inp
         }
         return Ok(Cell::default());
     }
-    let centred = spread(arm, squares, (metric.slot, sum), (metric.slot, sum))?;
+    // A capped metric keeps its squares by unit; beside covariates, those of its clusters' sums are read.
+    let by_unit = metric.capped && square.is_none();
+    let centred = if by_unit {
+        centred(arm.units, squares, sum, sum)
+    } else {
+        let squares = if metric.capped { square_of(arm, square)? } else { squares };
+        spread(arm, squares, (metric.slot, sum), (metric.slot, sum))?
+    };
     if centred < 0.0 && centred < -1e-9 * squares as f64 {
         return Err(InputError::Moments("n Q is less than S^2"));
     }
@@ -256,7 +402,7 @@ fn mean_cell(arm: &v1::ArmMoments, metric: &v1::MetricInput) -> Result<Cell, Inp
         units,
         mean: sum as f64 / units / scale,
         squares: centred.max(0.0) / (scale * scale),
-        clusters: arm.clusters as f64,
+        clusters: if by_unit { 0.0 } else { arm.clusters as f64 },
     })
 }
 
@@ -343,10 +489,11 @@ fn reference(cells: &[RatioCell]) -> Option<(f64, f64)> {
     (denominator > 0.0 && units > 0.0).then(|| (numerator / denominator, denominator / units))
 }
 
-fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
+/// The cells, and how each cell's outcomes are made of its metric's slots.
+fn linearised(arms: usize, rows: Rows<'_>) -> (Vec<Vec<Cell>>, Vec<Vec<Line>>) {
     // Per arm: own denominators, those its strata would give, and own numerators less those its strata would give.
     let mut totals = vec![(0.0_f64, 0.0_f64, 0.0_f64); arms];
-    for (keep, row) in &rows {
+    for (keep, _, row) in &rows {
         let Row::Ratio(cells) = row else { continue };
         let Some((ratio, mean_denominator)) = reference(cells) else { continue };
         for (cell, (own, expected, excess)) in cells.iter().zip(&mut totals) {
@@ -355,8 +502,9 @@ fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
             *excess += keep * (cell.numerator - ratio * cell.denominator);
         }
     }
+    let none = Line { ratio: 0.0, divisor: 1.0 };
     rows.into_iter()
-        .map(|(keep, row)| match row {
+        .map(|(keep, _, row)| match row {
             Row::Plain(mut cells) => {
                 for cell in &mut cells {
                     let units = (cell.units * keep).min(UNITS_MAX);
@@ -364,18 +512,18 @@ fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
                     cell.clusters *= keep;
                     cell.units = units;
                 }
-                cells
+                (cells, vec![none; arms])
             }
             Row::Ratio(cells) => {
                 let Some((ratio, mean_denominator)) = reference(&cells) else {
-                    return vec![Cell::default(); arms];
+                    return (vec![Cell::default(); arms], vec![none; arms]);
                 };
                 cells
                     .iter()
                     .zip(&totals)
                     .map(|(cell, (own, expected, excess))| {
                         if cell.units <= 0.0 || *own <= 0.0 || *expected <= 0.0 {
-                            return Cell::default();
+                            return (Cell::default(), none);
                         }
                         let divisor = mean_denominator * (own / expected);
                         let mean = ratio + (cell.numerator - ratio * cell.denominator) / cell.units / divisor;
@@ -383,15 +531,16 @@ fn linearised(arms: usize, rows: Vec<(f64, Row)>) -> Vec<Vec<Cell>> {
                         let squares = cell.numerator_squares - 2.0 * arm_ratio * cell.products
                             + arm_ratio * arm_ratio * cell.denominator_squares;
                         let units = (cell.units * keep).min(UNITS_MAX);
-                        Cell {
+                        let cell = Cell {
                             units,
                             mean,
                             squares: squares.max(0.0) / (divisor * divisor) * (units / cell.units),
                             clusters: cell.clusters * keep,
-                        }
+                        };
+                        (cell, Line { ratio: arm_ratio, divisor })
                     })
-                    .collect()
+                    .unzip()
             }
         })
-        .collect()
+        .unzip()
 }

@@ -8,6 +8,7 @@ use featureops_proto::v1;
 use crate::ENGINE;
 use crate::confidence::{interval, planned_for_pair};
 use crate::contrast::{Adjusted, adjust};
+use crate::covariates;
 use crate::error::InputError;
 use crate::guardrail::{self, Judgement};
 use crate::moments::{Scope, metric_of, table};
@@ -104,8 +105,13 @@ pub fn trip(inputs: &v1::DecisionInputs, judgement: &Judgement) -> v1::Decision 
         names.iter().zip(values).map(|(name, value)| number(name.as_str(), value)).collect();
     statistics.push(number(format!("effective_units.{variant}"), contrast.effective_units));
     statistics.push(number(format!("information.{variant}"), 1.0 / contrast.variance));
+    let metric = inputs
+        .metrics
+        .iter()
+        .find(|metric| metric.metric == judgement.metric && metric.role == v1::Role::Guardrail as i32);
+    statistics.extend(metric.into_iter().flat_map(|metric| covariates::numbers(inputs, metric)));
     let worse = if judgement.lower_is_better { "above" } else { "below" };
-    let narrative = vec![
+    let mut narrative = vec![
         sentence(
             format!(
                 "{} of {variant} is {} % {worse} control in the same hours: {} against {}.",
@@ -126,6 +132,7 @@ pub fn trip(inputs: &v1::DecisionInputs, judgement: &Judgement) -> v1::Decision 
             &[&format!("ln_evidence.{variant}"), "ln_evidence_min"],
         ),
     ];
+    narrative.extend(metric.and_then(|metric| covariates::sentence(inputs, metric)));
     v1::Decision {
         action: v1::decision::Action::Trip as i32,
         policy: guardrail::POLICY.to_owned(),
@@ -188,6 +195,7 @@ pub fn promotion(inputs: &v1::DecisionInputs, winner: &Winner) -> Result<v1::Dec
             &[&format!("ln_evidence.{variant}"), "ln_evidence_min"],
         ),
     ];
+    narrative.extend(covariates::story(inputs));
     narrative.push(sentence("A person promotes.".to_owned(), &[]));
     Ok(v1::Decision {
         action: v1::decision::Action::Promote as i32,
@@ -256,6 +264,9 @@ pub(crate) fn contrasts(
             numbers.push(number(format!("information.{variant}"), 1.0 / contrast.variance));
         }
     }
+    if let Ok(primary) = metric_of(inputs, v1::Role::Primary) {
+        numbers.extend(covariates::numbers(inputs, primary));
+    }
 }
 
 pub(crate) fn bounds(inputs: &v1::DecisionInputs) -> Vec<String> {
@@ -299,6 +310,7 @@ fn reallocation_story(
             &[&format!("mean.{variant}"), &format!("sd.{variant}")],
         ));
     }
+    story.extend(covariates::story(inputs));
     story.push(sentence(
         format!("{} of traffic change arm.", basis_points(allocation.moved)),
         &["traffic_moved_basis_points"],

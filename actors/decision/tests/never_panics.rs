@@ -108,6 +108,7 @@ fn inputs() -> impl Strategy<Value = v1::DecisionInputs> {
                 denominator_slot: 1,
                 lower_is_better,
                 decimal_scale,
+                capped: slot == 2,
                 ..v1::MetricInput::default()
             },
         );
@@ -156,36 +157,60 @@ fn inputs() -> impl Strategy<Value = v1::DecisionInputs> {
     })
 }
 
+fn answers(inputs: v1::DecisionInputs) -> Result<(), TestCaseError> {
+    if let Ok(Verdict::Move(allocation)) = thompson::decide(&inputs) {
+        prop_assert!(thompson::bounds_of(&inputs).unwrap().hold(&allocation.weights));
+        prop_assert!(allocation.p_best.iter().all(|p| (0.0..=1.0).contains(p)));
+    }
+    let _ = guardrail::trip(&inputs);
+    let _ = winner::winner(&inputs);
+    for line in analysis::contrasts(&inputs, analysis::ALPHA).unwrap_or_default() {
+        prop_assert!(!line.contrast.variance.is_nan() && !line.lower.is_nan() && !line.upper.is_nan());
+    }
+    for block in blocks::blocks(&inputs) {
+        prop_assert!(!block.text().contains("nan"));
+    }
+    let view = FrozenView {
+        state: v1::experiment::State::Running,
+        growth: v1::AutonomyLevel::A4Bounded,
+        protection: v1::AutonomyLevel::A3Guarded,
+        inputs,
+        epoch: 1,
+        ..FrozenView::default()
+    };
+    let mut owner = Owner::new(Config::default());
+    for action in owner.step(Event::Frozen(Box::new(view)), 0, &mut Chance::from_seed(1)) {
+        if let Action::Submit { decision, .. } = action {
+            prop_assert_eq!(&replay::replay(&decision).unwrap(), &*decision);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_question_has_an_answer(inputs in inputs()) {
-        if let Ok(Verdict::Move(allocation)) = thompson::decide(&inputs) {
-            prop_assert!(thompson::bounds_of(&inputs).unwrap().hold(&allocation.weights));
-            prop_assert!(allocation.p_best.iter().all(|p| (0.0..=1.0).contains(p)));
+        answers(inputs)?;
+    }
+
+    #[test]
+    fn every_question_has_an_answer_beside_covariates(
+        mut inputs in inputs(),
+        covariates in prop::collection::vec((0_u32..4, 0_u32..20), 1..6),
+        cross in prop::collection::vec(integer(), 10),
+    ) {
+        let covariate = |(slot, decimal_scale)| v1::CovariateInput { attribute: "x".to_owned(), decimal_scale, slot };
+        inputs.covariates = covariates.into_iter().map(covariate).collect();
+        let pairs = (0_u32..4).flat_map(|first| (0..=first).map(move |second| v1::PairInput { first, second }));
+        inputs.pairs = pairs.collect();
+        for arm in inputs.strata.iter_mut().flat_map(|stratum| &mut stratum.arms) {
+            // Products as large as the arm's own, so that some are possible ones.
+            let own = arm.cross.first().copied().unwrap_or_default();
+            arm.cross = cross.iter().map(|cross| if cross % 3 == 0 { v1::Int128::new(*cross) } else { own }).collect();
+            arm.slots.resize(4, harness::slot(1, 1));
         }
-        let _ = guardrail::trip(&inputs);
-        let _ = winner::winner(&inputs);
-        for line in analysis::contrasts(&inputs, analysis::ALPHA).unwrap_or_default() {
-            prop_assert!(!line.contrast.variance.is_nan() && !line.lower.is_nan() && !line.upper.is_nan());
-        }
-        for block in blocks::blocks(&inputs) {
-            prop_assert!(!block.text().contains("nan"));
-        }
-        let view = FrozenView {
-            state: v1::experiment::State::Running,
-            growth: v1::AutonomyLevel::A4Bounded,
-            protection: v1::AutonomyLevel::A3Guarded,
-            inputs,
-            epoch: 1,
-            ..FrozenView::default()
-        };
-        let mut owner = Owner::new(Config::default());
-        for action in owner.step(Event::Frozen(Box::new(view)), 0, &mut Chance::from_seed(1)) {
-            if let Action::Submit { decision, .. } = action {
-                prop_assert_eq!(&replay::replay(&decision).unwrap(), &*decision);
-            }
-        }
+        answers(inputs)?;
     }
 }

@@ -12,6 +12,7 @@ pub const STARTING: Budgets = Budgets {
     experiment_sums: 131_072,
     sums: 32 << 20,
     experiment_crossed: 1 << 20,
+    experiment_capped: 1 << 20,
 };
 /// The most that can be set: clusters count units in 32 bits, and memory is finite.
 pub const MOST: Budgets = Budgets {
@@ -20,6 +21,7 @@ pub const MOST: Budgets = Budgets {
     experiment_sums: 16 << 20,
     sums: 256 << 20,
     experiment_crossed: 16 << 20,
+    experiment_capped: 16 << 20,
 };
 
 impl State {
@@ -33,6 +35,7 @@ impl State {
             experiment_sums: or(set.experiment_sums, STARTING.experiment_sums),
             sums: or(set.sums, STARTING.sums),
             experiment_crossed: or(set.experiment_crossed, STARTING.experiment_crossed),
+            experiment_capped: or(set.experiment_capped, STARTING.experiment_capped),
         }
     }
 

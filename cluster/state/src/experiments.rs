@@ -8,7 +8,7 @@ use featureops_proto::{Collection, Name, timestamp_if_set};
 use crate::State;
 use crate::allocation::BUCKETS;
 use crate::flags::above;
-use crate::ledger::Shape;
+use crate::ledger::{NO_CAP, Shape};
 use crate::ramps;
 use crate::state::key;
 
@@ -103,7 +103,10 @@ pub fn shape_of(record: &ExperimentRecord) -> Shape {
     let arms = record.definition.as_ref().map_or(0, |d| d.arms.len());
     let mut shape = Shape { arms, ..Shape::default() };
     for slot in &record.slots {
-        shape.slot(slot.metric, slot.kind());
+        shape.slot(slot.metric, slot.kind(), if slot.cap == 0 { NO_CAP } else { slot.cap });
+    }
+    for _ in record.definition.iter().flat_map(|definition| &definition.covariates) {
+        shape.covariate();
     }
     for pair in &record.pairs {
         shape.pair(pair.numerator as usize, pair.denominator as usize);

@@ -20,6 +20,7 @@ mod audit;
 mod budgets;
 mod clock;
 mod command;
+mod covariates;
 mod decisions;
 mod dimensions;
 mod effect;

@@ -12,6 +12,8 @@ use crate::state::key;
 pub const DEFAULT_WINDOW_SECONDS: i64 = 7 * 86_400;
 /// Decimal places when none are stated.
 pub const DEFAULT_SCALE: u32 = 6;
+/// 2^53: beyond it doubles are not whole numbers one by one.
+const MAX_CAP: f64 = 9_007_199_254_740_992.0;
 /// Late limit when none is stated, and the longest.
 pub const MAX_LATE_SECONDS: i64 = 72 * 3_600;
 
@@ -56,6 +58,13 @@ pub fn window_minutes(metric: &Metric) -> u32 {
 pub fn late_limit_ms(metric: &Metric) -> i64 {
     let seconds = if metric.late_limit_seconds == 0 { MAX_LATE_SECONDS } else { metric.late_limit_seconds };
     seconds.saturating_mul(1_000)
+}
+
+/// The most that a unit's value may be, at the metric's scale; `None`: no cap, or one that cannot be kept.
+pub fn cap(metric: &Metric) -> Option<i64> {
+    let places = (0..scale(metric)).fold(1.0, |one, _| one * 10.0);
+    let scaled = (metric.cap? * places).round_ties_even();
+    (1.0..=MAX_CAP).contains(&scaled).then_some(scaled as i64)
 }
 
 /// Decimal places of its values; counts and proportions have none.

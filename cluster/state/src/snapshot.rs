@@ -189,6 +189,7 @@ impl State {
             folded: ledger.clusters.folded(),
             kept_parts: kept_parts(ledger.kept),
             thinned: ledger.thinned,
+            covariates_missing: ledger.missing.clone(),
         }
     }
 
@@ -353,6 +354,10 @@ impl State {
                 ledger.released = record.released;
                 ledger.kept = kept;
                 ledger.thinned = record.thinned;
+                if record.covariates_missing.len() != shape.covariates {
+                    return Err(error(&section.name, "counts other covariates than its experiment"));
+                }
+                ledger.missing = record.covariates_missing;
                 ledger.strata = Arc::new(strata_of(&record.strata, &shape, record.folded));
                 ledger.clusters = Arc::new(Clusters::of_strata(&shape, 0, record.folded));
                 if !ledger.released {

@@ -77,6 +77,10 @@ pub struct ExperimentView {
     pub folded: bool,
     /// Sums held.
     pub entries: u64,
+    /// Sums held of capped metrics.
+    pub capped: u64,
+    /// By covariate.
+    pub covariates: Vec<featureops_proto::v1::CovariateStatus>,
     /// Bytes held.
     pub bytes: u64,
     /// Units whose exposure is known by a receipt only.
@@ -167,6 +171,8 @@ impl State {
             sample_ratio: frozen.sample_ratio.clone(),
             kept_parts: kept_parts(frozen.kept),
             thinned_units: frozen.thinned,
+            covariates: crate::covariates::inputs(record),
+            pairs: crate::covariates::pair_inputs(record),
         }
     }
 
@@ -204,6 +210,8 @@ impl State {
             thinned: ledger.thinned,
             folded: ledger.clusters.folded(),
             entries: ledger.entries,
+            capped: ledger.capped,
+            covariates: crate::covariates::status(record, ledger),
             bytes: ledger.bytes(),
             marked: ledger.marks.all().iter().sum(),
             crossed: ledger.crossed,

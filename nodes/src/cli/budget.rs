@@ -45,6 +45,9 @@ pub struct BudgetArgs {
     /// Units of one experiment that changed arms; when full, as --experiment-units.
     #[arg(long, value_name = "COUNT")]
     experiment_crossed: Option<u64>,
+    /// Units' sums of metrics with a cap, of one experiment; when full, as --experiment-units.
+    #[arg(long, value_name = "COUNT")]
+    experiment_capped: Option<u64>,
 }
 
 impl BudgetArgs {
@@ -55,13 +58,13 @@ impl BudgetArgs {
             experiment_sums: self.experiment_sums.unwrap_or(set.experiment_sums),
             sums: self.sums.unwrap_or(set.sums),
             experiment_crossed: self.experiment_crossed.unwrap_or(set.experiment_crossed),
+            experiment_capped: self.experiment_capped.unwrap_or(set.experiment_capped),
         }
     }
 
     fn is_empty(&self) -> bool {
-        [self.experiment_units, self.units, self.experiment_sums, self.sums, self.experiment_crossed]
-            .iter()
-            .all(Option::is_none)
+        let units = [self.experiment_units, self.units, self.experiment_crossed, self.experiment_capped];
+        units.iter().chain(&[self.experiment_sums, self.sums]).all(Option::is_none)
     }
 }
 
@@ -74,7 +77,7 @@ pub async fn run(session: &Session, command: BudgetCommand) -> Result<(), Failur
         BudgetCommand::Set { budgets, thin, request } => {
             if budgets.is_empty() {
                 return Err(Failure::usage(
-                    "nothing to set: give --experiment-units, --units, --experiment-sums, --sums or --experiment-crossed",
+                    "nothing to set: give --experiment-units, --units, --experiment-sums, --sums, --experiment-crossed or --experiment-capped",
                 ));
             }
             // Read, changed and written back under its etag: two people at once get a conflict and not a lost change.
@@ -118,5 +121,6 @@ fn describe(page: &mut Page, status: &v1::BudgetsStatus) {
         ("sums of one experiment", count_text(budgets.experiment_sums)),
         ("sums over all", format!("{}, {} held", count_text(budgets.sums), count_text(status.sums))),
         ("crossed units of one experiment", count_text(budgets.experiment_crossed)),
+        ("capped sums of one experiment", count_text(budgets.experiment_capped)),
     ]);
 }

@@ -111,7 +111,7 @@ pub enum Policy {
 pub struct CreateArgs {
     key: String,
     /// The whole definition as JSON or YAML; `-` reads standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "step", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout", "dimension"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["flag", "arm", "established", "primary_metric", "guardrail", "secondary_metric", "policy", "step", "control_floor", "new_arm_cap", "hypothesis", "planned_units", "cool_down", "bulk_exposes", "seed", "layer", "layer_share", "holdout", "dimension", "covariate"])]
     file: Option<PathBuf>,
     /// The flag's key.
     #[arg(long)]
@@ -160,6 +160,10 @@ pub struct CreateArgs {
     /// A context attribute whose values a sample of units keeps, as country or plan. Repeatable, at most 8.
     #[arg(long, value_name = "ATTRIBUTE")]
     dimension: Vec<String>,
+    /// A numeric context attribute that is known of a unit before its exposure, as spend_last_month, by which estimates become more
+    /// precise (CUPED); with the decimal places to keep, as spend_last_month:2 [default: 6]. Repeatable, at most 4.
+    #[arg(long, value_name = "ATTRIBUTE[:PLACES]")]
+    covariate: Vec<String>,
     #[command(flatten)]
     placement: PlacementArgs,
     #[command(flatten)]
@@ -357,6 +361,10 @@ fn describe(page: &mut Page, experiment: &v1::Experiment) {
         ("primary metric", experiment.primary_metric.clone()),
         ("secondary", experiment.secondary_metrics.join(", ")),
         ("dimensions", experiment.dimensions.join(", ")),
+        (
+            "covariates",
+            experiment.covariates.iter().map(|c| c.attribute.as_str()).collect::<Vec<_>>().join(", "),
+        ),
         ("policy", word_of(experiment.policy().as_str_name(), "POLICY_")),
         ("allocation", allocation_text(experiment)),
         ("layer", layer::layer_text(experiment)),
@@ -478,8 +486,16 @@ fn definition(session: &Session, args: &CreateArgs) -> Result<v1::Experiment, Fa
         layer_share_basis_points: args.placement.layer_share.unwrap_or_default(),
         holdouts: args.placement.holdout.clone(),
         dimensions: args.dimension.clone(),
+        covariates: args.covariate.iter().map(|text| covariate(text)).collect(),
         ..v1::Experiment::default()
     })
+}
+
+/// `spend:2`. What follows the last colon and is no number belongs to the name.
+fn covariate(text: &str) -> v1::Covariate {
+    let split = text.rsplit_once(':').and_then(|(name, places)| Some((name, places.parse::<u32>().ok()?)));
+    let (attribute, decimal_scale) = split.map_or((text, None), |(name, places)| (name, Some(places)));
+    v1::Covariate { attribute: attribute.to_owned(), decimal_scale }
 }
 
 /// `latency:limit=500,minimum=1000`.

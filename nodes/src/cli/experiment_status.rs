@@ -126,6 +126,8 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
         ("kept", if status.thinned_units == 0 { String::new() } else { kept(status) }),
         ("sums", if status.folded { "folded into hash clusters".to_owned() } else { String::new() }),
         ("ledger", ledger_text(status)),
+        ("capped sums", some(status.capped_entries)),
+        ("covariates", status.covariates.iter().map(covariate_text).collect::<Vec<_>>().join(", ")),
         ("sample", status.sample.as_ref().map(experiment_series::size_text).unwrap_or_default()),
         ("last decision", key_of(&status.last_decision).to_owned()),
     ]);
@@ -169,6 +171,14 @@ fn ledger_text(status: &v1::ExperimentStatus) -> String {
     }
     let (rows, sums) = (count_text(status.rows), count_text(status.entries));
     format!("{rows} units, {sums} sums, {} KiB", count_text(status.bytes.div_ceil(1_024)))
+}
+
+/// `spend_last_month, missing of 12 units`.
+fn covariate_text(covariate: &v1::CovariateStatus) -> String {
+    match covariate.missing_units {
+        0 => covariate.attribute.clone(),
+        missing => format!("{}, missing of {} units", covariate.attribute, count_text(missing)),
+    }
 }
 
 fn arms(page: &mut Page, status: &v1::ExperimentStatus) {
@@ -223,6 +233,32 @@ fn contrasts(page: &mut Page, status: &v1::ExperimentStatus) {
         })
         .collect();
     page.table(&["METRIC", "ROLE", "ARM", "DIFFERENCE", "RELATIVE", "INTERVAL", ""], rows, "");
+    adjustments(page, status);
+}
+
+/// What covariates did to each contrast, which is shown above as it decides.
+fn adjustments(page: &mut Page, status: &v1::ExperimentStatus) {
+    let adjusted = status.contrasts.iter().filter_map(|c| Some((c, c.adjustment.as_ref()?)));
+    let row = |(contrast, plain): (&v1::ContrastStatus, &v1::AdjustmentStatus)| {
+        let theta =
+            |effect: &v1::CovariateEffect| format!("{} {}", effect.attribute, number_text(effect.theta));
+        let taken: Vec<String> = plain.covariates.iter().map(theta).collect();
+        vec![
+            Cell::new(&contrast.metric),
+            Cell::new(&contrast.variant),
+            Cell::number(number_text(plain.difference)),
+            Cell::number(format!("[{}, {}]", number_text(plain.lower), number_text(plain.upper))),
+            Cell::new(if taken.is_empty() { "too little data".to_owned() } else { taken.join(", ") }),
+            Cell::number(percent_text(-plain.variance_reduction)),
+            Cell::new(&plain.decides),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = adjusted.map(row).collect();
+    if !rows.is_empty() {
+        page.heading("The same without covariates, and what they take");
+        let headings = ["METRIC", "ARM", "DIFFERENCE", "INTERVAL", "THETA", "VARIANCE", "DECIDES"];
+        page.table(&headings, rows, "");
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +295,7 @@ mod tests {
                 upper: -0.0003,
                 relative: Some(-0.0431),
                 role: "primary".into(),
+                adjustment: None,
             }],
             blocked: vec!["policy is fixed".into()],
             ..v1::ExperimentStatus::default()
@@ -284,5 +321,38 @@ No autonomous decision now
 - policy is fixed
 ";
         assert_eq!(page.into_text(), expected);
+    }
+
+    #[test]
+    fn covariates_show_what_they_took_and_which_contrast_decides() {
+        let effect = |attribute: &str, theta| v1::CovariateEffect { attribute: attribute.into(), theta };
+        let adjustment = v1::AdjustmentStatus {
+            difference: 0.5,
+            lower: -0.25,
+            upper: 1.25,
+            decides: "adjusted".into(),
+            covariates: vec![effect("spent", 0.75), effect("visits", 0.0)],
+            variance_reduction: 0.49,
+            ..v1::AdjustmentStatus::default()
+        };
+        let contrast = v1::ContrastStatus {
+            variant: "on".into(),
+            metric: "revenue".into(),
+            lower: 0.125,
+            upper: 1.0,
+            adjustment: Some(adjustment),
+            ..v1::ContrastStatus::default()
+        };
+        let covariate =
+            v1::CovariateStatus { attribute: "spent".into(), missing_units: 1_200, ..Default::default() };
+        assert_eq!(covariate_text(&covariate), "spent, missing of 1,200 units");
+        let status = v1::ExperimentStatus { contrasts: vec![contrast], ..v1::ExperimentStatus::default() };
+        let mut page = Page::new(false);
+        contrasts(&mut page, &status);
+        let text = page.into_text();
+        let plain = text.split("The same without covariates, and what they take").nth(1).unwrap();
+        for shown in ["[-0.25, 1.25]", "spent 0.75, visits 0", "-49.00 %", "adjusted"] {
+            assert!(plain.contains(shown), "{shown}: {text}");
+        }
     }
 }

@@ -64,7 +64,7 @@ pub enum LateRule {
 pub struct SetArgs {
     key: String,
     /// The whole definition as JSON or YAML; `-` reads standard input.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "direction", "scale", "window", "late_limit", "late_rule", "description", "unit", "numerator", "denominator"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "direction", "scale", "window", "late_limit", "late_rule", "description", "unit", "numerator", "denominator", "cap"])]
     file: Option<PathBuf>,
     #[arg(long, value_enum)]
     kind: Option<Kind>,
@@ -94,6 +94,9 @@ pub struct SetArgs {
     /// For a ratio: a metric's key.
     #[arg(long, value_name = "METRIC")]
     denominator: Option<String>,
+    /// Of a mean or a count: the most that one unit's sum is worth, so that a few heavy units cannot hide an effect.
+    #[arg(long, value_name = "VALUE")]
+    cap: Option<f64>,
     /// Refuse if the metric changed since this etag was read.
     #[arg(long)]
     etag: Option<String>,
@@ -184,6 +187,7 @@ fn describe(page: &mut Page, metric: &v1::Metric) {
         ("name", metric.name.clone()),
         ("kind", word_of(metric.kind().as_str_name(), "KIND_")),
         ("parts", parts),
+        ("cap", metric.cap.map(|cap| format!("{} a unit", render::number_text(cap))).unwrap_or_default()),
         ("direction", word_of(metric.direction().as_str_name(), "DIRECTION_")),
         ("unit", metric.unit.clone()),
         ("decimals", metric.decimal_scale.unwrap_or(6).to_string()),
@@ -250,6 +254,7 @@ fn definition(args: &SetArgs) -> Result<v1::Metric, Failure> {
         late_limit_seconds: seconds(args.late_limit),
         description: args.description.clone().unwrap_or_default(),
         unit: args.unit.clone().unwrap_or_default(),
+        cap: args.cap,
         numerator: args.numerator.clone().unwrap_or_default(),
         denominator: args.denominator.clone().unwrap_or_default(),
         ..v1::Metric::default()

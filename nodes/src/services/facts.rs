@@ -40,7 +40,13 @@ impl Facts {
         let unit_key = host.unit_key()?;
         let admitted = {
             let published = host.publisher.load();
-            Door { published: &published, unit_key, now_ms: host.clock.unix_ms() }.admit(&batch)?
+            Door {
+                published: &published,
+                unit_key,
+                unusable: &host.observation.covariates_unusable,
+                now_ms: host.clock.unix_ms(),
+            }
+            .admit(&batch)?
         };
         let events = batch.exposures.len() + batch.outcomes.len();
         drop(batch);

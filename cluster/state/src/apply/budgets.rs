@@ -1,7 +1,8 @@
 //! Budgets of the ledgers: set by people, kept by the fold itself.
 //!
 //! ```text
-//!   units full  ──> the experiment's counted part of the hash space halves    at once: no unit is refused, none evicted
+//!   units or capped sums full
+//!               ──> the experiment's counted part of the hash space halves    at once: no unit is refused, none evicted
 //!   sums full   ──> the experiment's sums fold into clusters                  one experiment an entry: each costs milliseconds at the
 //!                                                                             starting budget
 //! ```
@@ -116,11 +117,18 @@ impl State {
         let sums = ledger.entries;
         let Some(gone) = ledger.thin() else { return false };
         self.entries -= sums - ledger.entries;
-        self.rows -= gone;
-        let detail =
-            format!("a budget is full: {gone} units left, {} of {SHARDS} parts are kept", ledger.kept);
-        self.happened.push(Happened { experiment: number, action: "experiment.thin", detail });
+        let left = (gone, ledger.kept);
+        self.left(number, &[left]);
         true
+    }
+
+    /// Units left an experiment, as often as this: how many, and the parts that were kept then.
+    pub(super) fn left(&mut self, number: u32, left: &[(u64, usize)]) {
+        for (gone, kept) in left {
+            self.rows -= gone;
+            let detail = format!("a budget is full: {gone} units left, {kept} of {SHARDS} parts are kept");
+            self.happened.push(Happened { experiment: number, action: "experiment.thin", detail });
+        }
     }
 
     /// The experiment with most rows, the first of equals, as long as a part of it can leave.
@@ -168,19 +176,23 @@ impl State {
     }
 }
 
-fn fields(budgets: &Budgets) -> [(&'static str, u64, u64); 5] {
+fn fields(budgets: &Budgets) -> [(&'static str, u64, u64); 6] {
     [
         ("experiment_units", budgets.experiment_units, MOST.experiment_units),
         ("units", budgets.units, MOST.units),
         ("experiment_sums", budgets.experiment_sums, MOST.experiment_sums),
         ("sums", budgets.sums, MOST.sums),
         ("experiment_crossed", budgets.experiment_crossed, MOST.experiment_crossed),
+        ("experiment_capped", budgets.experiment_capped, MOST.experiment_capped),
     ]
 }
 
 fn over(ledger: &Ledger, budgets: &Budgets) -> Option<(&'static str, u64, u64)> {
     if ledger.rows > budgets.experiment_units {
         return Some(("experiment_units", budgets.experiment_units, ledger.rows));
+    }
+    if ledger.capped > budgets.experiment_capped {
+        return Some(("experiment_capped", budgets.experiment_capped, ledger.capped));
     }
     (ledger.crossed > budgets.experiment_crossed).then_some((
         "experiment_crossed",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     CreateExperiment, ExperimentRecord, GenerationRecord, OwnerRecord, PairRecord, PauseExperiment, Refusal,
-    SetAllocation, SlotRecord, StartExperiment, StopExperiment,
+    SetAllocation, StartExperiment, StopExperiment,
 };
 use featureops_proto::v1::experiment::{Policy, State as Phase};
 use featureops_proto::v1::metric::LateRule;
@@ -94,11 +94,7 @@ impl State {
             }),
             create_ms: ctx.now_ms,
             version: 1,
-            slots: shape
-                .slots
-                .iter()
-                .map(|(metric, _)| SlotRecord { metric: *metric, kind: self.kind_of(*metric) as i32 })
-                .collect(),
+            slots: self.slot_records(&shape),
             pairs: shape
                 .pairs
                 .iter()
@@ -176,6 +172,7 @@ impl State {
         }
         ramps::check(given)?;
         crate::dimensions::check(given)?;
+        crate::covariates::check(given)?;
         for (at, guardrail) in given.guardrails.iter().enumerate() {
             if guardrail.limit_basis_points > BUCKETS {
                 return bad(

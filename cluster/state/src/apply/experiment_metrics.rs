@@ -1,14 +1,14 @@
 //! An experiment's metrics: which slots of the ledger they have, and how each is read.
 
 use featureops_proto::ErrorCode;
-use featureops_proto::log::Refusal;
+use featureops_proto::log::{Refusal, SlotRecord};
 use featureops_proto::v1::metric::{Direction, Kind};
 use featureops_proto::v1::{Experiment, MetricInput, Role};
 
 use super::refuse;
 use crate::State;
-use crate::ledger::Shape;
-use crate::metrics::scale;
+use crate::ledger::{MAX_PRODUCTS, NO_CAP, Shape};
+use crate::metrics::{cap, scale};
 use crate::state::{Key, key};
 
 impl State {
@@ -18,7 +18,24 @@ impl State {
             .map_or(Kind::Unspecified, |m| m.kind())
     }
 
-    /// Slots and metric inputs in the order primary, guardrails, secondary.
+    /// The cap of a metric at its scale.
+    fn cap_of(&self, metric: u32) -> Option<i64> {
+        self.metric_by_number(metric).and_then(|m| m.definition.as_ref()).and_then(cap)
+    }
+
+    /// Of the metrics' slots: covariates are in the definition.
+    pub(super) fn slot_records(&self, shape: &Shape) -> Vec<SlotRecord> {
+        let metrics = shape.slots.iter().take(shape.slots.len() - shape.covariates);
+        metrics
+            .map(|(metric, _)| SlotRecord {
+                metric: *metric,
+                kind: self.kind_of(*metric) as i32,
+                cap: self.cap_of(*metric).unwrap_or(0),
+            })
+            .collect()
+    }
+
+    /// Slots and metric inputs in the order primary, guardrails, secondary; covariates' slots behind all of them.
     pub(super) fn shape(&self, id: &Key, given: &Experiment) -> Result<(Shape, Vec<MetricInput>), Refusal> {
         let mut shape = Shape { arms: given.arms.len(), ..Shape::default() };
         let mut inputs: Vec<MetricInput> = Vec::new();
@@ -57,7 +74,7 @@ impl State {
                 let mut part = |name: &str| {
                     let part = self.metrics.get(&key(&id.0, name))?;
                     let kind = part.definition.as_ref()?.kind();
-                    Some((shape.slot(part.number, kind)?, part.definition.as_ref().map_or(0, scale)))
+                    Some((shape.slot(part.number, kind, NO_CAP)?, part.definition.as_ref().map_or(0, scale)))
                 };
                 let (numerator, a) = part(&definition.numerator).ok_or_else(full)?;
                 let (denominator, b) = part(&definition.denominator).ok_or_else(full)?;
@@ -67,9 +84,22 @@ impl State {
                 input.decimal_scale = a;
                 input.denominator_decimal_scale = b;
             } else {
-                input.slot = shape.slot(record.number, definition.kind()).ok_or_else(full)? as u32;
+                let cap = cap(definition);
+                input.capped = cap.is_some();
+                let slot = shape.slot(record.number, definition.kind(), cap.unwrap_or(NO_CAP));
+                input.slot = slot.ok_or_else(full)? as u32;
             }
             inputs.push(input);
+        }
+        for _ in &given.covariates {
+            shape.covariate();
+        }
+        let products = shape.pair_covariates();
+        if products > MAX_PRODUCTS {
+            let message = format!(
+                "{products} products of metrics and covariates, at most {MAX_PRODUCTS}: name fewer covariates or metrics"
+            );
+            return refuse(ErrorCode::LimitReached, "experiment.covariates", given.covariates.len(), message);
         }
         Ok((shape, inputs))
     }

@@ -164,8 +164,10 @@ impl State {
         }
         match self.timed(fact.minute, MAX_LATE_SECONDS * 1_000) {
             Ok(minute) => {
+                let told: Vec<Option<i64>> = fact.covariates.iter().map(|told| told.value).collect();
+                let (arm, generation) = (fact.arm as u8, current as u8);
                 let verdict =
-                    self.expose(fact.experiment, fact.arm as u8, current as u8, fact.unit_hash, minute, None);
+                    self.expose(fact.experiment, arm, generation, fact.unit_hash, minute, None, &told);
                 if let Some(ledger) = self.ledgers.get_mut(&fact.experiment) {
                     ledger.sample.describe(fact.unit_hash, &fact.dimensions);
                 }
@@ -175,7 +177,8 @@ impl State {
         }
     }
 
-    /// Records an exposure and meets the outcomes that waited for it.
+    /// Records an exposure and meets the outcomes that waited for it. `told`: the unit's covariates.
+    #[allow(clippy::too_many_arguments)]
     fn expose(
         &mut self,
         number: u32,
@@ -184,6 +187,7 @@ impl State {
         unit: u64,
         unix_minute: u32,
         marked: Option<i64>,
+        told: &[Option<i64>],
     ) -> Verdict {
         if !self.make_room(number, unit, arm) {
             return match self.ledgers.get_mut(&number) {
@@ -196,7 +200,12 @@ impl State {
         }
         let Some(ledger) = self.ledgers.get_mut(&number) else { return Verdict::NotRunning };
         let minute = ledger.minute(unix_minute);
-        match ledger.expose(unit, arm, generation, minute, marked) {
+        let exposed = ledger.expose(unit, arm, generation, minute, marked);
+        let sums = ledger.entries;
+        ledger.tell(unit, exposed, told);
+        let held = ledger.entries;
+        self.sums_changed(number, sums, held);
+        match exposed {
             Exposed::New => {
                 self.rows += 1;
                 if marked.is_none() {
@@ -206,7 +215,7 @@ impl State {
                 Verdict::Counted
             }
             Exposed::Crossed(_) => Verdict::Counted,
-            Exposed::Repeated => Verdict::Repeated,
+            Exposed::Repeated | Exposed::Found => Verdict::Repeated,
             Exposed::CrossedTwice => Verdict::CrossedTwice,
             Exposed::Thinned => Verdict::Thinned,
         }
@@ -280,6 +289,7 @@ impl State {
                     fact.unit_hash,
                     exposed_minute,
                     Some(now_ms),
+                    &[],
                 );
                 if verdict != Verdict::Counted {
                     return self.counted(number, verdict);
@@ -297,6 +307,7 @@ impl State {
                     fact.unit_hash,
                     exposed_minute,
                     Some(now_ms),
+                    &[],
                 );
                 if verdict != Verdict::Counted {
                     return self.counted(number, verdict);
@@ -308,12 +319,16 @@ impl State {
     }
 
     fn attribute(&mut self, route: Route, unit: u64, value: i64, unix_minute: u32, window: u32) -> Verdict {
+        let capped_most = self.budgets().experiment_capped;
         let Some(ledger) = self.ledgers.get_mut(&route.experiment) else { return Verdict::NotRunning };
         let sums = ledger.entries;
-        let verdict = ledger.outcome(unit, route.slot, value, unix_minute, window);
+        ledger.capped_most = capped_most;
+        let mut left = Vec::new();
+        let verdict = ledger.outcome_in_room(unit, route.slot, value, (unix_minute, window), &mut left);
         ledger.count(verdict);
         let held = ledger.entries;
         self.sums_changed(route.experiment, sums, held);
+        self.left(route.experiment, &left);
         verdict
     }
 

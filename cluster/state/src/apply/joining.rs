@@ -133,12 +133,14 @@ impl State {
     fn join_one(&mut self, experiment: u32, slots: &[(u32, usize)], run: &mut [Joining<'_>]) {
         let slot_of =
             |fact: &OutcomeFact| slots.iter().find(|(metric, _)| *metric == fact.metric).map(|s| s.1);
+        let (capped_most, mut left) = (self.budgets().experiment_capped, Vec::new());
         let Some(ledger) = self.ledgers.get_mut(&experiment) else {
             for joining in run.iter_mut().filter(|joining| slot_of(joining.fact).is_some()) {
                 joining.absent = true;
             }
             return;
         };
+        ledger.capped_most = capped_most;
         let sums = ledger.entries;
         let mut counted = 0;
         for place in 0..run.len() {
@@ -152,7 +154,7 @@ impl State {
             let Some(joining) = run.get_mut(place) else { continue };
             let fact = joining.fact;
             let Some(slot) = slot_of(fact) else { continue };
-            let verdict = if !ledger.keeps(fact.unit_hash) {
+            let mut verdict = if !ledger.keeps(fact.unit_hash) {
                 Verdict::Thinned
             } else if let Some(row) = ledger.row(fact.unit_hash) {
                 ledger.outcome_of(row, fact.unit_hash, slot, fact.value, joining.minute, joining.window)
@@ -160,6 +162,10 @@ impl State {
                 joining.absent = true;
                 continue;
             };
+            if verdict == Verdict::NoRoom {
+                let times = (joining.minute, joining.window);
+                verdict = ledger.outcome_in_room(fact.unit_hash, slot, fact.value, times, &mut left);
+            }
             if verdict == Verdict::Counted {
                 counted += 1;
             } else {
@@ -174,6 +180,7 @@ impl State {
         }
         let held = ledger.entries;
         self.sums_changed(experiment, sums, held);
+        self.left(experiment, &left);
     }
 
     /// Where one experiment took it, another's exposure may still be on its way: it waits for that one too, as long as

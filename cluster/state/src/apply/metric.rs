@@ -11,7 +11,7 @@ use super::{Outcome, done, refuse};
 use crate::State;
 use crate::effect::Effect;
 use crate::flags::{check_etag, parse};
-use crate::metrics::MAX_LATE_SECONDS;
+use crate::metrics::{MAX_LATE_SECONDS, cap};
 use crate::state::{Key, MAX_METRICS, key};
 
 const MAX_WINDOW_SECONDS: i64 = 30 * 86_400;
@@ -96,6 +96,26 @@ impl State {
                 "60 to 259200 (72 hours), 0 for 72 hours",
             );
         }
+        if let Some(given) = metric.cap {
+            if !matches!(metric.kind(), Kind::Mean | Kind::Count) {
+                return bad("metric.cap", given.to_string(), "only a MEAN or a COUNT has a cap");
+            }
+            if cap(metric).is_none() {
+                let message =
+                    "above 0 at the metric's decimal places, and |cap x 10^decimal_scale| at most 2^53";
+                return bad("metric.cap", given.to_string(), message);
+            }
+            let is_half = |other: &Metric| other.numerator == id.1 || other.denominator == id.1;
+            let ratio = self
+                .metrics
+                .iter()
+                .find(|(other, record)| other.0 == id.0 && record.definition.as_ref().is_some_and(is_half));
+            if let Some(((_, ratio), _)) = ratio {
+                let message =
+                    format!("it is a part of the RATIO {ratio}: cap another metric of the same events");
+                return bad("metric.cap", given.to_string(), &message);
+            }
+        }
         if metric.description.len() + metric.unit.len() > MAX_TEXT_BYTES {
             return bad("metric.description", String::new(), "at most 4096 bytes with unit");
         }
@@ -115,6 +135,9 @@ impl State {
                     part.clone(),
                     "must be the key of a MEAN or COUNT metric of this environment",
                 );
+            }
+            if known.is_some_and(|m| m.cap.is_some()) {
+                return bad(field, part.clone(), "has a cap: a part of a RATIO has none; define one without");
             }
         }
         if metric.numerator == metric.denominator {
@@ -143,10 +166,11 @@ impl State {
             && now.decimal_scale == next.decimal_scale
             && now.attribution_window_seconds == next.attribution_window_seconds
             && now.late_rule == next.late_rule
+            && cap(now) == cap(next)
             && now.numerator == next.numerator
             && now.denominator == next.denominator;
         if used && !same {
-            let message = "an experiment counts it: kind, direction, scale, window, late rule and parts are fixed; define another metric";
+            let message = "an experiment counts it: kind, direction, scale, cap, window, late rule and parts are fixed; define another metric";
             return refuse(ErrorCode::WrongState, "metric", &next.name, message);
         }
         Ok(())

@@ -49,12 +49,13 @@ impl State {
             if !self.experiments.get(number).is_some_and(|record| covers(&record.environment)) {
                 continue;
             }
+            let sums = ledger.entries;
             let gone = ledger.erase(unit);
             if gone == crate::ledger::Erased::default() {
                 continue;
             }
             self.rows = self.rows.saturating_sub(u64::from(gone.stays > 0));
-            self.entries = self.entries.saturating_sub(u64::from(gone.sums));
+            self.entries = self.entries.saturating_sub(sums - ledger.entries);
             erased.experiments += 1;
             erased.stays += gone.stays;
             erased.sums += gone.sums;

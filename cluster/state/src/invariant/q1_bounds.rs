@@ -46,6 +46,7 @@ pub fn check(state: &State) -> Result<(), String> {
     for (number, ledger) in state.ledgers.iter().filter(|(_, ledger)| !ledger.released) {
         most(&format!("rows of experiment {number}"), ledger.rows, budgets.experiment_units)?;
         most(&format!("crossed of experiment {number}"), ledger.crossed, budgets.experiment_crossed)?;
+        most(&format!("capped sums of experiment {number}"), ledger.capped, budgets.experiment_capped)?;
         most(&format!("sample of experiment {number}"), ledger.sample.len(), MAX_SAMPLED)?;
         // One experiment folds an entry, and an entry adds a few thousand.
         most(

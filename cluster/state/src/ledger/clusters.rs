@@ -100,24 +100,44 @@ impl Clusters {
         let units = u64::from(group.units.get(cluster).copied().unwrap_or(1));
         folded.clusters += u64::from(units == 1);
         folded.units_squared += 2 * units - 1;
-        for (slot, table) in shape.summed() {
+        for (slot, kind) in shape.with_units() {
             if let Some(with_units) = folded.with_units.get_mut(slot) {
-                *with_units = with_units.saturating_add(i128::from(group.sum(table, cluster)));
+                *with_units = with_units.saturating_add(i128::from(group.total(kind, cluster)));
             }
         }
     }
 
-    /// Counts a unit's first conversion.
-    pub fn see(&mut self, at: usize, arm: u8, unit: u64, bit: u8) {
-        let bits = self.bits;
-        if let Some(group) = self.strata.get_mut(at).and_then(|arms| arms.get_mut(usize::from(arm))) {
-            add(&mut group.seen, bits * CLUSTERS, usize::from(bit) * CLUSTERS + cluster_of(unit), 1);
+    /// Counts a unit's first conversion; of folded sums it keeps the cell's products, too.
+    pub fn see(
+        &mut self,
+        at: usize,
+        arm: u8,
+        unit: u64,
+        (slot, bit): (usize, u8),
+        shape: &Shape,
+        cell: &mut Cell,
+    ) {
+        let (bits, cluster) = (self.bits, cluster_of(unit));
+        let Some(group) = self.strata.get_mut(at).and_then(|arms| arms.get_mut(usize::from(arm))) else {
+            return;
+        };
+        if cell.folded.is_some() && shape.covariates > 0 {
+            group.shift(shape, slot, cluster, 1, cell);
         }
+        add(&mut group.seen, bits * CLUSTERS, usize::from(bit) * CLUSTERS + cluster, 1);
     }
 
     /// Takes a unit and its seen bits out, and keeps the cell's moments. Sums that were folded stay: whose they are is not
     /// known any more.
-    pub fn forget(&mut self, at: usize, arm: u8, unit: u64, seen: u16, shape: &Shape, cell: &mut Cell) {
+    pub fn forget(
+        &mut self,
+        at: usize,
+        arm: u8,
+        unit: u64,
+        (seen, values): (u16, &[i128]),
+        shape: &Shape,
+        cell: &mut Cell,
+    ) {
         let cluster = cluster_of(unit);
         let Some(group) = self.strata.get_mut(at).and_then(|arms| arms.get_mut(usize::from(arm))) else {
             return;
@@ -131,8 +151,36 @@ impl Clusters {
             }
         }
         if cell.folded.is_some() {
+            // Values of capped metrics are still known.
+            for (slot, table) in shape.summed() {
+                let value = values.get(slot).and_then(|value| i64::try_from(*value).ok()).unwrap_or(0);
+                if let Some(sum) = group.sums.get_mut(table * CLUSTERS + cluster) {
+                    *sum = sum.saturating_sub(value);
+                }
+            }
             group.write(shape, cell);
         }
+    }
+
+    /// Adds to a capped metric's sum of a cluster, of folded sums, and keeps the cell's products; its sum and squares are those of
+    /// units. `None`, and nothing is changed, when one would overflow.
+    pub fn add_capped(
+        &mut self,
+        at: usize,
+        arm: u8,
+        unit: u64,
+        (slot, change): (usize, i64),
+        shape: &Shape,
+        cell: &mut Cell,
+    ) -> Option<()> {
+        let (_, SlotKind::Sum { table, .. }) = *shape.slots.get(slot)? else { return None };
+        let (tables, cluster) = (self.tables, cluster_of(unit));
+        let group = self.strata.get_mut(at)?.get_mut(usize::from(arm))?;
+        let old = group.sum(usize::from(table), cluster);
+        let new = old.checked_add(change).filter(|sum| sum.unsigned_abs() <= MAX_CLUSTER_SUM)?;
+        group.shift(shape, slot, cluster, change, cell);
+        put(&mut group.sums, tables, usize::from(table), cluster, new);
+        Some(())
     }
 
     /// Adds to a cluster's sum and keeps the cell's moments; `None`, and nothing is changed, when one would overflow.
@@ -160,7 +208,7 @@ impl Clusters {
             cell.folded.as_ref()?.with_units.get(slot)?.checked_add(change.checked_mul(units)?)?;
         let mut products = Vec::new();
         for (pair, other) in shape.pairs_of(slot) {
-            let product = change.checked_mul(i128::from(group.sum(other, cluster)))?;
+            let product = change.checked_mul(i128::from(group.total(other, cluster)))?;
             products.push((pair, cell.cross.get(pair)?.checked_add(product)?));
         }
         for (pair, product) in products {
@@ -243,6 +291,36 @@ impl Clusters {
 }
 
 impl Group {
+    /// Of the cluster's units: those that converted, or their sum.
+    fn total(&self, kind: SlotKind, cluster: usize) -> i64 {
+        match kind {
+            SlotKind::Seen { bit } => {
+                let at = usize::from(bit) * CLUSTERS + cluster;
+                i64::from(self.seen.get(at).copied().unwrap_or(0))
+            }
+            SlotKind::Sum { table, .. } => self.sum(usize::from(table), cluster),
+        }
+    }
+
+    /// Keeps the products that a slot's total is in while it changes; saturating, as [`Group::write`] is. Of a slot that stays
+    /// exact: its sum and squares are the units'.
+    fn shift(&self, shape: &Shape, slot: usize, cluster: usize, change: i64, cell: &mut Cell) {
+        let Some((_, kind)) = shape.slots.get(slot) else { return };
+        let (old, change) = (i128::from(self.total(*kind, cluster)), i128::from(change));
+        if let Some(cross) = shape.square_of(slot).and_then(|pair| cell.cross.get_mut(pair)) {
+            *cross = cross.saturating_add((2 * old + change).saturating_mul(change));
+        }
+        for (pair, other) in shape.pairs_of(slot) {
+            if let Some(cross) = cell.cross.get_mut(pair) {
+                *cross = cross.saturating_add(change.saturating_mul(i128::from(self.total(other, cluster))));
+            }
+        }
+        let units = i128::from(self.units.get(cluster).copied().unwrap_or(0));
+        if let Some(with_units) = cell.folded.as_mut().and_then(|folded| folded.with_units.get_mut(slot)) {
+            *with_units = with_units.saturating_add(change.saturating_mul(units));
+        }
+    }
+
     fn sum(&self, table: usize, cluster: usize) -> i64 {
         self.sums.get(table * CLUSTERS + cluster).copied().unwrap_or(0)
     }
@@ -268,23 +346,25 @@ impl Group {
             folded.clusters += 1;
             folded.units_squared += u64::from(*units) * u64::from(*units);
         }
-        let products = |left: &mut dyn Iterator<Item = i128>, table: usize| {
+        let products = |left: &mut dyn Iterator<Item = i128>, kind: SlotKind| {
             left.enumerate().fold(0i128, |sum, (cluster, left)| {
-                sum.saturating_add(left.saturating_mul(i128::from(self.sum(table, cluster))))
+                sum.saturating_add(left.saturating_mul(i128::from(self.total(kind, cluster))))
             })
         };
-        let sums = |table: usize| (0..CLUSTERS).map(move |cluster| i128::from(self.sum(table, cluster)));
-        for (slot, table) in shape.summed() {
-            if let Some((_, squares)) = cell.slots.get_mut(slot) {
-                *squares = products(&mut sums(table), table);
+        let totals = |kind: SlotKind| (0..CLUSTERS).map(move |cluster| i128::from(self.total(kind, cluster)));
+        for (slot, kind) in shape.with_units() {
+            if !kind.stays_exact()
+                && let Some((_, squares)) = cell.slots.get_mut(slot)
+            {
+                *squares = products(&mut totals(kind), kind);
             }
             if let Some(with_units) = folded.with_units.get_mut(slot) {
-                *with_units = products(&mut self.units.iter().map(|units| i128::from(*units)), table);
+                *with_units = products(&mut self.units.iter().map(|units| i128::from(*units)), kind);
             }
         }
         for (pair, cross) in cell.cross.iter_mut().enumerate() {
-            if let Some((left, right)) = shape.tables_of(pair) {
-                *cross = products(&mut sums(left), right);
+            if let Some((left, right)) = shape.kinds_of(pair) {
+                *cross = products(&mut totals(left), right);
             }
         }
         cell.folded = Some(Box::new(folded));
@@ -296,17 +376,23 @@ impl Group {
             gone.map(|count| u64::from(std::mem::take(count))).sum::<u64>()
         };
         cell.units = cell.units.saturating_sub(gone(&mut self.units, 0));
-        for ((_, kind), (sum, squares)) in shape.slots.iter().zip(&mut cell.slots) {
+        for (slot, ((_, kind), (sum, squares))) in shape.slots.iter().zip(&mut cell.slots).enumerate() {
             match *kind {
                 SlotKind::Seen { bit } => {
                     let converted = i128::from(gone(&mut self.seen, usize::from(bit) * CLUSTERS));
                     *sum -= converted;
                     *squares -= converted;
+                    // Before the fold it is the same; after it, it is written anew.
+                    if let Some(square) = shape.square_of(slot).and_then(|pair| cell.cross.get_mut(pair)) {
+                        *square -= converted;
+                    }
                 }
                 SlotKind::Sum { table, .. } => {
                     let from = usize::from(table) * CLUSTERS + kept;
                     for gone in self.sums.iter_mut().skip(from).take(CLUSTERS - kept) {
-                        *sum -= i128::from(std::mem::take(gone));
+                        let gone = i128::from(std::mem::take(gone));
+                        // A capped metric's have left one by one.
+                        *sum -= if kind.is_capped() { 0 } else { gone };
                     }
                 }
             }

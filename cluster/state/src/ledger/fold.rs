@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::clusters::{CLUSTERS, Clusters};
-use super::shape::SlotKind;
+use super::entries::Entries;
+use super::shape::{Shape, SlotKind};
 use super::table::{Ledger, SHARDS, Shard, key_of, shard_of};
 
 /// Shards of a cluster.
@@ -16,27 +17,37 @@ const CLUSTER_SHARDS: usize = SHARDS / CLUSTERS;
 pub const LEAST_KEPT: usize = 4 * CLUSTER_SHARDS;
 
 impl Ledger {
-    /// Folds the sums of single units into those of clusters, for good.
+    /// Folds the sums of single units into those of clusters, for good; but for capped metrics', of which a sum is not the value.
     pub fn fold(&mut self) {
         if self.clusters.folded() {
             return;
         }
         let clusters = Arc::make_mut(&mut self.clusters);
         for (number, shard) in self.shards.iter().enumerate().take(self.kept) {
-            for (table, entries) in shard.entries.iter().enumerate() {
-                for (hash, arm, value) in entries.iter() {
+            for (slot, table) in self.shape.summed() {
+                let (Some(entries), Some((_, kind))) = (shard.entries.get(table), self.shape.slots.get(slot))
+                else {
+                    continue;
+                };
+                for (hash, arm, sum) in entries.iter() {
                     let stay = shard.stay(hash, arm);
-                    let Some(at) = stay.and_then(|(generation, minute)| self.strata.find(generation, minute))
+                    let Some(at) = stay.and_then(|stay| self.strata.find(stay.generation, stay.minute))
                     else {
                         continue;
                     };
-                    clusters.take(at, arm, unit_of(number, hash), table, value);
+                    clusters.take(at, arm, unit_of(number, hash), table, value(*kind, sum));
                 }
             }
         }
         clusters.write(&self.shape, Arc::make_mut(&mut self.strata));
         for shard in self.shards.iter_mut().filter(|shard| shard.entries.iter().any(|e| e.len() > 0)) {
-            Arc::make_mut(shard).entries.fill_with(Default::default);
+            let shard = Arc::make_mut(shard);
+            for (slot, table) in self.shape.summed() {
+                let capped = self.shape.slots.get(slot).is_some_and(|(_, kind)| kind.is_capped());
+                if let Some(entries) = shard.entries.get_mut(table).filter(|_| !capped) {
+                    *entries = Entries::default();
+                }
+            }
         }
         self.entries = 0;
         self.dirty = true;
@@ -54,23 +65,28 @@ impl Ledger {
         // Sums of single units first: each needs its row to say whose moments it is in.
         for shard in self.shards.iter().skip(kept) {
             for (slot, table) in shape.summed() {
-                let Some(entries) = shard.entries.get(table) else { continue };
-                for (hash, arm, value) in entries.iter() {
-                    let stay = shard.stay(hash, arm);
-                    let at = stay.and_then(|(generation, minute)| strata.find(generation, minute));
+                let (Some(entries), Some((_, kind))) = (shard.entries.get(table), shape.slots.get(slot))
+                else {
+                    continue;
+                };
+                for (hash, arm, sum) in entries.iter() {
+                    let Some(stay) = shard.stay(hash, arm) else { continue };
+                    let at = strata.find(stay.generation, stay.minute);
                     let Some(cell) = at.and_then(|at| strata.cell_at(at, arm)) else { continue };
-                    let value = i128::from(value);
+                    let value = i128::from(value(*kind, sum));
                     if let Some((sum, squares)) = cell.slots.get_mut(slot) {
                         *sum -= value;
                         *squares -= value * value;
                     }
-                    // A pair's product once, with its first half.
+                    // A pair's product once, with its first half, which is always a sum. After the fold all are written anew.
+                    if let Some(square) = shape.square_of(slot).and_then(|pair| cell.cross.get_mut(pair)) {
+                        *square -= value * value;
+                    }
                     for (pair, other) in shape.pairs_of(slot) {
                         if shape.pairs.get(pair).is_some_and(|(first, _)| *first == slot)
                             && let Some(cross) = cell.cross.get_mut(pair)
                         {
-                            let other = shard.entries.get(other).map_or(0, |e| e.get(hash, arm));
-                            *cross -= value * i128::from(other);
+                            *cross -= value * i128::from(shard.value(other, hash, arm, stay.seen));
                         }
                     }
                 }
@@ -82,7 +98,9 @@ impl Ledger {
         for shard in self.shards.iter_mut().skip(kept) {
             rows += shard.rows.len() as u64;
             crossed += shard.side.len() as u64;
-            self.entries -= shard.entries.iter().map(|entries| entries.len() as u64).sum::<u64>();
+            let (sums, capped) = shard.lengths(&self.shape);
+            self.entries -= sums;
+            self.capped -= capped;
             *shard = Arc::clone(&empty);
         }
         self.sample.retain(|unit| shard_of(unit) < kept);
@@ -112,7 +130,7 @@ impl Ledger {
         let shape = Arc::clone(&self.shape);
         let strata = Arc::make_mut(&mut self.strata);
         let clusters = Arc::make_mut(&mut self.clusters);
-        let mut own = 0;
+        let (mut own, mut capped) = (0, 0);
         for (arm, generation, minute, seen) in &stays {
             let sums: Vec<i128> = shape
                 .slots
@@ -123,7 +141,8 @@ impl Ledger {
                         let entries = shard.entries.get_mut(usize::from(*table));
                         let sum = entries.map_or(0, |entries| entries.remove(hash, *arm));
                         own += u32::from(sum != 0);
-                        i128::from(sum)
+                        capped += u32::from(sum != 0 && kind.is_capped());
+                        i128::from(value(*kind, sum))
                     }
                 })
                 .collect();
@@ -140,9 +159,10 @@ impl Ledger {
                     *cross -= a * b;
                 }
             }
-            clusters.forget(at, *arm, unit, *seen, &shape, cell);
+            clusters.forget(at, *arm, unit, (*seen, &sums), &shape, cell);
         }
-        self.entries -= u64::from(own);
+        self.entries -= u64::from(own - capped);
+        self.capped -= u64::from(capped);
         (stays.len() as u32, own)
     }
 
@@ -157,9 +177,11 @@ impl Ledger {
     /// Counts rows, sums and clusters' units anew, as a snapshot leaves that to its reader; `folded` as it says.
     pub fn recount(&mut self, folded: bool) {
         let mut clusters = Clusters::of_strata(&self.shape, self.strata.all().len(), folded);
-        self.entries = 0;
+        (self.entries, self.capped) = (0, 0);
         for (number, shard) in self.shards.iter().enumerate() {
-            self.entries += shard.entries.iter().map(|entries| entries.len() as u64).sum::<u64>();
+            let (sums, capped) = shard.lengths(&self.shape);
+            self.entries += sums;
+            self.capped += capped;
             for row in shard.rows.iter() {
                 if let Some(at) = self.strata.find(row.generation, row.minute) {
                     clusters.recount(at, row.arm, unit_of(number, row.hash), row.seen);
@@ -175,15 +197,55 @@ impl Ledger {
     }
 }
 
+/// A unit in an arm that it is or was in.
+struct Stay {
+    /// Of its first exposure to the arm.
+    generation: u8,
+    minute: u32,
+    seen: u16,
+}
+
 impl Shard {
-    /// Generation and minute of the unit's first exposure to an arm it is or was in.
-    fn stay(&self, hash: u64, arm: u8) -> Option<(u8, u32)> {
+    fn stay(&self, hash: u64, arm: u8) -> Option<Stay> {
         let row = self.rows.get(hash)?;
         if row.arm == arm {
-            return Some((row.generation, row.minute));
+            return Some(Stay { generation: row.generation, minute: row.minute, seen: row.seen });
         }
         let side = self.side.get(&hash)?;
-        (side.arm == arm).then_some((side.generation, side.minute))
+        (side.arm == arm).then_some(Stay {
+            generation: side.generation,
+            minute: side.minute,
+            seen: side.seen,
+        })
+    }
+
+    /// What a slot's moments have of a unit in an arm, whose seen bits are given, while its sums are its own.
+    pub(super) fn value(&self, kind: SlotKind, hash: u64, arm: u8, seen: u16) -> i64 {
+        match kind {
+            SlotKind::Seen { bit } => i64::from(seen >> bit & 1),
+            SlotKind::Sum { table, .. } => {
+                value(kind, self.entries.get(usize::from(table)).map_or(0, |e| e.get(hash, arm)))
+            }
+        }
+    }
+
+    /// Sums held that may be folded, and those of capped metrics.
+    fn lengths(&self, shape: &Shape) -> (u64, u64) {
+        let mut lengths = (0, 0);
+        for (slot, table) in shape.summed() {
+            let length = self.entries.get(table).map_or(0, |entries| entries.len() as u64);
+            let capped = shape.slots.get(slot).is_some_and(|(_, kind)| kind.is_capped());
+            *(if capped { &mut lengths.1 } else { &mut lengths.0 }) += length;
+        }
+        lengths
+    }
+}
+
+/// A sum as the moments have it.
+pub(super) fn value(kind: SlotKind, sum: i64) -> i64 {
+    match kind {
+        SlotKind::Sum { cap, .. } => sum.min(cap),
+        SlotKind::Seen { .. } => sum,
     }
 }
 
@@ -195,6 +257,7 @@ fn unit_of(shard: usize, hash: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::Shape;
+    use super::super::shape::NO_CAP;
     use super::*;
     use featureops_proto::v1;
     use featureops_proto::v1::metric::Kind;
@@ -202,8 +265,9 @@ mod tests {
     /// A proportion, two sums and their pair; every third unit crosses.
     fn lived(units: impl Iterator<Item = u64>) -> Ledger {
         let mut shape = Shape { arms: 2, ..Shape::default() };
-        shape.slot(1, Kind::Proportion);
-        let (revenue, clicks) = (shape.slot(2, Kind::Mean).unwrap(), shape.slot(3, Kind::Count).unwrap());
+        shape.slot(1, Kind::Proportion, NO_CAP);
+        let (revenue, clicks) =
+            (shape.slot(2, Kind::Mean, NO_CAP).unwrap(), shape.slot(3, Kind::Count, NO_CAP).unwrap());
         shape.pair(revenue, clicks);
         let mut ledger = Ledger::new(0, shape);
         for number in units {

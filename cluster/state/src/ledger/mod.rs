@@ -12,6 +12,7 @@
 //! counted, with a verdict.
 
 mod clusters;
+mod covariates;
 mod entries;
 mod erase;
 mod fold;
@@ -35,7 +36,7 @@ pub use packing::{PACKED_FROM, pack, unpack};
 pub use rows::{Row, Rows};
 pub use sample::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, MAX_SAMPLED, Sample};
 pub use series::{HOURS as SERIES_HOURS, Series, SeriesCell};
-pub use shape::Shape;
+pub use shape::{MAX_COVARIATES, MAX_PRODUCTS, NO_CAP, Shape};
 pub use strata::{Cell, Strata, Stratum};
 pub use table::{Exposed, Ledger, SHARDS, Shard, Side};
 pub use waiting::{Held, Waiting};

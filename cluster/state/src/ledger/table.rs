@@ -6,13 +6,14 @@ use std::sync::Arc;
 use featureops_proto::v1::Verdict;
 
 use super::clusters::Clusters;
+use super::covariates::see_products;
 use super::entries::{Entries, MAX_SUM};
 use super::marks::Marks;
 use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
 use super::sample::Sample;
 use super::series::Series;
 use super::shape::{Shape, SlotKind};
-use super::strata::{Cell, Strata};
+use super::strata::Strata;
 
 /// Rows by the hash's top byte, so that growth and copy-on-write touch a small part.
 pub const SHARDS: usize = 256;
@@ -52,6 +53,8 @@ pub enum Exposed {
     Crossed(Crossing),
     /// It was recorded in this arm before.
     Repeated,
+    /// It was recorded in this arm before from a receipt only, and this is its exposure.
+    Found,
     /// It changed arms more than once.
     CrossedTwice,
     /// The unit is not in the part of the hash space that is counted.
@@ -80,8 +83,14 @@ pub struct Ledger {
     pub sample: Sample,
     /// Units recorded.
     pub rows: u64,
-    /// Sums held of single units.
+    /// Sums held of single units, but for those of capped metrics.
     pub entries: u64,
+    /// Sums held of capped metrics: they are never folded.
+    pub capped: u64,
+    /// One that would be new beyond this many gets [`Verdict::NoRoom`].
+    pub capped_most: u64,
+    /// By covariate: units whose first exposure did not tell it.
+    pub missing: Vec<u64>,
     /// Shards whose units are counted: those below.
     pub kept: usize,
     /// Units that left when fewer shards were kept.
@@ -114,6 +123,9 @@ impl Ledger {
             sample: Sample::default(),
             rows: 0,
             entries: 0,
+            capped: 0,
+            capped_most: u64::MAX,
+            missing: vec![0; shape.covariates],
             kept: SHARDS,
             thinned: 0,
             crossed: 0,
@@ -133,7 +145,7 @@ impl Ledger {
         }
         self.released = true;
         self.shards = vec![self.empty_shard(); SHARDS];
-        self.entries = 0;
+        (self.entries, self.capped) = (0, 0);
         let (strata, folded) = (self.strata.all().len(), self.clusters.folded());
         self.clusters = Arc::new(Clusters::of_strata(&self.shape, strata, folded));
         self.marks = Marks::restore(self.marks.all().to_vec(), []);
@@ -195,7 +207,7 @@ impl Ledger {
         minute: u32,
         marked: Option<i64>,
     ) -> Exposed {
-        let outcome =
+        let mut outcome =
             if self.keeps(unit) { self.record(unit, arm, generation, minute) } else { Exposed::Thinned };
         match outcome {
             Exposed::New | Exposed::Crossed(_) => {
@@ -219,9 +231,10 @@ impl Ledger {
             Exposed::Repeated | Exposed::Thinned => {
                 if marked.is_none() && self.marks.lift(unit, arm) {
                     self.dirty = true;
+                    outcome = if outcome == Exposed::Repeated { Exposed::Found } else { outcome };
                 }
             }
-            Exposed::CrossedTwice => {}
+            Exposed::CrossedTwice | Exposed::Found => {}
         }
         outcome
     }
@@ -325,9 +338,11 @@ impl Ledger {
                 let converts = value != 0 && row.seen & (1 << bit) == 0;
                 (self.see(row, unit, slot, bit, value), i64::from(value != 0), converts)
             }
-            SlotKind::Sum { table, counts } => {
+            SlotKind::Sum { table, counts, .. } => {
                 let value = if counts { 1 } else { value };
-                let verdict = if self.clusters.folded() {
+                let verdict = if kind.is_capped() {
+                    self.add_capped(row, unit, slot, value)
+                } else if self.clusters.folded() {
                     self.add_to_cluster(row, unit, slot, value)
                 } else {
                     self.add(row, unit, slot, table, value)
@@ -352,16 +367,27 @@ impl Ledger {
             Arc::make_mut(shard).rows.put(Row { seen: row.seen | mask, ..row });
         }
         self.dirty = true;
-        let Some((at, cell)) = self.cell_of(row) else { return Verdict::Counted };
+        let shape = Arc::clone(&self.shape);
+        let strata = Arc::make_mut(&mut self.strata);
+        let at = strata.find(row.generation, row.minute);
+        let Some((at, cell)) = at.and_then(|at| Some((at, strata.cell_at(at, row.arm)?))) else {
+            return Verdict::Counted;
+        };
         if let Some((sum, squares)) = cell.slots.get_mut(slot) {
             *sum += 1;
             *squares += 1;
         }
-        Arc::make_mut(&mut self.clusters).see(at, row.arm, unit, bit);
+        if shape.covariates > 0
+            && cell.folded.is_none()
+            && let Some(shard) = self.shards.get(shard_of(unit))
+        {
+            see_products(&shape, shard, row, slot, cell);
+        }
+        Arc::make_mut(&mut self.clusters).see(at, row.arm, unit, (slot, bit), &shape, cell);
         Verdict::Counted
     }
 
-    fn add(&mut self, row: Row, unit: u64, slot: usize, table: u8, value: i64) -> Verdict {
+    pub(super) fn add(&mut self, row: Row, unit: u64, slot: usize, table: u8, value: i64) -> Verdict {
         if value == 0 {
             return Verdict::Counted;
         }
@@ -378,7 +404,7 @@ impl Ledger {
         // Products with the other half of every pair this slot is in, at the unit's present sums.
         let mut products = Vec::new();
         for (pair, other) in shape.pairs_of(slot) {
-            let other = shard.entries.get(other).map_or(0, |e| e.get(row.hash, row.arm));
+            let other = shard.value(other, row.hash, row.arm, row.seen);
             products.push((pair, i128::from(value) * i128::from(other)));
         }
         let squares_added = (2 * i128::from(old) + i128::from(value)) * i128::from(value);
@@ -410,7 +436,7 @@ impl Ledger {
         Verdict::Counted
     }
 
-    fn add_to_cluster(&mut self, row: Row, unit: u64, slot: usize, value: i64) -> Verdict {
+    pub(super) fn add_to_cluster(&mut self, row: Row, unit: u64, slot: usize, value: i64) -> Verdict {
         if value == 0 {
             return Verdict::Counted;
         }
@@ -426,12 +452,6 @@ impl Ledger {
         }
         self.dirty = true;
         Verdict::Counted
-    }
-
-    fn cell_of(&mut self, row: Row) -> Option<(usize, &mut Cell)> {
-        let strata = Arc::make_mut(&mut self.strata);
-        let at = strata.find(row.generation, row.minute)?;
-        Some((at, strata.cell_at(at, row.arm)?))
     }
 
     /// Bytes held by tables and moments.

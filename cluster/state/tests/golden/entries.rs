@@ -123,6 +123,7 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                         minute: 29_671_200,
                         generation: 1,
                         dimensions: Vec::new(),
+                        covariates: Vec::new(),
                     }],
                     outcomes: vec![log::OutcomeFact {
                         index: 1,
@@ -496,6 +497,7 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                     experiment_sums: 65_536,
                     sums: 1_000_000,
                     experiment_crossed: 10_000,
+                    experiment_capped: 0,
                 }),
                 thin: true,
                 etag: text("b0123456789abcdef"),

@@ -11,6 +11,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod covariates;
 #[path = "../driver/mod.rs"]
 mod driver;
 mod entries;

@@ -148,6 +148,7 @@ fn budgets() -> v1::Budgets {
         experiment_sums: 65_536,
         sums: 1_000_000,
         experiment_crossed: 10_000,
+        experiment_capped: 0,
     }
 }
 
@@ -380,6 +381,7 @@ fn metric_input() -> v1::MetricInput {
         limit_basis_points: 200,
         minimum_units: 1_000,
         denominator_decimal_scale: 3,
+        capped: false,
     }
 }
 
@@ -437,7 +439,7 @@ fn generation() -> GenerationRecord {
 }
 
 fn slot() -> SlotRecord {
-    SlotRecord { metric: 4, kind: v1::metric::Kind::Mean as i32 }
+    SlotRecord { metric: 4, kind: v1::metric::Kind::Mean as i32, cap: 0 }
 }
 
 fn pair() -> PairRecord {
@@ -653,6 +655,7 @@ fn ledger() -> LedgerRecord {
         folded: false,
         kept_parts: 0,
         thinned: 0,
+        covariates_missing: Vec::new(),
     }
 }
 

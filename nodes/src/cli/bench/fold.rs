@@ -36,7 +36,7 @@ pub fn exposures(experiment: u32, first: u64, count: u64) -> Vec<ExposureFact> {
         unit_hash: hash(unit),
         minute: 0,
         generation: 0,
-        dimensions: Vec::new(),
+        ..ExposureFact::default()
     };
     (0u32..).zip(first..first + count).map(exposure).collect()
 }

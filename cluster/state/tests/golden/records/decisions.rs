@@ -55,6 +55,8 @@ pub fn decision() -> v1::Decision {
             sample_ratio: None,
             kept_parts: 0,
             thinned_units: 0,
+            covariates: Vec::new(),
+            pairs: Vec::new(),
         }),
         weights_before: vec![5_000, 5_000],
         weights_after: vec![2_000, 8_000],
