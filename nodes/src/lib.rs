@@ -25,6 +25,7 @@ pub mod front;
 pub mod fronts;
 pub mod host;
 pub mod http;
+pub mod identity;
 pub mod membership;
 pub mod meter;
 pub mod nearest;

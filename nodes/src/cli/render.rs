@@ -30,6 +30,7 @@ macro_rules! named {
 named!(
     AuditRecord,
     BudgetsStatus,
+    Cluster,
     ListSchedulesResponse,
     Schedule,
     Decision,
