@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use featureops_proto::log::{Batch, BatchReply, Reply};
+use featureops_proto::log::{Batch, BatchReply, ClusterMember, Reply};
 use featureops_proto::peer::SecretRequest;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -34,6 +34,8 @@ use crate::trim::trim;
 /// Longest wait for the lanes' end at shutdown, in milliseconds.
 const LANE_END_MS_MAX: u64 = 5_000;
 
+/// Longest wait until this node holds a change that it asked for, in milliseconds.
+const SEEN_MS_MAX: u64 = 1_000;
 /// Longest wait for what the members share, in milliseconds.
 const SECRET_MS_MAX: u64 = 2_000;
 
@@ -257,7 +259,11 @@ impl<F: Fold> Cluster<F> {
     /// It is refused, with the way out, or has no answer.
     pub async fn change(&self, change: &Change) -> Result<u64, ChangeError> {
         self.proposer.check()?;
-        members::change(&self.proposer, change).await
+        let position = members::change(&self.proposer, change).await?;
+        // Whoever changed it here sees it here.
+        let seen = self.proposer.reached(position);
+        drop(tokio::time::timeout(Duration::from_millis(SEEN_MS_MAX), seen).await);
+        Ok(position)
     }
 
     /// Waits until a leader is known, which for one voter is this node.
@@ -323,6 +329,18 @@ impl<F: Fold> Cluster<F> {
     /// `NotLeader`, `Halted`, `ShuttingDown` or `Stopped`.
     pub async fn linearizable(&self) -> Result<u64, ProposeError> {
         self.proposer.linearizable().await
+    }
+
+    /// Whether this node is the only one that votes: what it holds is what there is.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.proposer.raft().voter_ids().eq([self.proposer.options().node])
+    }
+
+    /// The members that are committed, and the index of the entry by which they came into force; `None` while they change.
+    #[must_use]
+    pub fn committed_members(&self) -> Option<(u64, Vec<ClusterMember>)> {
+        members::committed(&self.proposer)
     }
 
     /// Asks for a snapshot now; it is taken beside everything else.

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use featureops_proto::log::{Batch, BatchReply, Reply};
+use featureops_proto::log::{Batch, BatchReply, ClusterMember, Reply};
 use openraft::EntryPayload;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -288,6 +288,18 @@ impl<F: Fold> Member<F> {
     /// As there; `Waiting` while the disk takes no writes.
     pub async fn snapshot(&self) -> Result<(), ProposeError> {
         self.opened()?.snapshot().await.map_err(|error| self.ended(error))
+    }
+
+    /// As [`Cluster::committed_members`].
+    #[must_use]
+    pub fn committed_members(&self) -> Option<(u64, Vec<ClusterMember>)> {
+        self.opened().ok()?.committed_members()
+    }
+
+    /// As [`Cluster::is_alone`]; also while nothing is opened, when nobody could be asked.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.opened().map_or(true, |cluster| cluster.is_alone())
     }
 
     /// How this node is, now.

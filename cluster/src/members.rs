@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use featureops_proto::log::ClusterMember;
 use featureops_proto::peer::{
     Admit, ChangeRequest, HelloRequest, HelloResponse, Replace, change_request, change_response,
 };
@@ -179,6 +180,27 @@ pub(crate) fn members<F: Fold>(proposer: &Proposer<F>) -> Vec<MemberHealth> {
         }
     };
     membership.nodes().map(member).take(MEMBERS_MAX).collect()
+}
+
+/// The committed membership and where it stands; `None` while there are two sets of voters.
+pub(crate) fn committed<F: Fold>(proposer: &Proposer<F>) -> Option<(u64, Vec<ClusterMember>)> {
+    let receiver = proposer.raft().metrics();
+    let metrics = receiver.borrow_watched();
+    let stored = &metrics.committed_membership_config;
+    let membership = stored.membership();
+    if membership.get_joint_config().len() != 1 {
+        return None;
+    }
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let member = |(node, peer): (&u64, &Peer)| ClusterMember {
+        node: *node,
+        address: peer.address.clone(),
+        incarnation: peer.incarnation,
+        voter: voters.contains(node),
+    };
+    let mut members: Vec<ClusterMember> = membership.nodes().map(member).collect();
+    members.sort_by_key(|member| member.node);
+    Some((stored.log_id().as_ref()?.index(), members))
 }
 
 /// Makes a change, wherever the leader is.

@@ -21,6 +21,7 @@ pub mod exposition;
 pub mod exposures;
 pub mod face;
 pub mod fixed_point;
+pub mod freshness;
 pub mod front;
 pub mod fronts;
 pub mod host;

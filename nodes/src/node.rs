@@ -35,6 +35,7 @@ use crate::publisher::Publisher;
 use crate::replica::Replica;
 use crate::schedules;
 use crate::serve::serve;
+use crate::services::cluster::follow_members;
 use crate::unit_key::{KeyFile, UnitKeyStore};
 use crate::vital::Vital;
 
@@ -270,6 +271,7 @@ impl Node {
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
         if peer_address.is_some() {
             tasks.spawn(vital.watched("unit key", follow_key(Arc::clone(&host))));
+            tasks.spawn(vital.watched("members", follow_members(Arc::clone(&host))));
         }
         let listeners = flagd.into_iter().map(|(listener, _)| listener).zip(ways.flagd);
         let serving = std::iter::once((listener, ways.main)).chain(listeners).map(|(listener, front)| {

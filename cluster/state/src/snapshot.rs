@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
-    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
-    OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord,
-    ShardRecord, SideRecord,
+    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MembersRecord,
+    MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord,
+    SegmentUnitsRecord, ShardRecord, SideRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -124,6 +124,9 @@ impl State {
         if !self.schedules.is_empty() {
             sections.push(section("schedules", self.schedules.all()));
         }
+        if let Some(members) = self.members_record() {
+            sections.push(section("members", [members]));
+        }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
             if ledger.clusters.folded() && !ledger.released {
@@ -235,6 +238,9 @@ impl State {
         }
         for schedule in optional::<ScheduleRecord>(sections, "schedules")? {
             state.schedules.put(Arc::new(schedule));
+        }
+        if let Some(members) = optional::<MembersRecord>(sections, "members")?.pop() {
+            state.members = members;
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {

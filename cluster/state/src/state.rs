@@ -128,6 +128,8 @@ pub struct State {
     /// Derived from `experiments`.
     pub(crate) occupants: Occupants,
     pub(crate) schedules: Schedules,
+    /// As they were noted last.
+    pub(crate) members: featureops_proto::log::MembersRecord,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }

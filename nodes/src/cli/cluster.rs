@@ -62,7 +62,11 @@ pub enum ClusterCommand {
     /// List the members.
     Members,
     /// Show the cluster as the asked node knows it.
-    Status,
+    Status {
+        /// Also a digest of its state: nodes at the same position have the same one.
+        #[arg(long)]
+        digest: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -123,10 +127,10 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<(), Failu
             write!(session, request, transfer_leadership, message)
         }
         ClusterCommand::Members => {
-            let cluster = fetch(session).await?;
+            let cluster = fetch(session, false).await?;
             return session.show(&cluster, |page| members(page, &cluster));
         }
-        ClusterCommand::Status => fetch(session).await?,
+        ClusterCommand::Status { digest } => fetch(session, digest).await?,
     };
     session.show(&cluster, |page| {
         describe(page, &cluster);
@@ -134,10 +138,10 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<(), Failu
     })
 }
 
-async fn fetch(session: &Session) -> Result<Cluster, Failure> {
+async fn fetch(session: &Session, digest: bool) -> Result<Cluster, Failure> {
     session
         .client
-        .read(v1::GetClusterRequest {}, |channel, request| async move {
+        .read(v1::GetClusterRequest { digest }, |channel, request| async move {
             ClusterServiceClient::new(channel).get_cluster(request).await
         })
         .await
@@ -162,6 +166,10 @@ fn describe(page: &mut Page, cluster: &Cluster) {
             ),
         ),
     ]);
+    if !cluster.digest.is_empty() {
+        let position = count_text(cluster.digest_position);
+        page.line(Tone::Plain, format!("digest {} at {position}", cluster.digest));
+    }
     if !cluster.joins.is_empty() {
         page.line(Tone::Warn, format!("it waits to join: {}", cluster.joins));
     }

@@ -2,12 +2,17 @@
 //! noted in the log under the name of whoever asked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use featureops_cluster::{Change, ChangeError, Health, MemberHealth, Newcomer};
+use featureops_proto::log::{Entry, NoteMembers, entry};
 use featureops_proto::v1::{
     AddLearnerRequest, Cluster, GetClusterRequest, InitializeClusterRequest, JoinClusterRequest, Member,
-    PromoteMemberRequest, RemoveMemberRequest, ReplaceMemberRequest, TransferLeadershipRequest, member,
+    Principal, PromoteMemberRequest, RemoveMemberRequest, ReplaceMemberRequest, TransferLeadershipRequest,
+    member, principal,
 };
+use featureops_proto::{ErrorCode, timestamp_if_set};
+use featureops_state::State;
 use tonic::{Request, Response, Status};
 
 use crate::caller;
@@ -22,6 +27,8 @@ use crate::services;
 const LEAD_MS_MAX: u64 = 5_000;
 /// Addresses of one request to join.
 const ADDRESSES_MAX: usize = 64;
+/// How often the leader looks whether the members are noted.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest address, in bytes.
 const ADDRESS_BYTES_MAX: usize = 255;
 
@@ -52,6 +59,52 @@ fn address(text: &str, field: &str) -> Result<String, Status> {
     Ok(text.to_owned())
 }
 
+/// Whoever changes the cluster is no agent.
+fn person<T>(from: &Request<T>) -> Result<Principal, Status> {
+    let principal = caller::principal(from.metadata())?;
+    if principal.kind() == principal::Kind::Agent {
+        let message = "an agent does not change the cluster; act as human:<id>";
+        return Err(refusal::coded(ErrorCode::NotPermitted, message));
+    }
+    Ok(principal)
+}
+
+/// Notes the committed members in the log, if they are newer than those noted.
+///
+/// # Errors
+/// There was no answer, or the fold refused.
+async fn note(host: &Host, principal: Principal, request_id: String) -> Result<(), Status> {
+    let Some((index, members)) = host.replica.member().committed_members() else { return Ok(()) };
+    if index <= host.replica.read(State::members_index) {
+        return Ok(());
+    }
+    let entry = Entry {
+        principal: Some(principal),
+        request_id,
+        command: Some(entry::Command::NoteMembers(NoteMembers { index, members })),
+        ..Entry::default()
+    };
+    host.propose(&entry).await.map(drop)
+}
+
+/// Notes what nobody did: a node that joined by itself, and what was lost on the way. Ends with the node.
+pub async fn follow_members(host: Arc<Host>) {
+    let mut seen = 0;
+    loop {
+        tokio::time::sleep(NOTE_INTERVAL).await;
+        if !host.replica.health().leads || !host.replica.read(State::is_initialized) {
+            continue;
+        }
+        let Some((index, _)) = host.replica.member().committed_members() else { continue };
+        // Whoever asked for it comes first.
+        if std::mem::replace(&mut seen, index) == index
+            && let Err(status) = note(&host, caller::system("membership"), String::new()).await
+        {
+            tracing::debug!(why = status.message(), "the members are not noted yet");
+        }
+    }
+}
+
 impl Clusters {
     /// Makes a change of the membership for a caller, and answers with what came of it.
     async fn change<T>(
@@ -60,15 +113,29 @@ impl Clusters {
         request_id: &str,
         change: Change,
     ) -> Result<Response<Cluster>, Status> {
-        caller::principal(from.metadata())?;
-        services::request_id(request_id)?;
+        let principal = person(from)?;
+        let request_id = services::request_id(request_id)?;
         self.0.accepts_writes()?;
         self.0.replica.member().change(&change).await.map_err(changed)?;
+        // It is made by now. Should the note fail, the leader makes it a moment later, under its own name.
+        if let Err(status) = note(&self.0, principal, request_id).await {
+            tracing::warn!(why = status.message(), "a change of the cluster was not noted");
+        }
         Ok(Response::new(self.cluster().await))
     }
 
     async fn cluster(&self) -> Cluster {
-        cluster_of(&self.0.replica.health())
+        let mut cluster = cluster_of(&self.0.replica.health());
+        self.0.replica.read(|state| {
+            for record in state.members() {
+                let node = record.member.as_ref().map_or(0, |member| member.node);
+                if let Some(member) = cluster.members.iter_mut().find(|member| member.node == node) {
+                    member.changed_by.clone_from(&record.changed_by);
+                    member.change_time = timestamp_if_set(record.changed_ms);
+                }
+            }
+        });
+        cluster
     }
 }
 
@@ -109,20 +176,33 @@ pub fn cluster_of(health: &Health) -> Cluster {
         joins: health.joins.clone().unwrap_or_default(),
         last_index: last,
         applied_index: health.applied,
+        digest: String::new(),
+        digest_position: 0,
     }
 }
 
 #[tonic::async_trait]
 impl ClusterService for Clusters {
-    async fn get_cluster(&self, _: Request<GetClusterRequest>) -> Result<Response<Cluster>, Status> {
-        Ok(Response::new(self.cluster().await))
+    async fn get_cluster(&self, request: Request<GetClusterRequest>) -> Result<Response<Cluster>, Status> {
+        let mut cluster = self.cluster().await;
+        if request.into_inner().digest {
+            let replica = self.0.replica.clone();
+            let digested = self.0.beside(move || {
+                let state = replica.copy();
+                (state.position(), state.digest())
+            });
+            let (position, digest) = digested.await?;
+            cluster.digest = format!("{digest:016x}");
+            cluster.digest_position = position;
+        }
+        Ok(Response::new(cluster))
     }
 
     async fn initialize_cluster(
         &self,
         request: Request<InitializeClusterRequest>,
     ) -> Result<Response<Cluster>, Status> {
-        caller::principal(request.metadata())?;
+        person(&request)?;
         let host = &self.0;
         host.accepts_writes()?;
         let member = host.replica.member();
@@ -136,7 +216,7 @@ impl ClusterService for Clusters {
     }
 
     async fn join_cluster(&self, request: Request<JoinClusterRequest>) -> Result<Response<Cluster>, Status> {
-        caller::principal(request.metadata())?;
+        person(&request)?;
         self.0.accepts_writes()?;
         let request = request.into_inner();
         if request.addresses.is_empty() || request.addresses.len() > ADDRESSES_MAX {

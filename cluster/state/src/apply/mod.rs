@@ -11,6 +11,7 @@ pub(crate) mod held;
 mod identity;
 mod ingest;
 mod layer;
+mod members;
 mod metric;
 mod oversight;
 mod owner;
@@ -263,6 +264,7 @@ impl State {
             C::CancelSchedule(c) => self.cancel_schedule(ctx, c),
             C::ExecuteSchedule(c) => self.execute_schedule(ctx, c, effects),
             C::EraseUnit(c) => self.erase_unit(ctx, c, effects),
+            C::NoteMembers(c) => self.note_members(ctx, c),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -399,6 +401,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::CancelSchedule(c) => ("schedule.cancel", c.name.clone()),
         C::ExecuteSchedule(c) => ("schedule.execute", c.name.clone()),
         C::EraseUnit(c) => ("unit.erase", c.parent.clone()),
+        C::NoteMembers(_) => ("cluster.members", String::new()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }
