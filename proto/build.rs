@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/decision.proto",
         "featureops/v1/administration.proto",
         "featureops/v1/token.proto",
+        "featureops/v1/cluster.proto",
         "featureops/log/v1/ledger.proto",
         "featureops/log/v1/log.proto",
         "featureops/log/v1/snapshot.proto",
@@ -30,5 +31,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Shared by the copies of State that snapshots are written from.
     config.bytes([".featureops.log.v1.FlagHistoryRecord.versions"]);
     config.compile_fds(descriptors)?;
+
+    // Apart from the others: nobody outside a cluster is told of it.
+    let mut config = prost_build::Config::new();
+    config.bytes([
+        ".featureops.peer.v1.LogEntry.record",
+        ".featureops.peer.v1.InstallRequest.piece",
+        ".featureops.peer.v1.ForwardRequest.entry",
+        ".featureops.peer.v1.IngestRequest.batches",
+    ]);
+    config.compile_fds(protox::compile(["featureops/peer/v1/peer.proto"], ["."])?)?;
     Ok(())
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use featureops_proto::log::{Batch, BatchReply, Reply};
+use featureops_proto::log::{Batch, BatchReply, ClusterMember, Reply};
+use featureops_proto::peer::SecretRequest;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::impls::BasicNode;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,10 +17,15 @@ use tokio::task::JoinHandle;
 use crate::environment::Environment;
 use crate::facts::{Facts, coalesce};
 use crate::fold::{EffectSink, Fold, Halted};
+use crate::join::join;
+use crate::members::{self, Change, ChangeError, MemberHealth};
 use crate::options::Options;
+use crate::peer::network::Network;
+use crate::peer::serve::serve;
+use crate::peer::service::Service;
+use crate::peer::{Peers, Use};
 use crate::proposer::{ProposeError, Proposer, Raft};
-use crate::raft::network::AbsentPeers;
-use crate::raft::types::Runtime;
+use crate::raft::types::{Peer, Runtime};
 use crate::raft::{Stores, open_stores};
 use crate::storage::{OpenError, way_out};
 use crate::ticker::{ClockWatch, LogTime, tick};
@@ -28,6 +33,11 @@ use crate::trim::trim;
 
 /// Longest wait for the lanes' end at shutdown, in milliseconds.
 const LANE_END_MS_MAX: u64 = 5_000;
+
+/// Longest wait until this node holds a change that it asked for, in milliseconds.
+const SEEN_MS_MAX: u64 = 1_000;
+/// Longest wait for what the members share, in milliseconds.
+const SECRET_MS_MAX: u64 = 2_000;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +75,14 @@ pub enum StartError {
 pub struct Health {
     /// This node.
     pub node: u64,
+    /// Its cluster; 0: it is in none yet.
+    pub cluster: u64,
+    /// That of its data folder.
+    pub incarnation: u64,
+    /// The members it knows, learners among them.
+    pub members: Vec<MemberHealth>,
+    /// What a node that is to join waits for.
+    pub joins: Option<String>,
     /// The leader it knows.
     pub leader: Option<u64>,
     /// Whether it leads.
@@ -115,6 +133,8 @@ pub struct Cluster<F: Fold> {
     proposer: Proposer<F>,
     facts: Facts,
     clock: ClockWatch,
+    seeds: Arc<watch::Sender<Vec<String>>>,
+    joins: watch::Receiver<Option<String>>,
     running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -124,6 +144,8 @@ impl<F: Fold> Clone for Cluster<F> {
             proposer: self.proposer.clone(),
             facts: self.facts.clone(),
             clock: self.clock.clone(),
+            seeds: Arc::clone(&self.seeds),
+            joins: self.joins.clone(),
             running: Arc::clone(&self.running),
         }
     }
@@ -144,19 +166,20 @@ impl<F: Fold> Cluster<F> {
         sink: Arc<dyn EffectSink<F>>,
     ) -> Result<Self, StartError> {
         let config = options.raft().map_err(|error| StartError::Options { why: error.to_string() })?;
-        let Stores { log, machine, shared, faults, lanes, hold } =
+        let Stores { log, machine, shared, faults, lanes, identity, hold } =
             open_stores(&environment, options.node, genesis, sink)?;
         shared.growth().bound(options.snapshot_after_bytes);
+        let peers = Peers::new(environment.clone(), identity, log.lane());
         let seed = environment.entropy.next_u64();
-        let started =
-            Runtime::scope(seed, Raft::new(options.node, Arc::new(config), AbsentPeers, log, machine));
+        let network = Network(peers.clone());
+        let started = Runtime::scope(seed, Raft::new(options.node, Arc::new(config), network, log, machine));
         let raft = started.await.map_err(|error| {
             // Raft only repeats what the disk said.
             let failed = OpenError::of_faults(&faults);
             failed.map_or_else(|| StartError::Raft { why: error.to_string() }, StartError::from)
         })?;
 
-        let proposer = Proposer::new(raft, shared, options, faults, environment.entropy.next_u64());
+        let proposer = Proposer::new(raft, peers, shared, options, faults, environment.entropy.next_u64());
         let begun = async {
             initialize(&proposer).await?;
             stand_alone(&proposer).await
@@ -169,13 +192,79 @@ impl<F: Fold> Cluster<F> {
         let clock = ClockWatch::start(Arc::clone(&environment.clock), proposer.options().clock_off_ms_max);
         let (facts, queue) = Facts::new(proposer.options().fact_batches_max.max(1));
         let (ticked, time) = watch::channel(LogTime::Behind);
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(coalesce(proposer.clone(), queue, time)),
             tokio::spawn(tick(proposer.clone(), clock.clone(), ticked)),
             tokio::spawn(trim(proposer.clone())),
         ];
-        let running = Running { tasks, lanes, hold };
-        Ok(Self { proposer, facts, clock, running: Arc::new(Mutex::new(Some(running))) })
+        let seeds = watch::Sender::new(proposer.options().join.clone());
+        let (awaited, joins) = watch::channel(None);
+        if let Some(listener) = proposer.options().listener.clone() {
+            let service = Service::new(proposer.clone(), facts.clone());
+            tasks.push(tokio::spawn(serve(listener, service, proposer.closing())));
+            tasks.push(tokio::spawn(join(proposer.clone(), seeds.subscribe(), awaited)));
+        }
+        let running = Arc::new(Mutex::new(Some(Running { tasks, lanes, hold })));
+        Ok(Self { proposer, facts, clock, seeds: Arc::new(seeds), joins, running })
+    }
+
+    /// Makes a cluster of its own of a node that is in none: with itself as the one voter.
+    ///
+    /// # Errors
+    /// It is in one, or raft has ended.
+    pub async fn initialize(&self) -> Result<(), ChangeError> {
+        self.proposer.check()?;
+        let own = self.proposer.peers().identity();
+        if own.cluster != 0 {
+            let why = format!("node {} is in cluster {:016x} already", own.node, own.cluster);
+            return Err(ChangeError::Refused { why });
+        }
+        let failed = |error: StartError| ChangeError::Refused { why: error.to_string() };
+        found(&self.proposer).await.map_err(failed)?;
+        stand_alone(&self.proposer).await.map_err(failed)
+    }
+
+    /// Tells a node that is in no cluster whom to ask, instead of whom it asked so far.
+    ///
+    /// # Errors
+    /// It is in one.
+    pub fn join(&self, seeds: Vec<String>) -> Result<(), ChangeError> {
+        let own = self.proposer.peers().identity();
+        if own.cluster != 0 {
+            let why = format!("node {} is in cluster {:016x} already", own.node, own.cluster);
+            return Err(ChangeError::Refused { why });
+        }
+        self.seeds.send_replace(seeds);
+        Ok(())
+    }
+
+    /// What the members share and the log does not hold, as the leader holds it: handed over on one machine only.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn secret(&self) -> Result<Option<Vec<u8>>, String> {
+        let leader = self.proposer.leader().filter(|leader| leader.node != self.proposer.options().node);
+        let Some(leader) = leader else { return Err("no other node leads".to_owned()) };
+        let peers = self.proposer.peers();
+        let mut client = peers.client(&leader.address, Use::Prompt);
+        let request = peers.request(&leader, SecretRequest {});
+        let within = Duration::from_millis(SECRET_MS_MAX);
+        let answered = peers.call(&leader, within, client.secret(request)).await;
+        let response = answered.map_err(|status| status.message().to_owned())?;
+        Ok(Some(response.secret).filter(|secret| !secret.is_empty()))
+    }
+
+    /// Changes the membership, wherever the leader is; answers with the position from which on it is in force.
+    ///
+    /// # Errors
+    /// It is refused, with the way out, or has no answer.
+    pub async fn change(&self, change: &Change) -> Result<u64, ChangeError> {
+        self.proposer.check()?;
+        let position = members::change(&self.proposer, change).await?;
+        // Whoever changed it here sees it here.
+        let seen = self.proposer.reached(position);
+        drop(tokio::time::timeout(Duration::from_millis(SEEN_MS_MAX), seen).await);
+        Ok(position)
     }
 
     /// Waits until a leader is known, which for one voter is this node.
@@ -243,6 +332,18 @@ impl<F: Fold> Cluster<F> {
         self.proposer.linearizable().await
     }
 
+    /// Whether this node is the only one that votes: what it holds is what there is.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.proposer.raft().voter_ids().eq([self.proposer.options().node])
+    }
+
+    /// The members that are committed, and the index of the entry by which they came into force; `None` while they change.
+    #[must_use]
+    pub fn committed_members(&self) -> Option<(u64, Vec<ClusterMember>)> {
+        members::committed(&self.proposer)
+    }
+
     /// Asks for a snapshot now; it is taken beside everything else.
     ///
     /// # Errors
@@ -257,11 +358,18 @@ impl<F: Fold> Cluster<F> {
     #[must_use]
     pub fn health(&self) -> Health {
         let shared = self.proposer.shared();
+        // Before the metrics are held below: held twice, they wait for whoever waits to write them.
+        let members = members::members(&self.proposer);
         let receiver = self.proposer.raft().metrics();
         let metrics = receiver.borrow_watched();
         let index = |id: &Option<crate::raft::types::LogId>| id.as_ref().map(openraft::LogId::index);
+        let identity = self.proposer.peers().identity();
         Health {
             node: metrics.id,
+            cluster: identity.cluster,
+            incarnation: identity.incarnation,
+            members,
+            joins: self.joins.borrow().clone(),
             leader: metrics.current_leader,
             leads: metrics.state == ServerState::Leader,
             term: metrics.current_term,
@@ -280,6 +388,10 @@ impl<F: Fold> Cluster<F> {
     /// Ends the node in order: no new proposals, facts in flight answered, raft ended, disk settled, folder unlocked.
     /// A second call finds nothing left to do.
     pub async fn shutdown(&self) {
+        if self.running.lock().is_some() {
+            // Before the others have to notice that this node is gone.
+            members::leave(&self.proposer).await;
+        }
         self.proposer.close();
         let Some(running) = self.running.lock().take() else { return };
         running.end(&self.proposer).await;
@@ -317,6 +429,7 @@ impl Running {
         if let Err(error) = proposer.scoped(proposer.raft().shutdown()).await {
             tracing::error!(error = %error, "raft did not end by itself");
         }
+        proposer.peers().close();
         for mut lane in lanes {
             let end = lane.wait_for(|ended| *ended);
             if tokio::time::timeout(Duration::from_millis(LANE_END_MS_MAX), end).await.is_err() {
@@ -328,15 +441,32 @@ impl Running {
 }
 
 async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
-    let failed = |why: String| StartError::Raft { why };
-    let options = proposer.options();
     let begun = proposer.scoped(proposer.raft().is_initialized()).await;
-    if begun.map_err(|error| failed(error.to_string()))? || !options.initialize {
+    let begun = begun.map_err(|error| StartError::Raft { why: error.to_string() })?;
+    if begun {
+        // A folder of before there were peers names no cluster: it is the one that it founded.
+        return enter(proposer).await;
+    }
+    if proposer.options().initialize { found(proposer).await } else { Ok(()) }
+}
+
+async fn enter<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
+    let own = proposer.peers().identity();
+    if own.cluster != 0 {
         return Ok(());
     }
-    let members = BTreeMap::from([(options.node, BasicNode::new(options.address.clone()))]);
+    let entered = proposer.peers().enter(own.incarnation).await;
+    entered.map_err(|error| StartError::Raft { why: error.to_string() })
+}
+
+/// Makes a cluster of one voter, named by its founder's incarnation.
+async fn found<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
+    enter(proposer).await?;
+    let options = proposer.options();
+    let incarnation = proposer.peers().identity().incarnation;
+    let members = BTreeMap::from([(options.node, Peer { address: options.address.clone(), incarnation })]);
     let made = proposer.scoped(proposer.raft().initialize(members)).await;
-    made.map_err(|error| failed(error.to_string()))
+    made.map_err(|error| StartError::Raft { why: error.to_string() })
 }
 
 /// The only voter need not wait for a leader it would have heard of: it stands for election at once.

@@ -9,8 +9,8 @@
 //! The wait happens only while other commands are in flight: a lone batch is written at once. Commands are handed to raft
 //! in the order in which they were gathered, so that a producer's batches keep their order.
 //!
-//! After a start nothing is gathered until the log's time has caught up: facts of an outage, judged by the time before
-//! it, would be turned off as far too early.
+//! A leader gathers nothing until it has brought the log's time up to date: facts of an outage, judged by the time before
+//! it, would be turned off as far too early. A node that does not lead gathers for the leader, which gathers again.
 
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ type Answer = Result<BatchReply, ProposeError>;
 pub(crate) struct Waiting {
     batch: Batch,
     bytes: usize,
+    /// A peer sent it: it goes no further.
+    here: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -50,13 +52,23 @@ impl Facts {
         (Self { queue, bound }, receiver)
     }
 
+    /// Takes a batch, wherever the leader is.
     pub(crate) async fn ingest(&self, batch: Batch) -> Answer {
+        self.queue(batch, false).await
+    }
+
+    /// Takes a batch as the leader; refuses when another node leads.
+    pub(crate) async fn ingest_here(&self, batch: Batch) -> Answer {
+        self.queue(batch, true).await
+    }
+
+    async fn queue(&self, batch: Batch, here: bool) -> Answer {
         let bytes = batch.encoded_len();
         if bytes > BATCH_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, bytes_max: BATCH_BYTES_MAX });
         }
         let (answer, receiver) = oneshot::channel();
-        self.queue.try_send(Waiting { batch, bytes, answer }).map_err(|error| match error {
+        self.queue.try_send(Waiting { batch, bytes, here, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 ProposeError::Overloaded { what: "fact batches", bound: self.bound }
             }
@@ -73,6 +85,8 @@ impl Facts {
 struct Gathered {
     batches: Vec<Batch>,
     answers: Vec<oneshot::Sender<Answer>>,
+    /// Which of them go no further.
+    here: Vec<bool>,
     events: usize,
     bytes: usize,
 }
@@ -89,6 +103,7 @@ impl Gathered {
         self.bytes = self.bytes.saturating_add(waiting.bytes);
         self.batches.push(waiting.batch);
         self.answers.push(waiting.answer);
+        self.here.push(waiting.here);
     }
 
     fn full(&self, events_max: usize) -> bool {
@@ -101,16 +116,65 @@ impl Gathered {
     }
 }
 
-async fn write<F: Fold>(proposer: Proposer<F>, gathered: Gathered) {
-    let Gathered { batches, answers, .. } = gathered;
-    let count = batches.len();
-    let entry = Entry { command: Some(Command::Ingest(Ingest { batches })), ..Entry::default() };
-    let outcome = proposer.propose(Bytes::from(entry.encode_to_vec())).await;
-    let replies = outcome.and_then(|(position, reply)| split(position, reply, count));
+async fn write<F: Fold>(proposer: Proposer<F>, mut gathered: Gathered) {
+    // One turn at the leader that this node knows, and one more where that has changed meanwhile.
+    for _ in 0..2 {
+        if proposer.leader_elsewhere().is_some() {
+            match forward(&proposer, gathered).await {
+                Some(own) => gathered = own,
+                None => return,
+            }
+        }
+        let count = gathered.batches.len();
+        let ingest = Ingest { batches: std::mem::take(&mut gathered.batches) };
+        let mut entry = Entry { command: Some(Command::Ingest(ingest)), ..Entry::default() };
+        let outcome = proposer.take(Bytes::from(entry.encode_to_vec())).await;
+        if let Err(ProposeError::NotLeader { leader: Some(_) }) = outcome
+            && let Some(Command::Ingest(ingest)) = entry.command.take()
+        {
+            gathered.batches = ingest.batches;
+            continue;
+        }
+        let replies = outcome.and_then(|(position, reply)| split(position, reply, count));
+        answer(gathered.answers, replies.map(|replies| replies.into_iter().map(Ok).collect()));
+        return;
+    }
+    answer(gathered.answers, Err(ProposeError::NotLeader { leader: proposer.leader_elsewhere() }));
+}
+
+/// Hands to the leader what came from this node's callers; what came from a peer is sent back to it. Gives back what is this
+/// node's own to write, because it leads by now.
+async fn forward<F: Fold>(proposer: &Proposer<F>, gathered: Gathered) -> Option<Gathered> {
+    let Gathered { batches, answers, here, .. } = gathered;
+    let (mut mine, mut waiting, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    for ((batch, answer), here) in batches.into_iter().zip(answers).zip(here) {
+        if here {
+            back.push(answer);
+        } else {
+            mine.push(batch);
+            waiting.push(answer);
+        }
+    }
+    answer(back, Err(ProposeError::NotLeader { leader: proposer.leader_elsewhere() }));
+    if mine.is_empty() {
+        return None;
+    }
+    let forwarded = proposer.forward_batches(&mine).await;
+    if let Err(ProposeError::NotLeader { leader: Some(leader) }) = forwarded
+        && leader == proposer.options().node
+    {
+        let here = vec![false; mine.len()];
+        return Some(Gathered { batches: mine, answers: waiting, here, ..Gathered::default() });
+    }
+    answer(waiting, forwarded);
+    None
+}
+
+fn answer(answers: Vec<oneshot::Sender<Answer>>, replies: Result<Vec<Answer>, ProposeError>) {
     match replies {
         Ok(replies) => {
             for (answer, reply) in answers.into_iter().zip(replies) {
-                drop(answer.send(Ok(reply)));
+                drop(answer.send(reply));
             }
         }
         Err(error) => {
@@ -141,7 +205,8 @@ async fn caught_up<F: Fold>(
     log_time: &mut watch::Receiver<LogTime>,
     closing: &mut watch::Receiver<bool>,
 ) -> Result<(), ProposeError> {
-    if *log_time.borrow() == LogTime::Current {
+    let judged = |time: &LogTime| *time != LogTime::Behind;
+    if judged(&log_time.borrow()) {
         return Ok(());
     }
     proposer.check()?;
@@ -149,12 +214,12 @@ async fn caught_up<F: Fold>(
     tokio::select! {
         biased;
         _ = closing.wait_for(|closing| *closing) => Err(ProposeError::ShuttingDown),
-        known = log_time.wait_for(|now| *now == LogTime::Current) => match known {
+        known = log_time.wait_for(judged) => match known {
             Ok(_) => Ok(()),
             Err(_) => Err(ProposeError::ShuttingDown),
         },
         () = tokio::time::sleep(hold) => {
-            let why = "facts wait for the first tick since this node started".to_owned();
+            let why = "facts wait for a leader's first tick".to_owned();
             Err(ProposeError::NotReady { why })
         }
     }

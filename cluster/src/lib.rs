@@ -5,7 +5,7 @@
 //!        |                                       ^
 //!   proposer, facts, ticker                      |
 //!        |                                       |
-//!      openraft ---- raft/machine ---- fold (cluster/state) ---- EffectSink
+//!      openraft ---- raft/machine ---- fold (cluster/state) ---- EffectSink        peer: the other nodes
 //!        |                 |
 //!   raft/log_store     raft/snapshots
 //!        |                 |
@@ -22,8 +22,12 @@ pub mod cluster;
 pub mod environment;
 pub mod facts;
 pub mod fold;
+mod forward;
+mod join;
 pub mod member;
+pub mod members;
 pub mod options;
+pub mod peer;
 pub mod proposer;
 pub mod raft;
 mod state;
@@ -35,5 +39,7 @@ pub use cluster::{Cluster, Health, StartError, Waits};
 pub use environment::Environment;
 pub use fold::{EffectSink, Fold, Halted, NoSink, Violation};
 pub use member::Member;
+pub use members::{Change, ChangeError, MemberHealth, Newcomer};
 pub use options::Options;
+pub use peer::PeerListener;
 pub use proposer::ProposeError;

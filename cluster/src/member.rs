@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use featureops_proto::log::{Batch, BatchReply, Reply};
+use featureops_proto::log::{Batch, BatchReply, ClusterMember, Reply};
 use openraft::EntryPayload;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::{Cluster, Health, StartError, Waits};
 use crate::environment::Environment;
 use crate::fold::{EffectSink, Fold, Halted};
+use crate::members::{Change, ChangeError};
 use crate::options::Options;
 use crate::proposer::ProposeError;
 use crate::raft::types::Proposal;
@@ -59,6 +60,8 @@ struct Inner<F: Fold> {
     genesis: F,
     sink: Arc<dyn EffectSink<F>>,
     closing: watch::Sender<bool>,
+    /// Whom it was told to ask since its start.
+    seeds: Mutex<Option<Vec<String>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,6 +118,7 @@ impl<F: Fold> Member<F> {
                 genesis,
                 sink,
                 closing: watch::Sender::new(false),
+                seeds: Mutex::new(None),
                 keeper: Mutex::new(None),
             }))
         };
@@ -227,12 +231,75 @@ impl<F: Fold> Member<F> {
         }
     }
 
+    /// As [`Cluster::ready`].
+    ///
+    /// # Errors
+    /// As there; `Waiting` while the disk takes no writes.
+    pub async fn ready(&self, timeout_ms: u64) -> Result<u64, ProposeError> {
+        self.opened()?.ready(timeout_ms).await
+    }
+
+    /// As [`Cluster::linearizable`].
+    ///
+    /// # Errors
+    /// As there; `Waiting` while the disk takes no writes.
+    pub async fn linearizable(&self) -> Result<u64, ProposeError> {
+        self.opened()?.linearizable().await.map_err(|error| self.ended(error))
+    }
+
+    /// As [`Cluster::initialize`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn initialize(&self) -> Result<(), ChangeError> {
+        self.opened()?.initialize().await
+    }
+
+    /// As [`Cluster::join`]; also for every later opening of the disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn join(&self, seeds: Vec<String>) -> Result<(), ChangeError> {
+        self.opened()?.join(seeds.clone())?;
+        *self.0.seeds.lock() = Some(seeds);
+        Ok(())
+    }
+
+    /// As [`Cluster::change`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn change(&self, change: &Change) -> Result<u64, ChangeError> {
+        self.opened()?.change(change).await
+    }
+
+    /// As [`Cluster::secret`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn secret(&self) -> Result<Option<Vec<u8>>, String> {
+        let opened = self.opened().map_err(|error| error.to_string())?;
+        opened.secret().await
+    }
+
     /// As [`Cluster::snapshot`].
     ///
     /// # Errors
     /// As there; `Waiting` while the disk takes no writes.
     pub async fn snapshot(&self) -> Result<(), ProposeError> {
         self.opened()?.snapshot().await.map_err(|error| self.ended(error))
+    }
+
+    /// As [`Cluster::committed_members`].
+    #[must_use]
+    pub fn committed_members(&self) -> Option<(u64, Vec<ClusterMember>)> {
+        self.opened().ok()?.committed_members()
+    }
+
+    /// As [`Cluster::is_alone`]; also while nothing is opened, when nobody could be asked.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.opened().map_or(true, |cluster| cluster.is_alone())
     }
 
     /// How this node is, now.
@@ -286,6 +353,10 @@ async fn open<F: Fold>(
         }
     };
     let ready = async {
+        if cluster.health().cluster == 0 {
+            // In no cluster yet: whoever starts it hears what it waits for.
+            return;
+        }
         match cluster.ready(LEADER_MS_MAX).await {
             Ok(_) => drop(cluster.linearizable().await),
             Err(error) => tracing::warn!(error = %error, "no leader yet; serving the last good state"),
@@ -389,7 +460,11 @@ async fn again<F: Fold>(member: &Member<F>, mut health: Health, room: u64) {
         Some(Waits::Tries { attempts }) => attempts.saturating_add(1),
         _ => 1,
     };
-    let opened = open(&inner.environment, &inner.options, &inner.genesis, heard, room).await;
+    let mut options = inner.options.clone();
+    if let Some(seeds) = inner.seeds.lock().clone() {
+        options.join = seeds;
+    }
+    let opened = open(&inner.environment, &options, &inner.genesis, heard, room).await;
     let (waits, why) = match opened {
         Ok(cluster) => {
             let now = cluster.health();

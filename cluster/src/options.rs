@@ -2,6 +2,8 @@
 
 use openraft::SnapshotPolicy;
 
+use crate::peer::{PeerListener, Secret};
+
 /// Options of one node.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -11,6 +13,12 @@ pub struct Options {
     pub address: String,
     /// Whether a node with an empty folder makes a cluster of its own, with itself as the one voter.
     pub initialize: bool,
+    /// Where it listens for peers; without it it has none.
+    pub listener: Option<PeerListener>,
+    /// What it hands to a member that asks over loopback.
+    pub secret: Option<Secret>,
+    /// Addresses of nodes that a node outside any cluster asks to let it in.
+    pub join: Vec<String>,
     /// Entries after which a snapshot is taken.
     pub snapshot_after_entries: u64,
     /// Bytes of entries after which one is taken, when the last one is not larger; then after as many as that has.
@@ -56,6 +64,9 @@ impl Options {
             node,
             address: address.into(),
             initialize: true,
+            listener: None,
+            secret: None,
+            join: Vec::new(),
             snapshot_after_entries: 20_000,
             snapshot_after_bytes: 8 << 20,
             keep_entries: 1_000,

@@ -10,6 +10,8 @@
 //! ```
 //!
 //! The task outlives its caller: what is in raft counts as in flight until raft answers, whoever still listens.
+//!
+//! A node that does not lead hands the entry to the leader ([`crate::forward`]), and answers once its own state holds it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,19 +20,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use featureops_proto::log::Reply;
 use futures_util::future::poll_immediate;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::fold::{Fold, Halted};
 use crate::options::Options;
+use crate::peer::network::target_of;
+use crate::peer::{Peers, Target};
 use crate::raft::machine::{Machine, Shared};
-use crate::raft::types::{Answer, Proposal, Runtime, Types};
+use crate::raft::types::{Answer, Peer, Proposal, Runtime, Types};
 use crate::storage::{ENTRY_BYTES_MAX, Fault, way_out};
 
 /// First wait before a refused write is tried again; doubles up to [`RETRY_MS_MAX`].
-const RETRY_MS_MIN: u64 = 5;
-const RETRY_MS_MAX: u64 = 100;
+pub(crate) const RETRY_MS_MIN: u64 = 5;
+pub(crate) const RETRY_MS_MAX: u64 = 100;
 
 /// Why an entry has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +107,7 @@ pub(crate) type Raft<F> = openraft::Raft<Types, Machine<F>>;
 
 struct Inner<F: Fold> {
     raft: Raft<F>,
+    peers: Peers,
     shared: Arc<Shared<F>>,
     options: Options,
     faults: [Fault; 2],
@@ -124,16 +130,19 @@ fn overloaded(what: &'static str, bound: usize) -> ProposeError {
     ProposeError::Overloaded { what, bound }
 }
 
-/// What to do after openraft refused a write or a read.
-enum Refused {
+/// What to do after a write or a read was refused.
+pub(crate) enum Refused {
     /// Nothing was written, and soon it may be.
     Retry(Option<u64>),
+    /// Nothing was written; that node leads.
+    Elsewhere(u64),
     Final(ProposeError),
 }
 
 impl<F: Fold> Proposer<F> {
     pub(crate) fn new(
         raft: Raft<F>,
+        peers: Peers,
         shared: Arc<Shared<F>>,
         options: Options,
         faults: [Fault; 2],
@@ -141,6 +150,7 @@ impl<F: Fold> Proposer<F> {
     ) -> Self {
         Self(Arc::new(Inner {
             raft,
+            peers,
             shared,
             entries: Arc::new(Semaphore::new(options.proposals_max)),
             kibibytes: Arc::new(Semaphore::new(options.proposal_bytes_max >> 10)),
@@ -153,6 +163,34 @@ impl<F: Fold> Proposer<F> {
 
     pub(crate) fn raft(&self) -> &Raft<F> {
         &self.0.raft
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// A member, as the membership holds it.
+    pub(crate) fn member(&self, node: u64) -> Option<Peer> {
+        let receiver = self.0.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        metrics.membership_config.membership().get_node(&node).cloned()
+    }
+
+    /// A member, as it is reached.
+    pub(crate) fn target(&self, node: u64) -> Option<Target> {
+        self.member(node).map(|peer| target_of(node, &peer))
+    }
+
+    /// The leader this node knows, as it is reached.
+    pub(crate) fn leader(&self) -> Option<Target> {
+        let leader = self.0.raft.metrics().borrow_watched().current_leader?;
+        self.target(leader)
+    }
+
+    /// A leader that is not this node.
+    pub(crate) fn leader_elsewhere(&self) -> Option<u64> {
+        let leader = self.0.raft.metrics().borrow_watched().current_leader;
+        leader.filter(|leader| *leader != self.0.options.node)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared<F>> {
@@ -199,7 +237,17 @@ impl<F: Fold> Proposer<F> {
         }
     }
 
+    /// Proposes, wherever the leader is.
     pub(crate) async fn propose(&self, entry: Bytes) -> Outcome {
+        self.bounded(entry, true).await
+    }
+
+    /// Proposes as the leader; refuses when another node leads.
+    pub(crate) async fn take(&self, entry: Bytes) -> Outcome {
+        self.bounded(entry, false).await
+    }
+
+    async fn bounded(&self, entry: Bytes, forwards: bool) -> Outcome {
         self.check()?;
         let bytes = entry.len();
         if bytes > ENTRY_BYTES_MAX {
@@ -212,21 +260,21 @@ impl<F: Fold> Proposer<F> {
         let kibibytes = Arc::clone(&self.0.kibibytes).try_acquire_many_owned(kibibytes);
         let kibibytes = kibibytes.map_err(|_| overloaded("bytes", options.proposal_bytes_max))?;
 
-        self.write_holding(entry, (entries, kibibytes)).await
+        self.write_holding(entry, forwards, (entries, kibibytes)).await
     }
 
-    /// As [`Proposer::propose`], outside the bounds: for the tick, which is one at a time and must not starve.
+    /// As [`Proposer::take`], outside the bounds: for the tick, which is one at a time and must not starve.
     pub(crate) async fn write(&self, entry: Bytes) -> Outcome {
         self.check()?;
-        self.write_holding(entry, ()).await
+        self.write_holding(entry, false, ()).await
     }
 
     /// Writes, and lets go of `permits` only when nothing of the entry is in raft's hands any more.
-    async fn write_holding(&self, entry: Bytes, permits: impl Send + 'static) -> Outcome {
+    async fn write_holding(&self, entry: Bytes, forwards: bool, permits: impl Send + 'static) -> Outcome {
         let (answer, outcome) = oneshot::channel();
         let this = self.clone();
         let mut writing = Box::pin(async move {
-            this.attempts(entry, answer).await;
+            this.attempts(entry, forwards, answer).await;
             drop(permits);
         });
         // The first poll hands the entry to raft, here, so that callers' entries keep the order of their calls.
@@ -236,8 +284,10 @@ impl<F: Fold> Proposer<F> {
         outcome.await.unwrap_or_else(|_| Err(unknown("the write ended without an answer")))
     }
 
-    async fn attempts(&self, entry: Bytes, mut answer: oneshot::Sender<Outcome>) {
-        let over = tokio::time::sleep(Duration::from_millis(self.0.options.propose_timeout_ms));
+    async fn attempts(&self, entry: Bytes, forwards: bool, mut answer: oneshot::Sender<Outcome>) {
+        let time = Duration::from_millis(self.0.options.propose_timeout_ms);
+        let until = tokio::time::Instant::now() + time;
+        let over = tokio::time::sleep_until(until);
         tokio::pin!(over);
         let mut wait_ms = RETRY_MS_MIN;
         loop {
@@ -257,13 +307,32 @@ impl<F: Fold> Proposer<F> {
                     drop(answer.send(replied(response.log_id.index(), response.data)));
                     return;
                 }
-                Err(error) => match self.refused_write(error) {
-                    Refused::Final(error) => {
-                        drop(answer.send(Err(error)));
-                        return;
+                Err(error) => {
+                    let mut refused = self.refused_write(error);
+                    if let Refused::Elsewhere(leader) = refused
+                        && forwards
+                    {
+                        match self.forward_entry(leader, &entry, until).await {
+                            Ok(placed) => {
+                                drop(answer.send(Ok(placed)));
+                                return;
+                            }
+                            Err(error) => refused = error,
+                        }
                     }
-                    Refused::Retry(leader) => ProposeError::NotLeader { leader },
-                },
+                    match refused {
+                        Refused::Final(error) => {
+                            drop(answer.send(Err(error)));
+                            return;
+                        }
+                        Refused::Elsewhere(leader) if !forwards => {
+                            drop(answer.send(Err(ProposeError::NotLeader { leader: Some(leader) })));
+                            return;
+                        }
+                        Refused::Elsewhere(leader) => ProposeError::NotLeader { leader: Some(leader) },
+                        Refused::Retry(leader) => ProposeError::NotLeader { leader },
+                    }
+                }
             };
             // Between two attempts nothing of this call is in raft: it may end here, and does when nobody listens.
             let stop = tokio::select! {
@@ -294,40 +363,82 @@ impl<F: Fold> Proposer<F> {
             (leader, ForwardReason::LeaseExpired) => Refused::Retry(leader),
             (None, _) => Refused::Retry(None),
             (Some(leader), _) if leader == self.0.options.node => Refused::Retry(Some(leader)),
-            (leader, _) => Refused::Final(ProposeError::NotLeader { leader }),
+            (Some(leader), _) => Refused::Elsewhere(leader),
         }
     }
 
-    /// Position up to which the state holds everything acknowledged before the call.
+    /// As the leader: a position that everything acknowledged before the call lies at or below.
+    pub(crate) async fn read_index(&self) -> Result<u64, ProposeError> {
+        self.check()?;
+        match self.read_here().await {
+            Ok(index) => Ok(index),
+            Err(Refused::Final(error)) => Err(error),
+            Err(Refused::Elsewhere(leader)) => Err(ProposeError::NotLeader { leader: Some(leader) }),
+            Err(Refused::Retry(leader)) => Err(ProposeError::NotLeader { leader }),
+        }
+    }
+
+    async fn read_here(&self) -> Result<u64, Refused> {
+        match self.scoped(self.0.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await {
+            Ok(read) => Ok(read.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(self.forward(&forward))
+            }
+            // A read changes nothing: without a quorum there is no leader, for now.
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Refused::Retry(None)),
+            Err(RaftError::Fatal(fatal)) => {
+                Err(Refused::Final(ProposeError::Stopped { why: fatal.to_string() }))
+            }
+        }
+    }
+
+    /// Waits until the state holds everything acknowledged anywhere before the call; answers with its position.
     pub(crate) async fn linearizable(&self) -> Result<u64, ProposeError> {
+        let bound = Duration::from_millis(self.0.options.propose_timeout_ms);
+        let until = tokio::time::Instant::now() + bound;
         let attempts = async {
             let mut wait_ms = RETRY_MS_MIN;
             loop {
                 self.check()?;
-                match self.scoped(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
-                    Ok(read) => {
+                let mut read = self.read_here().await;
+                if let Err(Refused::Elsewhere(leader)) = read {
+                    read = self.forward_read(leader, until).await;
+                }
+                match read {
+                    Ok(index) => {
+                        self.reached(index).await?;
                         self.check()?;
-                        return Ok(read.log_id().index());
+                        return Ok(index);
                     }
-                    Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                        match self.forward(&forward) {
-                            Refused::Final(error) => return Err(error),
-                            Refused::Retry(_) => {}
-                        }
-                    }
-                    // A read changes nothing: without a quorum there is no leader, for now.
-                    Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {}
-                    Err(RaftError::Fatal(fatal)) => {
-                        return Err(ProposeError::Stopped { why: fatal.to_string() });
-                    }
+                    Err(Refused::Final(error)) => return Err(error),
+                    Err(Refused::Retry(_) | Refused::Elsewhere(_)) => {}
                 }
                 tokio::time::sleep(Duration::from_millis(wait_ms)).await;
                 wait_ms = wait_ms.saturating_mul(2).min(RETRY_MS_MAX);
             }
         };
-        let bound = Duration::from_millis(self.0.options.propose_timeout_ms);
-        let in_time = tokio::time::timeout(bound, attempts).await;
+        let in_time = tokio::time::timeout_at(until, attempts).await;
         in_time.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
+    }
+
+    /// Waits until this node's state holds the entry at `position`.
+    pub(crate) async fn reached(&self, position: u64) -> Result<(), ProposeError> {
+        let mut applied = self.0.shared.applied();
+        let mut closing = self.closing();
+        tokio::select! {
+            biased;
+            _ = applied.wait_for(|applied| *applied >= position) => Ok(()),
+            _ = closing.wait_for(|closing| *closing) => Err(ProposeError::ShuttingDown),
+            // A fold that stops does not reach it any more.
+            error = async {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(RETRY_MS_MAX)).await;
+                    if let Err(error) = self.check() {
+                        return error;
+                    }
+                }
+            } => Err(error),
+        }
     }
 }
 
@@ -342,6 +453,6 @@ fn replied(position: u64, answer: Answer) -> Outcome {
     }
 }
 
-fn unknown(why: &str) -> ProposeError {
+pub(crate) fn unknown(why: &str) -> ProposeError {
     ProposeError::Unknown { why: why.to_owned() }
 }

@@ -4,14 +4,18 @@
 //! would hold it, and with it every guardrail. So the leader ticks by a trusted clock: the wall clock while that is within a
 //! bound of the time that passed since the node started, else that time itself. It never stops, and never goes back.
 //!
-//! The first tick after a start catches up an outage in one step. Facts wait for it ([`LogTime`]): judged by the time
-//! before the outage, each would look far ahead of the log. So it is tried again soon until there is a leader.
+//! Nor may one node's clock run away with a cluster's time: a leader stamps at most 5 s beyond the median of the voters'
+//! clocks, which it hears with every answer to its entries.
+//!
+//! A leader's first tick catches up an outage in one step. Facts wait for it ([`LogTime`]): judged by the time
+//! before the outage, each would look far ahead of the log. So it is tried again soon.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use featureops_proto::log::{Entry, Tick, entry::Command};
+use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -22,14 +26,18 @@ use crate::proposer::Proposer;
 
 /// Wait before the first tick is tried again, in milliseconds.
 const FIRST_RETRY_MS: u64 = 50;
+/// A peer's clock that was heard longer ago says nothing, in milliseconds.
+const HEARD_MS_MAX: u64 = 10_000;
 
-/// Whether the log's time has caught up since this node started.
+/// Whether facts can be judged by the log's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogTime {
-    /// No tick was written yet.
+    /// Nobody leads, or this node does and has written no tick yet.
     Behind,
-    /// A tick was written.
+    /// This node leads, and wrote a tick.
     Current,
+    /// Another node leads, and sees to it.
+    Elsewhere,
 }
 
 /// Compares the wall clock with the time that passed since start.
@@ -109,6 +117,30 @@ impl Trusted {
     }
 }
 
+/// The latest time that the voters' clocks allow: their lower median, and the bound. `None` while fewer than a majority of
+/// them were heard, which a new leader soon has, and one that was cut off has no more.
+fn latest_ms<F: Fold>(proposer: &Proposer<F>, own_ms: i64) -> Option<i64> {
+    let (own, peers) = (proposer.options().node, proposer.peers());
+    let voters: Vec<u64> = proposer.raft().voter_ids().collect();
+    if voters == [own] {
+        return Some(i64::MAX);
+    }
+    let now = peers.monotonic_ms();
+    let clock = |voter: &u64| {
+        if *voter == own {
+            return Some(own_ms);
+        }
+        let heard = peers.heard_of(*voter)?;
+        let ago = now.saturating_sub(heard.at_ms);
+        (ago <= HEARD_MS_MAX).then(|| heard.clock_ms.saturating_add_unsigned(ago))
+    };
+    let mut clocks: Vec<i64> = voters.iter().filter_map(clock).collect();
+    clocks.sort_unstable();
+    let median = clocks.get(clocks.len().saturating_sub(1) / 2)?;
+    let bound = i64::try_from(proposer.options().clock_off_ms_max).unwrap_or(i64::MAX);
+    (clocks.len() > voters.len() / 2).then(|| median.saturating_add(bound))
+}
+
 /// Ticks while this node leads, until it ends.
 pub(crate) async fn tick<F: Fold>(
     proposer: Proposer<F>,
@@ -116,31 +148,64 @@ pub(crate) async fn tick<F: Fold>(
     log_time: watch::Sender<LogTime>,
 ) {
     let mut closing = proposer.closing();
+    let mut leaders = proposer.raft().server_metrics();
     let mut clock = Trusted::new(clock);
     let every_ms = proposer.options().tick_ms.max(1);
-    // The first tick that arrives after a start may step the log's time: the fold takes it whole and audits it.
+    // The first tick that arrives after a start may step the log's time: the fold takes it whole and audits it. A node that
+    // has followed a leader since knows that there was time.
     let mut after_restart = true;
+    // The term of which a tick was written.
+    let mut ticked = None;
     let mut interval = ticks(every_ms.min(FIRST_RETRY_MS));
     loop {
         tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
+            changed = leaders.changed() => if changed.is_err() { return },
             _ = interval.tick() => {}
         }
+        let (term, leader) = {
+            let metrics = leaders.borrow_watched();
+            (metrics.vote.leader_id.term, metrics.current_leader)
+        };
         let now_ms = clock.now_ms();
         if !proposer.raft().is_leader() {
+            let elsewhere = leader.is_some_and(|leader| leader != proposer.options().node);
+            after_restart &= !elsewhere;
+            log_time.send_replace(if elsewhere { LogTime::Elsewhere } else { LogTime::Behind });
             continue;
         }
-        let tick = Entry { command: Some(Command::Tick(Tick { now_ms, after_restart })), ..Entry::default() };
+        let first = ticked != Some(term);
+        if first {
+            log_time.send_replace(LogTime::Behind);
+        }
+        let Some(latest_ms) = latest_ms(&proposer, clock.watch.clock.unix_ms()) else { continue };
+        if now_ms > latest_ms {
+            tracing::warn!(
+                now_ms,
+                latest_ms,
+                "this node's clock is ahead of most others: it ticks by theirs"
+            );
+        }
+        let tick = Tick { now_ms: now_ms.min(latest_ms), after_restart };
+        let tick = Entry { command: Some(Command::Tick(tick)), ..Entry::default() };
         match proposer.write(Bytes::from(tick.encode_to_vec())).await {
-            Ok(_) if after_restart => {
+            Ok(_) if first => {
                 after_restart = false;
+                ticked = Some(term);
                 log_time.send_replace(LogTime::Current);
                 interval = ticks(every_ms);
                 interval.tick().await;
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(error = %error, "tick not written"),
+            Err(error) => {
+                tracing::debug!(error = %error, "tick not written");
+                // One that lost its lead ticks again soon when it has it again.
+                if first {
+                    interval = ticks(every_ms.min(FIRST_RETRY_MS));
+                    interval.tick().await;
+                }
+            }
         }
     }
 }

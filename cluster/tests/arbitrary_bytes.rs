@@ -48,6 +48,7 @@ fn good() -> Vec<Vec<u8>> {
         incarnation: 7,
         vote: Some(Vote { term: 3, node: 1, committed: true }),
         durable: Some(LogPosition::new(3, 9)),
+        ..Mark::default()
     };
     let mut file = marks::encode(&mark, 4);
     file.resize(marks::SLOT_STRIDE_BYTES, 0);

@@ -85,6 +85,14 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Where to listen. Beyond loopback only with TLS and tokens.
     pub listen: SocketAddr,
+    /// This node's number in its cluster.
+    pub node: u64,
+    /// Where to listen for the other nodes; without it this node runs alone. Loopback only, as `listen`.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where the other nodes reach it; empty: where it listens for them.
+    pub advertise: String,
+    /// Peer addresses of nodes that a node outside any cluster asks to let it in; none: it makes its own.
+    pub join: Vec<String>,
     /// Entries after which a snapshot of the state is taken.
     pub snapshot_every_entries: u64,
     /// Bytes of entries after which one is taken, too, when the last one is not larger; then after as many as that has.
@@ -121,6 +129,10 @@ impl Default for NodeConfig {
         Self {
             data: PathBuf::from("featureops-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
+            node: 1,
+            peer_listen: None,
+            advertise: String::new(),
+            join: Vec::new(),
             snapshot_every_entries: 50_000,
             snapshot_every_bytes: 8 << 20,
             drain_timeout: Duration::from_secs(10),
@@ -188,6 +200,12 @@ macro_rules! keys {
 pub const KEYS: &[Key] = keys! {
     "data", "folder of the log, the snapshots and the unit key" => data = folder;
     "listen", "address and port, as 127.0.0.1:7400; beyond loopback only with TLS and a token" => listen = address;
+    "node", "this node's number in its cluster, its own for good" => node = whole(1..=65_535);
+    "peer_listen", "address and port for the other nodes, as 127.0.0.1:7401; loopback only; empty: this node runs alone"
+        => peer_listen = peer_address;
+    "advertise", "host and port by which the other nodes reach it; empty: peer_listen" => advertise = reachable;
+    "join", "peer addresses of nodes to be let in by, as 127.0.0.1:7401,127.0.0.1:7402; empty: it makes a cluster of its own"
+        => join = reachables;
     "snapshot_every_entries", "log entries between two snapshots of the state"
         => snapshot_every_entries = whole(100..=100_000_000);
     "snapshot_every_bytes", "bytes of log entries between two snapshots; a larger snapshot waits for as many as it has"
@@ -276,6 +294,35 @@ fn file(text: &str) -> Result<Option<PathBuf>, String> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("'{text}' is not an address and port, as 127.0.0.1:{PORT}"))
+}
+
+fn peer_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() { Ok(None) } else { address(text).map(Some) }
+}
+
+/// A host and a port, or nothing.
+fn reachable(text: &str) -> Result<String, String> {
+    let fault = || {
+        format!("'{}' is not a host and a port, as node-2:7401", text.chars().take(80).collect::<String>())
+    };
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(fault)?;
+    let plain = text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if host.is_empty() || !plain || port.parse::<u16>().is_err() || port == "0" {
+        return Err(fault());
+    }
+    Ok(text.to_owned())
+}
+
+fn reachables(text: &str) -> Result<Vec<String>, String> {
+    let entries: Vec<&str> =
+        text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()).collect();
+    if entries.len() > 64 {
+        return Err(format!("names {} addresses; 64 are enough", entries.len()));
+    }
+    entries.into_iter().map(reachable).collect()
 }
 
 fn collector(text: &str) -> Result<Option<String>, String> {

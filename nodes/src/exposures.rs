@@ -149,6 +149,8 @@ pub struct Exposures {
     refused: Mutex<String>,
     /// Units forgotten: what was on its way meanwhile may be known to nobody any more.
     forgotten: AtomicU64,
+    /// Of the key by which the units were hashed.
+    unit_key_id: AtomicU64,
     observation: Arc<Observation>,
 }
 
@@ -171,7 +173,6 @@ pub struct Sender {
     queue: mpsc::Receiver<Waiting>,
     log: Arc<dyn FactLog>,
     producer: String,
-    unit_key_id: u64,
 }
 
 impl Exposures {
@@ -195,11 +196,16 @@ impl Exposures {
             untold: Mutex::default(),
             refused: Mutex::default(),
             forgotten: AtomicU64::new(0),
+            unit_key_id: AtomicU64::new(unit_key_id),
             observation,
         });
-        let sender =
-            Sender { exposures: Arc::clone(&exposures), queue: receiver, log, producer, unit_key_id };
+        let sender = Sender { exposures: Arc::clone(&exposures), queue: receiver, log, producer };
         (exposures, sender)
+    }
+
+    /// The unit key came after the start, before the first unit.
+    pub fn keyed(&self, unit_key_id: u64) {
+        self.unit_key_id.store(unit_key_id, Ordering::Relaxed);
     }
 
     /// Says that the unit was shown the arm, and its values of the experiment's dimensions and covariates. Never waits.
@@ -350,7 +356,7 @@ impl Sender {
             producer: self.producer.clone(),
             sequence,
             exposures,
-            unit_key_id: self.unit_key_id,
+            unit_key_id: self.exposures.unit_key_id.load(Ordering::Relaxed),
             lost: std::mem::take(&mut *self.exposures.untold.lock())
                 .into_iter()
                 .map(|(experiment, count)| LostExposures { experiment, count })

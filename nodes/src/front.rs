@@ -29,6 +29,7 @@ use crate::access::grant::Grant;
 use crate::access::{self, Admitted, Now, rules};
 use crate::budget::{Account, Connection};
 use crate::flagd::evaluation::{v1, v2};
+use crate::freshness;
 use crate::fronts::evaluation_v1::EvaluationV1;
 use crate::fronts::evaluation_v2::EvaluationV2;
 use crate::fronts::sse::EVENTS;
@@ -291,7 +292,12 @@ impl Front {
             return only_post();
         }
         let request = request.map(axum::body::Body::new);
-        let Ok(response) = self.router.oneshot(request).await;
+        let current = freshness::reach(&self.host, uri.path()).await;
+        let Ok(mut response) = self.router.oneshot(request).await;
+        if !current {
+            let (name, value) = freshness::STALE;
+            response.headers_mut().insert(name, value);
+        }
         // A service says no more of a method that it does not have.
         let headers = response.headers();
         if headers.get("grpc-status").is_some_and(|code| *code == UNIMPLEMENTED)

@@ -1,6 +1,6 @@
 //! The host: what every service of one node shares, and the one way in which they write.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use featureops_cluster::environment::{BoxFuture, Clock, Compute, Entropy};
@@ -27,7 +27,7 @@ use crate::replica::Replica;
 use crate::sent::Sent;
 use crate::services;
 use crate::tls::Tls;
-use crate::unit_key::Standing;
+use crate::unit_key::{Standing, UnitKeyStore};
 use crate::vital::Vital;
 
 /// How long a write waits until evaluations see it. It is applied by then in any case; after that the answer says so.
@@ -41,8 +41,10 @@ pub struct Host {
     pub publisher: Arc<Publisher>,
     /// Implied exposures.
     pub exposures: Arc<Exposures>,
-    /// By which units are hashed; facts are refused without it.
-    pub unit_key: Option<UnitKey>,
+    /// By which units are hashed; facts are refused without it. A node that joins gets it later.
+    pub unit_key: OnceLock<UnitKey>,
+    /// Where the key is kept.
+    pub keys: Arc<dyn UnitKeyStore>,
     /// Why the key could not be read, if that is why there is none.
     pub unit_key_fault: Option<String>,
     /// Wall and monotonic time.
@@ -251,7 +253,7 @@ impl Host {
     /// How this node's unit key stands to the cluster's.
     pub fn unit_key_standing(&self) -> Standing {
         match self.publisher.load().unit_key_id {
-            Some(wanted) => Standing::of(self.unit_key.as_ref(), wanted),
+            Some(wanted) => Standing::of(self.unit_key.get(), wanted),
             None => Standing::Unasked,
         }
     }
@@ -261,7 +263,7 @@ impl Host {
     /// # Errors
     /// It is missing or another's; facts are refused then.
     pub fn unit_key(&self) -> Result<&UnitKey, Status> {
-        match (&self.unit_key, self.unit_key_standing()) {
+        match (self.unit_key.get(), self.unit_key_standing()) {
             (Some(key), Standing::Good) => Ok(key),
             (_, Standing::Unasked) => Err(refusal::coded(
                 ErrorCode::NotInitialized,

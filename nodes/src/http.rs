@@ -35,6 +35,7 @@ use crate::fronts::{REQUEST_BYTES_MAX, ofrep};
 use crate::host::Host;
 use crate::reply::{is_grpc, unknown_method};
 use crate::rpc::administration_service_server::AdministrationServiceServer;
+use crate::rpc::cluster_service_server::ClusterServiceServer;
 use crate::rpc::decision_service_server::DecisionServiceServer;
 use crate::rpc::environment_service_server::EnvironmentServiceServer;
 use crate::rpc::evaluation_service_server::EvaluationServiceServer;
@@ -48,6 +49,7 @@ use crate::rpc::schedule_service_server::ScheduleServiceServer;
 use crate::rpc::segment_service_server::SegmentServiceServer;
 use crate::rpc::token_service_server::TokenServiceServer;
 use crate::services::administration::Administration;
+use crate::services::cluster::Clusters;
 use crate::services::decision::Decisions;
 use crate::services::environment::Environments;
 use crate::services::evaluation::Evaluations;
@@ -85,6 +87,7 @@ const SERVICES: &[&str] = &[
     <ScheduleServiceServer<Schedules> as NamedService>::NAME,
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
     <TokenServiceServer<Tokens> as NamedService>::NAME,
+    <ClusterServiceServer<Clusters> as NamedService>::NAME,
     <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
     <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME,
     <FlagSyncServiceServer<Sync> as NamedService>::NAME,
@@ -184,6 +187,7 @@ fn front(
             AdministrationServiceServer::new(Administration(host.clone())).max_decoding_message_size(small),
         )
         .add_service(TokenServiceServer::new(Tokens(host.clone())).max_decoding_message_size(small))
+        .add_service(ClusterServiceServer::new(Clusters(host.clone())).max_decoding_message_size(small))
         .add_service(alive(host, health))
         .add_service(sync)
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)

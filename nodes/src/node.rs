@@ -13,19 +13,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use featureops_cluster::environment::Listener;
-use featureops_cluster::storage::way_out;
-use featureops_cluster::{EffectSink, Environment, Member, Options};
+use featureops_cluster::{EffectSink, Environment, Member, Options, PeerListener};
 use featureops_evaluation::UnitKey;
-use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
 use featureops_state::{Effect, State};
-use prost::Message as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic_health::server::HealthReporter;
 
 use crate::access::Access;
 use crate::budget::Budget;
-use crate::caller;
 use crate::config::NodeConfig;
 use crate::doctor;
 use crate::exposures::Exposures;
@@ -33,6 +29,7 @@ use crate::fronts::Fronts;
 use crate::fronts::settings::Ports;
 use crate::host::{Host, ReplicaFacts};
 use crate::http;
+use crate::identity::{fetch_key, follow_key, give_identity, read_unit_key, secret_of};
 use crate::observation::Observation;
 use crate::owners::{Bell, Owners};
 use crate::publisher::Publisher;
@@ -40,20 +37,17 @@ use crate::recovery;
 use crate::replica::Replica;
 use crate::schedules;
 use crate::serve::serve;
+use crate::services::cluster::follow_members;
 use crate::tls::Tls;
-use crate::unit_key::{KEY_BYTES, KeyFile, UnitKeyStore};
+use crate::unit_key::{KeyFile, UnitKeyStore};
 use crate::vital::Vital;
 
-/// How long the first start waits for log time.
-const FIRST_TICK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a drain waits for implied exposures.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 /// How often gRPC health is brought up to date.
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Attempts to give a new cluster its identity.
-const IDENTITY_ATTEMPTS: usize = 5;
-/// This release runs clusters of one voter.
-const NODE: u64 = 1;
+/// How long a start waits to be let into a cluster; after that it serves, and goes on asking.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a node did not start: what failed, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +57,7 @@ pub struct StartError {
 }
 
 impl StartError {
-    fn new(message: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string() }
     }
 }
@@ -80,6 +74,7 @@ impl std::error::Error for StartError {}
 pub struct Node {
     host: Arc<Host>,
     address: SocketAddr,
+    peer_address: Option<SocketAddr>,
     flagd_addresses: Option<Ports>,
     health: HealthReporter,
     drain: watch::Sender<bool>,
@@ -136,7 +131,8 @@ impl Node {
     /// See [`Node::start_with`].
     pub async fn start(environment: Environment, config: NodeConfig) -> Result<Self, StartError> {
         let keys = Arc::new(KeyFile::new(&config.data));
-        Self::start_with(environment, config, keys).await
+        // In a box: a start is many starts deep.
+        Box::pin(Self::start_with(environment, config, keys)).await
     }
 
     /// Starts a node: opens its disk, follows its log, and serves.
@@ -179,20 +175,46 @@ impl Node {
             owners: OnceLock::new(),
             exposures: OnceLock::new(),
         });
+        let (peers, peer_address) = match config.peer_listen {
+            Some(wanted) => {
+                let (listener, address) = listen(&environment, &config, "peer_listen", wanted, false).await?;
+                (Some(PeerListener(Arc::from(listener))), Some(address))
+            }
+            None if config.join.is_empty() && config.advertise.is_empty() => (None, None),
+            None => {
+                return Err(StartError::new(
+                    "join, advertise: a node of a cluster needs an address for its peers, too: give --peer-listen",
+                ));
+            }
+        };
+        // Without peers nobody asks for it.
+        let advertised = match peer_address {
+            Some(_) if !config.advertise.is_empty() => config.advertise.clone(),
+            Some(peers) => peers.to_string(),
+            None => address.to_string(),
+        };
         let options = Options {
             snapshot_after_entries: config.snapshot_every_entries,
             snapshot_after_bytes: config.snapshot_every_bytes,
-            ..Options::new(NODE, address.to_string())
+            initialize: config.join.is_empty(),
+            join: config.join.clone(),
+            listener: peers,
+            secret: Some(secret_of(&keys)),
+            ..Options::new(config.node, advertised)
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
-        let member = Member::start(environment.clone(), options, State::new(), heard)
+        let member = Box::pin(Member::start(environment.clone(), options, State::new(), heard))
             .await
             .map_err(StartError::new)?;
         let replica = Replica::new(member);
-        let started = give_identity(&environment, &replica, keys.as_ref());
+        let started = give_identity(&environment.clock, &environment.entropy, &replica, keys.as_ref());
         if let Err(error) = started.await {
             replica.shutdown().await;
             return Err(error);
+        }
+        if !config.join.is_empty() {
+            joined(&replica).await;
+            fetch_key(&replica, keys.as_ref()).await;
         }
         if let Err(error) = let_in(&environment, &config, &replica, &access, on_loopback).await {
             replica.shutdown().await;
@@ -210,7 +232,7 @@ impl Node {
         publisher.publish(&replica);
 
         let observation = Arc::new(Observation::default());
-        let producer = featureops_state::node_producer(NODE, environment.entropy.next_u64());
+        let producer = featureops_state::node_producer(config.node, environment.entropy.next_u64());
         let (exposures, sender) = Exposures::new(
             config.limits.exposure_cache,
             config.limits.exposure_queue,
@@ -235,7 +257,8 @@ impl Node {
             replica: replica.clone(),
             publisher: Arc::clone(&publisher),
             exposures,
-            unit_key,
+            unit_key: unit_key.map_or_else(OnceLock::new, OnceLock::from),
+            keys,
             unit_key_fault,
             clock: Arc::clone(&environment.clock),
             entropy: Arc::clone(&environment.entropy),
@@ -273,6 +296,10 @@ impl Node {
             tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
         }
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
+        if peer_address.is_some() {
+            tasks.spawn(vital.watched("unit key", follow_key(Arc::clone(&host))));
+            tasks.spawn(vital.watched("members", follow_members(Arc::clone(&host))));
+        }
         let listeners = flagd.into_iter().map(|(listener, _)| listener).zip(ways.flagd);
         let serving = std::iter::once((listener, ways.main)).chain(listeners).map(|(listener, front)| {
             let (limits, observation) = (config.limits.clone(), Arc::clone(&observation));
@@ -281,13 +308,25 @@ impl Node {
         });
         let serving = serving.collect();
         tracing::info!(address = %address, "serving");
-        Ok(Self { host, address, flagd_addresses, health, drain, serving, tasks })
+        Ok(Self { host, address, peer_address, flagd_addresses, health, drain, serving, tasks })
     }
 
     /// Where the node listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the node listens for its peers, if it does.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer_address
+    }
+
+    /// The node's number in its cluster.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.host.replica.health().node
     }
 
     /// Where flagd's clients are served, beside that.
@@ -399,91 +438,19 @@ async fn follow_readiness(host: Arc<Host>, health: HealthReporter) {
     }
 }
 
-/// On the first start of a cluster: makes its id, its unit key and its receipt key.
-async fn give_identity(
-    environment: &Environment,
-    replica: &Replica,
-    keys: &dyn UnitKeyStore,
-) -> Result<(), StartError> {
-    if replica.read(State::is_initialized) {
-        return Ok(());
-    }
-    let health = replica.health();
-    if health.waits.is_some() {
-        // Nothing was ever served from here, so there is nothing to serve.
-        let why = health.disk_error.unwrap_or_default();
-        let way_out = way_out(&why);
-        return Err(StartError::new(format!(
-            "the first start found no room: {why}; {way_out} and start again"
-        )));
-    }
-    if !health.leads {
-        return Ok(());
-    }
-    let kept = keys.read().map_err(|error| StartError::new(format!("unit key: {error}")))?;
-    let no_chance =
-        |error| StartError::new(format!("no entropy for the cluster's keys: {error}; start again later"));
-    let unit_key = match kept {
-        // A start that ended between the key and the log's first entry.
-        Some(key) => key,
-        None => {
-            let mut bytes = [0; KEY_BYTES];
-            environment.entropy.fill_secret(&mut bytes).map_err(no_chance)?;
-            // Durable before the log names its id: the other way round a crash would leave a cluster without its key.
-            keys.keep(bytes).map_err(|error| StartError::new(format!("unit key: {error}")))?;
-            UnitKey::new(bytes)
+/// Waits until a node that joins is in and knows what its cluster knows, a bounded time.
+async fn joined(replica: &Replica) {
+    let entered = async {
+        loop {
+            let health = replica.health();
+            if health.cluster != 0 && health.leader.is_some() && replica.current().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let mut receipt_key = vec![0; 16];
-    environment.entropy.fill_secret(&mut receipt_key).map_err(no_chance)?;
-    let initialize = Initialize {
-        cluster: format!("{:016x}", environment.entropy.next_u64()),
-        unit_key_id: unit_key.id(),
-        receipt_key: Some(ReceiptKey { id: 1, key: receipt_key }),
-        now_ms: environment.clock.unix_ms(),
-    };
-    let entry = Entry {
-        principal: Some(caller::system("start")),
-        command: Some(entry::Command::Initialize(initialize)),
-        ..Entry::default()
-    }
-    .encode_to_vec();
-    let mut last = String::new();
-    for _ in 0..IDENTITY_ATTEMPTS {
-        match replica.propose(entry.clone()).await {
-            Ok((_, answered)) => match answered.result {
-                // Refused by an attempt of which no answer had come.
-                Some(reply::Result::Refusal(_)) if replica.read(State::is_initialized) => break,
-                Some(reply::Result::Refusal(refusal)) => return Err(StartError::new(refusal.message)),
-                _ => break,
-            },
-            Err(failure) => last = format!("{failure:?}"),
-        }
-    }
-    if !replica.read(State::is_initialized) {
-        return Err(StartError::new(format!(
-            "the cluster's first entry was not written: {last}; start again"
-        )));
-    }
-    let ticked = async {
-        while replica.read(State::log_time_ms) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(FIRST_TICK_PATIENCE, ticked).await.is_err() {
-        tracing::warn!("no log time yet; see the leader check of doctor");
-    }
-    Ok(())
-}
-
-/// The key, or why there is none. A node without it evaluates and refuses facts.
-fn read_unit_key(keys: &dyn UnitKeyStore) -> (Option<UnitKey>, Option<String>) {
-    match keys.read() {
-        Ok(Some(key)) => (Some(key), None),
-        Ok(None) => (None, None),
-        Err(error) => {
-            tracing::error!(error = %error, "the unit key cannot be read; facts are refused");
-            (None, Some(error.to_string()))
-        }
+    if tokio::time::timeout(JOIN_PATIENCE, entered).await.is_err() {
+        let waits = replica.health().joins.unwrap_or_default();
+        tracing::warn!(waits, "not in a cluster yet; serving, and asking on");
     }
 }

@@ -117,6 +117,11 @@ impl From<Failure> for Status {
     }
 }
 
+/// What a request asks for must not be done now; `why` says what stands against it, and the way out.
+pub fn not_now(why: impl Into<String>) -> Status {
+    with_reason(Code::FailedPrecondition, "REFUSED_NOW", shortened(&why.into(), MESSAGE_CHARACTERS), &[])
+}
+
 /// A field whose value can never be accepted. `way_out` says what would be.
 pub fn invalid(field: &str, value: impl ToString, way_out: impl ToString) -> Status {
     let (field, value) = (&shortened(field, FIELD_CHARACTERS), clip(&value.to_string()));

@@ -55,6 +55,20 @@ impl Replica {
         State::clone(&self.0.frozen())
     }
 
+    /// Waits until the state here holds everything acknowledged anywhere before the call.
+    ///
+    /// # Errors
+    /// Nobody can say what that is: there is no leader with a majority.
+    pub async fn current(&self) -> Result<(), Failure> {
+        self.0.linearizable().await.map(drop).map_err(failure)
+    }
+
+    /// The member of the cluster behind it.
+    #[must_use]
+    pub fn member(&self) -> &Member<State> {
+        &self.0
+    }
+
     /// How the log and the fold are.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -73,7 +87,7 @@ impl Source for Replica {
     }
 }
 
-fn failure(error: ProposeError) -> Failure {
+pub(crate) fn failure(error: ProposeError) -> Failure {
     match error {
         ProposeError::NotLeader { leader: Some(leader) } => {
             Failure::NotLeader(format!("node {leader} leads"))

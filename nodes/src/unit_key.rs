@@ -24,6 +24,14 @@ pub trait UnitKeyStore: Send + Sync + 'static {
     /// It cannot be read, is not a key, or is open to other people of the machine.
     fn read(&self) -> io::Result<Option<UnitKey>>;
 
+    /// The key's bytes, for a node that joins; none where they are not handed out.
+    ///
+    /// # Errors
+    /// As [`UnitKeyStore::read`].
+    fn bytes(&self) -> io::Result<Option<[u8; KEY_BYTES]>> {
+        Ok(None)
+    }
+
     /// Keeps a key, durably. One that is there already is never overwritten.
     ///
     /// # Errors
@@ -49,8 +57,8 @@ impl KeyFile {
     }
 }
 
-impl UnitKeyStore for KeyFile {
-    fn read(&self) -> io::Result<Option<UnitKey>> {
+impl KeyFile {
+    fn read_bytes(&self) -> io::Result<Option<Vec<u8>>> {
         let path = self.path();
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -66,7 +74,19 @@ impl UnitKeyStore for KeyFile {
         }
         let mut bytes = Vec::new();
         file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-        UnitKey::from_bytes(&bytes).map(Some).ok_or_else(|| damaged(&path))
+        Ok(Some(bytes))
+    }
+}
+
+impl UnitKeyStore for KeyFile {
+    fn read(&self) -> io::Result<Option<UnitKey>> {
+        let Some(bytes) = self.read_bytes()? else { return Ok(None) };
+        UnitKey::from_bytes(&bytes).map(Some).ok_or_else(|| damaged(&self.path()))
+    }
+
+    fn bytes(&self) -> io::Result<Option<[u8; KEY_BYTES]>> {
+        let Some(bytes) = self.read_bytes()? else { return Ok(None) };
+        bytes.try_into().map(Some).map_err(|_| damaged(&self.path()))
     }
 
     fn keep(&self, bytes: [u8; KEY_BYTES]) -> io::Result<()> {

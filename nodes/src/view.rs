@@ -69,7 +69,7 @@ impl<'a> View<'a> {
         'a: 'c,
     {
         let mut context = Context::new(attributes);
-        if let Some(key) = &self.host.unit_key {
+        if let Some(key) = self.host.unit_key.get() {
             context = context.with_unit_key(key);
         }
         if let Some(text) = context.receipt_text() {
@@ -101,7 +101,7 @@ impl<'a> View<'a> {
     /// Tells the log that the unit was shown the arm.
     pub fn expose(&self, context: &Context<'_>, evaluation: &Evaluation<'_>) {
         let (Some(assignment), Some(unit), Some(key)) =
-            (evaluation.assignment, context.unit(), &self.host.unit_key)
+            (evaluation.assignment, context.unit(), self.host.unit_key.get())
         else {
             return;
         };

@@ -21,10 +21,17 @@ mod featureops {
             include!(concat!(env!("OUT_DIR"), "/featureops.log.v1.rs"));
         }
     }
+    pub mod peer {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/featureops.peer.v1.rs"));
+        }
+    }
 }
 
 /// Messages of the replicated log, `featureops.log.v1`.
 pub use featureops::log::v1 as log;
+/// Messages between the nodes of a cluster, `featureops.peer.v1`.
+pub use featureops::peer::v1 as peer;
 /// Messages of the public API, `featureops.v1`.
 pub use featureops::v1;
 

@@ -446,7 +446,7 @@ impl Values for Handle {
 impl Marks for Handle {
     fn current(&self) -> Mark {
         let mark = self.disk.0.lock().marks.live.clone();
-        mark.unwrap_or(Mark { node: 0, incarnation: 0, vote: None, durable: None })
+        mark.unwrap_or_default()
     }
 
     fn write(&self, mark: Mark, _both: bool) -> SyncFuture<'_> {
@@ -466,7 +466,7 @@ impl Storage for SimulatedDisk {
             let mut platter = self.0.lock();
             if platter.mark_of(node)?.is_none() {
                 // Made whole or not at all, as the mark file is: drafted, synced, renamed.
-                let mark = Mark { node, incarnation, vote: None, durable: None };
+                let mark = Mark { node, incarnation, ..Mark::default() };
                 platter.marks.write(mark);
                 let upto = platter.marks.written;
                 platter.marks.keep(upto);
@@ -563,7 +563,8 @@ mod tests {
             opened.log.append((1..=10).map(entry).collect()).unwrap();
             opened.log.sync().await.unwrap();
             disk.ail(Ailment::default());
-            let mark = Mark { node: 1, incarnation: 9, vote: None, durable: Some(LogPosition::new(1, 10)) };
+            let mark =
+                Mark { node: 1, incarnation: 9, durable: Some(LogPosition::new(1, 10)), ..Mark::default() };
             opened.marks.write(mark, false).await.unwrap();
             disk.crash();
             found |= matches!(disk.open(1, 9), Err(OpenError::DiskLoss { .. }));

@@ -47,11 +47,16 @@ impl Client {
     /// Never: the address is well formed.
     #[must_use]
     pub fn new(port: u16) -> Self {
-        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
-            .unwrap()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .connect_lazy();
+        Self::over(endpoint(port).connect_lazy())
+    }
+
+    /// A client of several nodes: each call goes to any of them. Call inside a runtime.
+    #[must_use]
+    pub fn of_any(ports: &[u16]) -> Self {
+        Self::over(Channel::balance_list(ports.iter().map(|port| endpoint(*port))))
+    }
+
+    fn over(channel: Channel) -> Self {
         Self {
             flags: FlagServiceClient::new(channel.clone()),
             metrics: MetricServiceClient::new(channel.clone()),
@@ -63,6 +68,11 @@ impl Client {
             channel,
         }
     }
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT)
 }
 
 /// Whether an error leaves it open, or says that nothing was done and a repetition may help.

@@ -120,6 +120,26 @@ impl Site {
         Client::new(self.port)
     }
 
+    /// Runs the command line against the node, and gives what it printed.
+    ///
+    /// # Errors
+    /// It failed; the text is what it wrote.
+    ///
+    /// # Panics
+    /// The binary cannot be run.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String, String> {
+        let server = format!("http://127.0.0.1:{}", self.port);
+        let ended = self.command().args(arguments).args(["--server", &server]).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if ended.status.success() { Ok(text(&ended.stdout)) } else { Err(text(&ended.stderr)) }
+    }
+
+    /// A port that is free now, for what the node listens on besides.
+    #[must_use]
+    pub fn another_port() -> u16 {
+        free_port()
+    }
+
     /// The process of a command line, with the site's variables and none of the test run's.
     #[must_use]
     pub fn command(&self) -> Command {
@@ -237,6 +257,15 @@ impl Node {
     /// The system does not say.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Holds it still, or lets it go on: what it was about to do it does then, as if no time had passed.
+    ///
+    /// # Panics
+    /// The signal cannot be sent.
+    pub fn hold(&self, still: bool) {
+        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(id, if still { Signal::STOP } else { Signal::CONT }).unwrap();
     }
 
     /// Ends it as a power switch would, without a word.

@@ -30,6 +30,10 @@ impl LogStore {
         Self { log, marks, lane }
     }
 
+    pub(crate) fn lane(&self) -> LogLane {
+        self.lane.clone()
+    }
+
     /// A write that fails here ends raft: health then names the disk, whichever thread met it first.
     fn noted(&self, written: io::Result<()>) -> io::Result<()> {
         written.inspect_err(|error| self.lane.fault().set(error))
@@ -115,7 +119,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let upto = position(&upto);
+        if self.log.extent().last.is_none_or(|last| last.index < upto.index) {
+            // Behind an installed snapshot, which from here on is what was acknowledged.
+            return self.lane.installed(upto).await;
+        }
         // Needs no sync of its own: a purge that a crash forgets is only repeated.
-        self.noted(self.log.purge(position(&upto)))
+        self.noted(self.log.purge(upto))
     }
 }

@@ -19,6 +19,7 @@ use super::snapshots::Snapshots;
 use super::types::{Answer, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::environment::Environment;
 use crate::fold::{EffectSink, Fold, Halted, Violation};
+use crate::storage::{LogLane, Marks};
 
 /// The state and what is known of it, shared between the path that applies and everyone who reads.
 pub struct Shared<F> {
@@ -77,6 +78,8 @@ pub struct Machine<F: Fold> {
     shared: Arc<Shared<F>>,
     sink: Arc<dyn EffectSink<F>>,
     snapshots: Snapshots,
+    marks: Arc<dyn Marks>,
+    lane: LogLane,
     environment: Environment,
     /// What openraft has handed over, folded or not.
     seen: Option<LogId>,
@@ -88,18 +91,21 @@ pub struct Machine<F: Fold> {
 }
 
 impl<F: Fold> Machine<F> {
-    /// A machine that applies into `shared`.
+    /// A machine that applies into `shared`. Through `lane` the marks learn of snapshots that come from peers.
     #[must_use]
     pub fn new(
         shared: Arc<Shared<F>>,
         sink: Arc<dyn EffectSink<F>>,
         snapshots: Snapshots,
+        (marks, lane): (Arc<dyn Marks>, LogLane),
         environment: Environment,
     ) -> Self {
         Self {
             shared,
             sink,
             snapshots,
+            marks,
+            lane,
             environment,
             seen: None,
             folded: None,
@@ -234,6 +240,10 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
         let state = decoded.unwrap_or_else(|| Err("decoding it panicked".to_owned())).map_err(|why| {
             io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the state: {why}"))
         })?;
+        // Before it is stored: one that stands beside an empty log is else taken for what is left of a lost one.
+        if self.snapshots.is_new(meta)? && !self.marks.current().installs {
+            self.lane.installs().await?;
+        }
         self.snapshots.save(meta, snapshot).await?;
         self.seen = meta.last_log_id;
         self.folded = meta.last_log_id;

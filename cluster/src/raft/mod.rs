@@ -1,11 +1,10 @@
-//! openraft's ports over this room's: types, log store, state machine, snapshots, peer network.
+//! openraft's ports over this room's: types, log store, state machine, snapshots. Its network is [`crate::peer`].
 //!
-//! Every use of openraft stands here and in [`crate::cluster`] and [`crate::proposer`], so that one of its alphas is one place's work.
+//! Every use of openraft stands here, there, and in [`crate::cluster`], [`crate::proposer`] and [`crate::members`], so that one of its alphas is one place's work.
 
 pub(crate) mod growth;
 pub mod log_store;
 pub mod machine;
-pub mod network;
 pub mod record;
 pub mod snapshots;
 pub mod types;
@@ -21,6 +20,17 @@ use machine::{Machine, Shared};
 use snapshots::Snapshots;
 use tokio::sync::watch;
 
+/// Who a node is, as its folder says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its cluster; 0: in none yet.
+    pub cluster: u64,
+    /// Its number.
+    pub node: u64,
+    /// Drawn when the folder was made.
+    pub incarnation: u64,
+}
+
 /// What openraft runs on, over one opened disk.
 pub struct Stores<F: Fold> {
     /// Log and votes.
@@ -33,6 +43,8 @@ pub struct Stores<F: Fold> {
     pub faults: [Fault; 2],
     /// True once a lane has ended and let go of the disk.
     pub lanes: [watch::Receiver<bool>; 2],
+    /// Who this node is.
+    pub identity: Identity,
     /// Keeps the data folder locked.
     pub hold: Box<dyn Any + Send + Sync>,
 }
@@ -48,7 +60,8 @@ pub fn open_stores<F: Fold>(
     genesis: F,
     sink: Arc<dyn EffectSink<F>>,
 ) -> Result<Stores<F>, OpenError> {
-    let Disk { log, values, marks, hold } = environment.storage.open(node, environment.entropy.next_u64())?;
+    let Disk { log, values, marks, hold } =
+        environment.storage.open(node, environment.entropy.next_u64().max(1))?;
     let (log_lane, log_future) = LogLane::open(Arc::clone(&log), Arc::clone(&marks));
     let (value_lane, value_future) = ValueLane::open(Arc::clone(&values));
     let snapshots = Snapshots::new(values, value_lane.clone());
@@ -66,10 +79,11 @@ pub fn open_stores<F: Fold>(
         );
         return Err(OpenError::loss("values", "snapshot", why));
     }
-    // A snapshot is of acknowledged entries, and whatever was acknowledged is marked. Before this node takes snapshots
-    // from peers, installing one has to raise the mark first.
+    // A snapshot is of acknowledged entries, and whatever was acknowledged is marked; that of a peer is announced first.
+    let mark = marks.current();
     if let Some(reached) = reached
-        && marks.current().durable.is_none()
+        && mark.durable.is_none()
+        && !mark.installs
     {
         let why = format!(
             "the stored snapshot reaches {reached}, and no position was ever marked as acknowledged: log and marks are \
@@ -89,6 +103,9 @@ pub fn open_stores<F: Fold>(
     let lanes = [spawn("log-commit", log_future)?, spawn("value-commit", value_future)?];
     let shared = Arc::new(Shared::new(genesis));
     let faults = [log_lane.fault(), value_lane.fault()];
-    let machine = Machine::new(Arc::clone(&shared), sink, snapshots, environment.clone());
-    Ok(Stores { log: LogStore::new(log, marks, log_lane), machine, shared, faults, lanes, hold })
+    let identity = Identity { cluster: mark.cluster, node, incarnation: mark.incarnation };
+    let told = (Arc::clone(&marks), log_lane.clone());
+    let machine = Machine::new(Arc::clone(&shared), sink, snapshots, told, environment.clone());
+    let log = LogStore::new(log, marks, log_lane);
+    Ok(Stores { log, machine, shared, faults, lanes, identity, hold })
 }

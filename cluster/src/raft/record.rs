@@ -5,10 +5,9 @@ use std::io;
 
 use bytes::Bytes;
 use openraft::EntryPayload;
-use openraft::impls::BasicNode;
 use prost::Message;
 
-use super::types::{Entry, LogId, Membership, Proposal, StoredMembership, log_id, position};
+use super::types::{Entry, LogId, Membership, Peer, Proposal, StoredMembership, log_id, position};
 use crate::storage::{LogEntry, LogPosition};
 
 /// One log record.
@@ -39,6 +38,9 @@ struct MembershipRecord {
     voters: Vec<Voters>,
     #[prost(btree_map = "uint64, string", tag = "2")]
     addresses: BTreeMap<u64, String>,
+    /// Of the nodes whose incarnation is known.
+    #[prost(btree_map = "uint64, uint64", tag = "3")]
+    incarnations: BTreeMap<u64, u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -82,18 +84,22 @@ impl PositionRecord {
 impl MembershipRecord {
     fn write(membership: &Membership) -> Self {
         let voters = membership.get_joint_config().iter();
-        let nodes = membership.nodes();
+        let known = membership.nodes().filter(|(_, node)| node.incarnation != 0);
         Self {
             voters: voters.map(|set| Voters { nodes: set.iter().copied().collect() }).collect(),
-            addresses: nodes.map(|(id, node)| (*id, node.addr.clone())).collect(),
+            addresses: membership.nodes().map(|(id, node)| (*id, node.address.clone())).collect(),
+            incarnations: known.map(|(id, node)| (*id, node.incarnation)).collect(),
         }
     }
 
     fn read(self) -> io::Result<Membership> {
         let voters: Vec<BTreeSet<u64>> =
             self.voters.into_iter().map(|set| set.nodes.into_iter().collect()).collect();
-        let nodes: BTreeMap<u64, BasicNode> =
-            self.addresses.into_iter().map(|(id, address)| (id, BasicNode::new(address))).collect();
+        let peer = |(id, address)| {
+            let incarnation = self.incarnations.get(&id).copied().unwrap_or_default();
+            (id, Peer { address, incarnation })
+        };
+        let nodes: BTreeMap<u64, Peer> = self.addresses.into_iter().map(peer).collect();
         if voters.is_empty() && nodes.is_empty() {
             return Ok(Membership::default());
         }
@@ -113,6 +119,20 @@ impl StoredMembershipRecord {
         let membership = self.membership.unwrap_or_default().read()?;
         Ok(StoredMembership::new(self.position.map(|position| position.read()), membership))
     }
+}
+
+/// Encodes a membership as snapshots hold it.
+#[must_use]
+pub fn encode_membership(stored: &StoredMembership) -> Vec<u8> {
+    StoredMembershipRecord::write(stored).encode_to_vec()
+}
+
+/// Decodes what [`encode_membership`] wrote.
+///
+/// # Errors
+/// `InvalidData`: it is none.
+pub fn decode_membership(bytes: &[u8]) -> io::Result<StoredMembership> {
+    StoredMembershipRecord::decode(bytes).map_err(invalid)?.read()
 }
 
 /// Encodes an entry for the log.

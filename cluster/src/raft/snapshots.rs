@@ -69,6 +69,15 @@ impl Snapshots {
         Self { values, lane, writing: Arc::default() }
     }
 
+    /// Whether a snapshot reaches further than the stored one.
+    ///
+    /// # Errors
+    /// The values'.
+    pub fn is_new(&self, meta: &SnapshotMeta) -> io::Result<bool> {
+        let stored = self.manifest()?.and_then(|manifest| manifest.position);
+        Ok(stored.is_none_or(|stored| Some(stored.read()) < meta.last_log_id))
+    }
+
     fn manifest(&self) -> io::Result<Option<Manifest>> {
         manifest(self.values.as_ref())
     }

@@ -38,6 +38,15 @@ pub enum Answer {
     Nothing,
 }
 
+/// A member as the membership holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Where its peers reach it, a host and a port.
+    pub address: String,
+    /// That of its data folder. 0 in a log of before there were peers: any.
+    pub incarnation: u64,
+}
+
 /// The runtime: tokio, with chance that a seed decides in simulation and entropy in production.
 pub type Runtime = DeterministicRng<TokioRuntime>;
 
@@ -46,6 +55,7 @@ openraft::declare_raft_types!(
     pub Types:
         D = Proposal,
         R = Answer,
+        Node = Peer,
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = Runtime,
 );
@@ -56,7 +66,7 @@ pub type RaftVote = openraft::type_config::alias::VoteOf<Types>;
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Types>;
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<Types>;
 pub type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Bytes>;
-pub type Membership = openraft::Membership<u64, openraft::impls::BasicNode>;
+pub type Membership = openraft::Membership<u64, Peer>;
 
 /// A position as openraft writes it.
 #[must_use]

@@ -169,7 +169,7 @@ impl Storage for Folder {
         check_opened(&log, durable).map_err(|error| fault(&log_path, "entries", error))?;
         let marks = match reading {
             None => {
-                let mark = Mark { node, incarnation, vote: None, durable: None };
+                let mark = Mark { node, incarnation, ..Mark::default() };
                 MarkFile::create(&marks_path, mark)
             }
             Some(reading) => {

@@ -187,6 +187,12 @@ enum LogWrite {
     /// Removes entries; done in the lane, so that it stays in order with the mark.
     TruncateAfter(Option<LogPosition>),
     Vote(Vote),
+    /// A stored snapshot stands for everything up to here, which lies beyond the log's end.
+    Installed(LogPosition),
+    /// A snapshot of a peer is about to be stored.
+    Installs,
+    /// The cluster in which this node votes from now on.
+    Cluster(u64),
     /// Everything before.
     Settle,
 }
@@ -233,6 +239,15 @@ impl Device for LogDevice {
                     unsynced = false;
                 }
                 LogWrite::Vote(vote) => mark.vote = Some(vote),
+                LogWrite::Installs => mark.installs = true,
+                LogWrite::Cluster(cluster) => mark.cluster = cluster,
+                LogWrite::Installed(upto) => {
+                    // The log first: a mark above its end looks like lost entries.
+                    self.log.purge(upto)?;
+                    self.log.sync().await?;
+                    mark.durable = mark.durable.max(Some(upto));
+                    unsynced = false;
+                }
                 LogWrite::Settle => unsynced = true,
             }
         }
@@ -243,8 +258,9 @@ impl Device for LogDevice {
         if mark == current {
             return Ok(());
         }
-        let vote_changed = mark.vote != current.vote;
-        self.marks.write(mark, vote_changed).await
+        let both =
+            (mark.vote, mark.installs, mark.cluster) != (current.vote, current.installs, current.cluster);
+        self.marks.write(mark, both).await
     }
 }
 
@@ -278,6 +294,30 @@ impl LogLane {
     /// The log's or the mark file's, or that of the write that stopped the lane.
     pub async fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
         self.0.wait(LogWrite::TruncateAfter(last)).await
+    }
+
+    /// Notes, durably, that a snapshot of a peer is about to be stored.
+    ///
+    /// # Errors
+    /// As [`LogLane::vote`].
+    pub async fn installs(&self) -> io::Result<()> {
+        self.0.wait(LogWrite::Installs).await
+    }
+
+    /// Enters a cluster, durably and for good.
+    ///
+    /// # Errors
+    /// As [`LogLane::vote`].
+    pub async fn enter(&self, cluster: u64) -> io::Result<()> {
+        self.0.wait(LogWrite::Cluster(cluster)).await
+    }
+
+    /// Lets the log begin behind `upto`, which a stored snapshot stands for, and marks that as acknowledged.
+    ///
+    /// # Errors
+    /// As [`LogLane::truncate_after`].
+    pub async fn installed(&self, upto: LogPosition) -> io::Result<()> {
+        self.0.wait(LogWrite::Installed(upto)).await
     }
 
     /// Waits until everything written before is durable.

@@ -5,7 +5,7 @@
 //! acknowledged entries, which is disk loss, and a disk that lost entries may not vote under its old name.
 //!
 //! ```text
-//!   offset 0     slot 0  (even sequences)   512 bytes: magic, sequence, node, incarnation, vote, mark, crc32
+//!   offset 0     slot 0  (even sequences)   512 bytes: magic, sequence, node, incarnation, vote, mark, cluster, crc32
 //!   offset 4096  slot 1  (odd sequences)    the same
 //! ```
 //!
@@ -41,6 +41,7 @@ const MAGIC: u64 = u64::from_be_bytes(*b"fo-mark1");
 const HAS_VOTE: u64 = 1;
 const VOTE_COMMITTED: u64 = 2;
 const HAS_MARK: u64 = 4;
+const INSTALLS: u64 = 8;
 
 /// A vote: whom this node supports in a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +55,20 @@ pub struct Vote {
 }
 
 /// What a node must never forget.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// The node.
     pub node: u64,
     /// Drawn when the folder was made: the same node on an emptied disk is another incarnation.
     pub incarnation: u64,
+    /// The cluster in which it votes: the incarnation of the node that founded it. 0: it is in none yet.
+    pub cluster: u64,
     /// The last vote.
     pub vote: Option<Vote>,
     /// The last log position acknowledged as durable.
     pub durable: Option<LogPosition>,
+    /// A snapshot of a peer was, or was being, stored: it may stand beside a log of which nothing was acknowledged.
+    pub installs: bool,
 }
 
 /// The mark file of one node.
@@ -90,6 +95,9 @@ pub fn encode(mark: &Mark, sequence: u64) -> Vec<u8> {
     if mark.durable.is_some() {
         flags |= HAS_MARK;
     }
+    if mark.installs {
+        flags |= INSTALLS;
+    }
     let words = [
         MAGIC,
         sequence,
@@ -100,6 +108,7 @@ pub fn encode(mark: &Mark, sequence: u64) -> Vec<u8> {
         vote.node,
         durable.term,
         durable.index,
+        mark.cluster,
     ];
     let mut slot: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     slot.resize(SLOT_BYTES.saturating_sub(4), 0);
@@ -124,14 +133,18 @@ pub fn decode(slot: &[u8]) -> Option<(u64, Mark)> {
     let (magic, sequence, node, incarnation, flags) = (word()?, word()?, word()?, word()?, word()?);
     let vote = Vote { term: word()?, node: word()?, committed: flags & VOTE_COMMITTED != 0 };
     let durable = LogPosition::new(word()?, word()?);
-    if magic != MAGIC || flags & !(HAS_VOTE | VOTE_COMMITTED | HAS_MARK) != 0 {
+    // 0 in a file of before there were peers.
+    let cluster = word()?;
+    if magic != MAGIC || flags & !(HAS_VOTE | VOTE_COMMITTED | HAS_MARK | INSTALLS) != 0 {
         return None;
     }
     let mark = Mark {
         node,
         incarnation,
+        cluster,
         vote: (flags & HAS_VOTE != 0).then_some(vote),
         durable: (flags & HAS_MARK != 0).then_some(durable),
+        installs: flags & INSTALLS != 0,
     };
     Some((sequence, mark))
 }
@@ -263,6 +276,7 @@ mod tests {
             incarnation: 77,
             vote: Some(Vote { term: 1 + step / 3, node: 1, committed: step.is_multiple_of(2) }),
             durable: Some(LogPosition::new(1, step)),
+            ..Mark::default()
         }
     }
 
@@ -345,9 +359,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_slot_round_trips(sequence: u64, node: u64, incarnation: u64, vote: Option<(u64, u64, bool)>,
-                              durable: Option<(u64, u64)>) {
+                              durable: Option<(u64, u64)>, cluster: u64, installs: bool) {
             let mark = Mark {
-                node, incarnation,
+                node, incarnation, cluster, installs,
                 vote: vote.map(|(term, node, committed)| Vote { term, node, committed }),
                 durable: durable.map(|(term, index)| LogPosition::new(term, index)),
             };

@@ -263,7 +263,7 @@ impl Values for Handle {
 impl Marks for Handle {
     fn current(&self) -> Mark {
         let mark = self.disk.platter.lock().live.mark.clone();
-        mark.unwrap_or(Mark { node: 0, incarnation: 0, vote: None, durable: None })
+        mark.unwrap_or_default()
     }
 
     fn write(&self, mark: Mark, _both: bool) -> SyncFuture<'_> {
@@ -279,7 +279,7 @@ impl Storage for MemoryDisk {
         {
             let mut platter = self.platter.lock();
             if platter.live.mark_of(node)?.is_none() {
-                let mark = Mark { node, incarnation, vote: None, durable: None };
+                let mark = Mark { node, incarnation, ..Mark::default() };
                 platter.durable.mark = Some(mark.clone());
                 platter.live.mark = Some(mark);
             }

@@ -32,6 +32,7 @@ mod layers;
 mod ledger;
 mod ledger_view;
 mod levels;
+mod members;
 mod metrics;
 mod oversight;
 mod prerequisites;

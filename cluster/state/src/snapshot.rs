@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
-    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MetricRecord,
-    OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord,
-    ShardRecord, SideRecord, TokenRecord,
+    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MembersRecord,
+    MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord,
+    SegmentUnitsRecord, ShardRecord, SideRecord, TokenRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -126,6 +126,9 @@ impl State {
         }
         if !self.tokens.is_empty() {
             sections.push(section("tokens", self.tokens.values().map(AsRef::as_ref)));
+        }
+        if let Some(members) = self.members_record() {
+            sections.push(section("members", [members]));
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -242,6 +245,9 @@ impl State {
         }
         for token in optional::<TokenRecord>(sections, "tokens")? {
             state.tokens.insert(token.token.clone(), Arc::new(token));
+        }
+        if let Some(members) = optional::<MembersRecord>(sections, "members")?.pop() {
+            state.members = members;
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {

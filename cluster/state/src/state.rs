@@ -130,6 +130,8 @@ pub struct State {
     pub(crate) occupants: Occupants,
     pub(crate) schedules: Schedules,
     pub(crate) tokens: Tokens,
+    /// As they were noted last.
+    pub(crate) members: featureops_proto::log::MembersRecord,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }

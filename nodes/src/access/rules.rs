@@ -165,6 +165,19 @@ const METHODS: &[(&str, &[(&str, Rule)])] = &[
         &[("CreateToken", ADMIN), ("GetToken", ADMIN), ("ListTokens", ADMIN), ("RevokeToken", ADMIN)],
     ),
     (
+        "featureops.v1.ClusterService",
+        &[
+            ("GetCluster", view(Nothing, Any)),
+            ("InitializeCluster", ADMIN),
+            ("JoinCluster", ADMIN),
+            ("AddLearner", ADMIN),
+            ("PromoteMember", ADMIN),
+            ("RemoveMember", ADMIN),
+            ("ReplaceMember", ADMIN),
+            ("TransferLeadership", ADMIN),
+        ],
+    ),
+    (
         "featureops.v1.DecisionService",
         &[
             ("GetDecision", view(Names(&["name"]), ByName)),

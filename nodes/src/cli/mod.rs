@@ -15,6 +15,7 @@ mod autonomy;
 mod bench;
 mod budget;
 mod client;
+mod cluster;
 mod completions;
 mod decision;
 mod demo;
@@ -131,6 +132,9 @@ enum Command {
     /// The audit chain.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// The cluster: its members, and who leads.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Check the node and print the way out of what is wrong.
     Doctor,
     /// Measure this machine: each figure beside its limit.
@@ -220,6 +224,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Budget(command) => budget::run(&session, command).await,
         Command::Token(command) => token::run(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
+        Command::Cluster(command) => cluster::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Serve(_) | Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(()),
     }

@@ -34,6 +34,7 @@ named!(
     ListTokensResponse,
     RevokeTokenResponse,
     Token,
+    Cluster,
     ListSchedulesResponse,
     Schedule,
     Decision,

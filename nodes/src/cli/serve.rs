@@ -34,6 +34,18 @@ pub struct ServeArgs {
     /// Address and port; port 0 takes a free one. Beyond loopback only with TLS and a token [default: 127.0.0.1:7400].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// This node's number in its cluster, its own for good [default: 1].
+    #[arg(long, value_name = "NUMBER")]
+    node: Option<u64>,
+    /// Address and port for the other nodes of a cluster, loopback only; without it the node runs alone.
+    #[arg(long, value_name = "ADDRESS")]
+    peer_listen: Option<String>,
+    /// Host and port by which the other nodes reach it [default: that of --peer-listen].
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<String>,
+    /// Peer addresses of nodes that let it in, with commas between; without it an empty folder makes a cluster of its own.
+    #[arg(long, value_name = "ADDRESSES")]
+    join: Option<String>,
     /// Also listen where flagd's clients look: 8013, 8014, 8015 and 8016, or at four addresses with commas between.
     #[arg(long, value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flagd_ports: Option<String>,
@@ -101,6 +113,9 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     // On standard output and alone: whoever starts a node on port 0 reads the address here.
     let scheme = if node.tls().is_some() { "https" } else { "http" };
     print(&format!("serving on {scheme}://{}, data in {data}\n", node.local_addr()))?;
+    if let Some(address) = node.peer_addr() {
+        print(&format!("node {} of a cluster, its peers on {address}\n", node.number()))?;
+    }
     if let Some(ports) = node.flagd_addrs() {
         let [evaluation, management, sync, ofrep] = ports.all();
         print(&format!(
@@ -172,6 +187,10 @@ fn load(
     }
     flags.extend(args.anonymous_evaluation.map(|text| ("anonymous_evaluation".to_owned(), text)));
     flags.extend(args.recover_admin.then(|| ("recover_admin".to_owned(), "true".to_owned())));
+    flags.extend(args.node.map(|node| ("node".to_owned(), node.to_string())));
+    flags.extend(args.peer_listen.map(|address| ("peer_listen".to_owned(), address)));
+    flags.extend(args.advertise.map(|address| ("advertise".to_owned(), address)));
+    flags.extend(args.join.map(|addresses| ("join".to_owned(), addresses)));
     flags.extend(args.flagd_ports.map(|ports| ("flagd_ports".to_owned(), ports)));
     flags.extend(args.stream_deadline.map(|time| ("flagd_stream_deadline".to_owned(), time)));
     let repeated = [

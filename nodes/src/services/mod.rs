@@ -9,6 +9,7 @@
 //! fold's to say, and its refusals come back as they are.
 
 pub mod administration;
+pub mod cluster;
 pub mod compiled;
 pub mod decision;
 pub mod environment;

@@ -12,6 +12,7 @@ mod identity;
 mod ingest;
 mod joining;
 mod layer;
+mod members;
 mod metric;
 mod oversight;
 mod owner;
@@ -288,6 +289,7 @@ impl State {
             C::EraseUnit(c) => self.erase_unit(ctx, c, effects),
             C::CreateToken(c) => self.create_token(ctx, c, effects),
             C::RevokeToken(c) => self.revoke_token(ctx, c, effects),
+            C::NoteMembers(c) => self.note_members(ctx, c),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -426,6 +428,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::EraseUnit(c) => ("unit.erase", c.parent.clone()),
         C::CreateToken(c) => ("token.create", token::resource_of(c)),
         C::RevokeToken(c) => ("token.revoke", c.name.clone()),
+        C::NoteMembers(_) => ("cluster.members", String::new()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

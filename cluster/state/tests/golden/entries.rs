@@ -503,6 +503,26 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 etag: text("b0123456789abcdef"),
             }),
         ),
+        (
+            "note_members",
+            C::NoteMembers(log::NoteMembers {
+                index: 41,
+                members: vec![
+                    log::ClusterMember {
+                        node: 1,
+                        address: text("127.0.0.1:7411"),
+                        incarnation: 0xfeed,
+                        voter: true,
+                    },
+                    log::ClusterMember {
+                        node: 2,
+                        address: text("node-2:7401"),
+                        incarnation: 7,
+                        voter: false,
+                    },
+                ],
+            }),
+        ),
     ]
 }
 

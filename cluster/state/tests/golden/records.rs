@@ -6,11 +6,11 @@ mod decisions;
 use std::collections::BTreeMap;
 
 use featureops_proto::log::{
-    ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
-    GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord,
-    MetricRecord, OversightRecord, OwnerRecord, PairRecord, ProducerRecord, ReceiptKey, RememberedRecord,
-    RequestRecord, ScheduleRecord, SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord,
-    TokenRecord,
+    ClusterMember, ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord,
+    FrozenRecord, GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord,
+    MarkRecord, MemberRecord, MembersRecord, MetricRecord, OversightRecord, OwnerRecord, PairRecord,
+    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, SegmentRecord,
+    SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord, TokenRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -74,6 +74,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("clusters", &ClustersRecord { experiment: 3, sums: vec![vec![1, 2], Vec::new()] });
     golden.keeps("shard_packed", &ShardRecord { rows: Vec::new(), packed_rows: vec![7, 8], ..shard() });
     golden.keeps("decision_thinned", &decision_thinned());
+    golden.keeps("members", &members());
     golden.has_nothing_else();
 }
 
@@ -139,6 +140,15 @@ fn header() -> HeaderRecord {
         producers_swept: text("web-1"),
         budgets: None,
     }
+}
+
+fn members() -> MembersRecord {
+    let member = ClusterMember { node: 2, address: text("node-2:7401"), incarnation: 0xfeed, voter: true };
+    let changed_by =
+        v1::Principal { kind: v1::principal::Kind::Human.into(), id: text("ada"), verified: false };
+    let record =
+        MemberRecord { member: Some(member), changed_by: Some(changed_by), changed_ms: 1_800_000_000_000 };
+    MembersRecord { index: 41, members: vec![record] }
 }
 
 fn budgets() -> v1::Budgets {

@@ -1,0 +1,79 @@
+//! The peer port: streams are taken one by one, bounded in number, and served until they or the node end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::rpc::peer_service_server::PeerServiceServer;
+use super::service::Service;
+use super::{MESSAGE_BYTES_MAX, PeerListener};
+use crate::environment::BoxStream;
+use crate::fold::Fold;
+
+/// Streams taken at once: four of each of 64 members.
+const CONNECTIONS_MAX: usize = 256;
+/// Calls in flight on one of them.
+const CALLS_MAX: u32 = 4_096;
+/// A connection without traffic is pinged so often, and closed when the answer takes as long, in milliseconds.
+const PING_MS: u64 = 2_000;
+/// Pause after a stream could not be taken, in milliseconds.
+const PAUSE_MS: u64 = 50;
+/// Bytes in flight on one stream and on one connection.
+const WINDOW_BYTES: (u32, u32) = (4 << 20, 16 << 20);
+
+/// Serves until the node closes; then every stream is let go of.
+pub(crate) async fn serve<F: Fold>(
+    listener: PeerListener,
+    service: Service<F>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => break,
+            accepted = listener.0.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    let service = PeerServiceServer::new(service.over(from.ip().is_loopback()))
+                        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                    connections.spawn(async move {
+                        connection(stream, service).await;
+                        drop(place);
+                    });
+                }
+                Err(_) => tracing::warn!(%from, bound = CONNECTIONS_MAX, "too many streams of peers"),
+            },
+            Err(error) => {
+                tracing::warn!(error = %error, "a peer's stream was not taken");
+                tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    connections.shutdown().await;
+}
+
+async fn connection<F: Fold>(stream: BoxStream, service: PeerServiceServer<Service<F>>) {
+    let served = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_millis(PING_MS))
+        .keep_alive_timeout(Duration::from_millis(PING_MS))
+        .max_concurrent_streams(CALLS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES.0)
+        .initial_connection_window_size(WINDOW_BYTES.1)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(error = %error, "a peer's connection ended");
+    }
+}

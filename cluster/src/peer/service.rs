@@ -1,0 +1,245 @@
+//! What this node does for its peers. Each call is checked for who asks before anything else, and runs inside raft's scope.
+
+use featureops_proto::log::Batch;
+use featureops_proto::peer::{
+    AppendRequest, AppendResponse, BarrierRequest, BarrierResponse, Caller, ChangeRequest, ChangeResponse,
+    ForwardRequest, ForwardResponse, HelloRequest, HelloResponse, IngestAnswer, IngestRequest,
+    IngestResponse, InstallRequest, InstallResponse, Placed, SecretRequest, SecretResponse, TransferRequest,
+    TransferResponse, VoteRequest, VoteResponse, barrier_response, change_response, forward_response,
+    ingest_answer,
+};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use openraft::raft::TransferLeaderRequest;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::caller::{Purpose, check};
+use super::install::Receiver;
+use super::rpc::peer_service_server::PeerService;
+use super::{LEVEL, append, failure, wire};
+use crate::facts::Facts;
+use crate::fold::Fold;
+use crate::members::{Change, ChangeError};
+use crate::proposer::Proposer;
+use crate::raft::Identity;
+
+/// Answers of a follower that wait to be sent.
+const ANSWERS_MAX: usize = 64;
+/// Batches of one call.
+const BATCHES_MAX: usize = 4_096;
+
+/// The peer service of one opened node.
+#[derive(Clone)]
+pub struct Service<F: Fold> {
+    proposer: Proposer<F>,
+    facts: Facts,
+    receiver: Receiver,
+    /// Whether whoever calls is on this machine.
+    near: bool,
+}
+
+impl<F: Fold> Service<F> {
+    pub(crate) fn new(proposer: Proposer<F>, facts: Facts) -> Self {
+        Self { proposer, facts, receiver: Receiver::default(), near: false }
+    }
+
+    /// The same for one connection.
+    pub(super) fn over(&self, near: bool) -> Self {
+        Self { near, ..self.clone() }
+    }
+
+    /// The caller of a call of raft's. One that means this very node brings it into its cluster.
+    async fn raft_caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let own = self.proposer.peers().identity();
+        let caller = check(metadata, &own, Purpose::Raft)?;
+        if own.cluster == 0 {
+            tracing::info!(
+                cluster = format!("{:016x}", caller.cluster),
+                by = caller.node,
+                "entering a cluster"
+            );
+            let entered = self.proposer.peers().enter(caller.cluster).await;
+            entered.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
+        Ok(caller)
+    }
+
+    fn writer(&self, metadata: &MetadataMap, purpose: Purpose) -> Result<Caller, Status> {
+        check(metadata, &self.proposer.peers().identity(), purpose)
+    }
+}
+
+fn invalid(error: impl ToString) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn ended(error: impl ToString) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+#[tonic::async_trait]
+impl<F: Fold> PeerService for Service<F> {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        self.writer(request.metadata(), Purpose::Join)?;
+        let peers = self.proposer.peers();
+        let Identity { cluster, node, incarnation } = peers.identity();
+        let leader = self.proposer.leader();
+        let begun = self.proposer.scoped(self.proposer.raft().is_initialized()).await.map_err(ended)?;
+        Ok(Response::new(HelloResponse {
+            cluster,
+            node,
+            incarnation,
+            level: LEVEL,
+            clock_ms: peers.clock_ms(),
+            leader: leader.as_ref().map(|leader| leader.node),
+            leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
+            empty: !begun,
+        }))
+    }
+
+    async fn vote(&self, request: Request<VoteRequest>) -> Result<Response<VoteResponse>, Status> {
+        self.raft_caller(request.metadata()).await?;
+        let request = request.into_inner();
+        let pre_vote = request.pre_vote;
+        let request = wire::raft_vote_request(request).map_err(invalid)?;
+        let raft = self.proposer.raft();
+        let response = if pre_vote {
+            self.proposer.scoped(raft.pre_vote(request)).await
+        } else {
+            self.proposer.scoped(raft.vote(request)).await
+        };
+        Ok(Response::new(wire::vote_response(&response.map_err(ended)?)))
+    }
+
+    type AppendStream = ReceiverStream<Result<AppendResponse, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        self.raft_caller(request.metadata()).await?;
+        let requests = append::requests(request.into_inner());
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        let proposer = self.proposer.clone();
+        let scope = self.proposer.clone();
+        tokio::spawn(async move {
+            let serve = async {
+                let results = proposer.raft().stream_append(requests);
+                let mut results = std::pin::pin!(results);
+                while let Some(result) = results.next().await {
+                    let clock_ms = proposer.peers().clock_ms();
+                    let answer = result.map(|result| wire::append_response(&result, clock_ms)).map_err(ended);
+                    if answers.send(answer).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let mut closing = scope.closing();
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => {}
+                () = scope.scoped(serve) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type InstallStream = ReceiverStream<Result<InstallResponse, Status>>;
+
+    async fn install(
+        &self,
+        request: Request<Streaming<InstallRequest>>,
+    ) -> Result<Response<Self::InstallStream>, Status> {
+        self.raft_caller(request.metadata()).await?;
+        let received = self.receiver.receive(self.proposer.clone(), request.into_inner()).await?;
+        Ok(Response::new(received))
+    }
+
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        self.writer(request.metadata(), Purpose::Write)?;
+        let outcome = match self.proposer.take(request.into_inner().entry).await {
+            Ok((position, reply)) => {
+                forward_response::Outcome::Placed(Placed { position, reply: reply.encode_to_vec() })
+            }
+            Err(error) => forward_response::Outcome::Failure(failure::write(&error)),
+        };
+        Ok(Response::new(ForwardResponse { outcome: Some(outcome) }))
+    }
+
+    async fn ingest(&self, request: Request<IngestRequest>) -> Result<Response<IngestResponse>, Status> {
+        self.writer(request.metadata(), Purpose::Write)?;
+        let batches = request.into_inner().batches;
+        if batches.len() > BATCHES_MAX {
+            return Err(invalid(format!("{} batches are over the bound of {BATCHES_MAX}", batches.len())));
+        }
+        let batches =
+            batches.into_iter().map(Batch::decode).collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+        // In order: each takes its place in the queue at its first poll.
+        let answers = join_all(batches.into_iter().map(|batch| self.facts.ingest_here(batch))).await;
+        let answer = |answer: Result<featureops_proto::log::BatchReply, _>| {
+            let outcome = match answer {
+                Ok(reply) => ingest_answer::Outcome::Reply(reply.encode_to_vec()),
+                Err(error) => ingest_answer::Outcome::Failure(failure::write(&error)),
+            };
+            IngestAnswer { outcome: Some(outcome) }
+        };
+        Ok(Response::new(IngestResponse { answers: answers.into_iter().map(answer).collect() }))
+    }
+
+    async fn barrier(&self, request: Request<BarrierRequest>) -> Result<Response<BarrierResponse>, Status> {
+        self.writer(request.metadata(), Purpose::Write)?;
+        let outcome = match self.proposer.read_index().await {
+            Ok(position) => barrier_response::Outcome::Position(position),
+            Err(error) => barrier_response::Outcome::Failure(failure::write(&error)),
+        };
+        Ok(Response::new(BarrierResponse { outcome: Some(outcome) }))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<TransferRequest>,
+    ) -> Result<Response<TransferResponse>, Status> {
+        self.raft_caller(request.metadata()).await?;
+        let request = request.into_inner();
+        let from = wire::vote(request.from).map_err(invalid)?;
+        let request = TransferLeaderRequest::new(from, request.to, request.last.map(wire::log_id));
+        let taken = self.proposer.scoped(self.proposer.raft().handle_transfer_leader(request)).await;
+        let refused = taken.map_err(ended)?.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(TransferResponse { refused }))
+    }
+
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let request_change = Change::read(request.get_ref()).ok_or_else(|| invalid("no known change"))?;
+        let purpose = match request_change {
+            Change::Admit(_) => Purpose::Join,
+            _ => Purpose::Write,
+        };
+        self.writer(request.metadata(), purpose)?;
+        let outcome = match crate::members::change_here(&self.proposer, &request_change).await {
+            Ok(position) => change_response::Outcome::Position(position),
+            Err(ChangeError::Refused { why }) => change_response::Outcome::Refused(why),
+            Err(ChangeError::Failed(error)) => change_response::Outcome::Failure(failure::write(&error)),
+        };
+        Ok(Response::new(ChangeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn secret(&self, request: Request<SecretRequest>) -> Result<Response<SecretResponse>, Status> {
+        let caller = self.writer(request.metadata(), Purpose::Write)?;
+        if !self.near {
+            return Err(Status::permission_denied(
+                "this port has no TLS: the cluster's unit key is handed over on one machine only; copy unit.key (mode 0600) from \
+                 another node's data folder into the calling node's",
+            ));
+        }
+        let known = self.proposer.member(caller.node);
+        if known.is_none_or(|known| known.incarnation != caller.incarnation) {
+            return Err(Status::permission_denied(format!("node {} is no member", caller.node)));
+        }
+        let secret = self.proposer.options().secret.as_ref().and_then(|secret| (secret.0)());
+        Ok(Response::new(SecretResponse { secret: secret.unwrap_or_default() }))
+    }
+}

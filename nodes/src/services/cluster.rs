@@ -1,0 +1,276 @@
+//! The cluster: members, their changes, who leads. What a change may do is the cluster room's to say; here it is asked, and
+//! noted in the log under the name of whoever asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use featureops_cluster::{Change, ChangeError, Health, MemberHealth, Newcomer};
+use featureops_proto::log::{Entry, NoteMembers, entry};
+use featureops_proto::v1::{
+    AddLearnerRequest, Cluster, GetClusterRequest, InitializeClusterRequest, JoinClusterRequest, Member,
+    Principal, PromoteMemberRequest, RemoveMemberRequest, ReplaceMemberRequest, TransferLeadershipRequest,
+    member, principal,
+};
+use featureops_proto::{ErrorCode, timestamp_if_set};
+use featureops_state::State;
+use tonic::{Request, Response, Status};
+
+use crate::caller;
+use crate::host::Host;
+use crate::identity::{give_identity, take_key};
+use crate::refusal;
+use crate::replica::failure;
+use crate::rpc::cluster_service_server::ClusterService;
+use crate::services;
+
+/// How long a node that founds a cluster waits to lead it.
+const LEAD_MS_MAX: u64 = 5_000;
+/// Addresses of one request to join.
+const ADDRESSES_MAX: usize = 64;
+/// How often the leader looks whether the members are noted.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest address, in bytes.
+const ADDRESS_BYTES_MAX: usize = 255;
+
+/// The service.
+pub struct Clusters(pub Arc<Host>);
+
+fn changed(error: ChangeError) -> Status {
+    match error {
+        ChangeError::Refused { why } => refusal::not_now(why),
+        ChangeError::Failed(error) => failure(error).into(),
+    }
+}
+
+fn number(node: u64, field: &str) -> Result<u64, Status> {
+    if (1..=65_535).contains(&node) {
+        return Ok(node);
+    }
+    Err(refusal::invalid(field, node, "is no node's number; they are 1 to 65535"))
+}
+
+fn address(text: &str, field: &str) -> Result<String, Status> {
+    let port = text
+        .rsplit_once(':')
+        .and_then(|(host, port)| port.parse::<u16>().ok().filter(|port| *port > 0 && !host.is_empty()));
+    if port.is_none() || text.len() > ADDRESS_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refusal::invalid(field, text, "is not a host and a port, as node-2:7401"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Whoever changes the cluster is no agent.
+fn person<T>(from: &Request<T>) -> Result<Principal, Status> {
+    let principal = caller::principal(from.metadata())?;
+    if principal.kind() == principal::Kind::Agent {
+        let message = "an agent does not change the cluster; act as human:<id>";
+        return Err(refusal::coded(ErrorCode::NotPermitted, message));
+    }
+    Ok(principal)
+}
+
+/// Notes the committed members in the log, if they are newer than those noted.
+///
+/// # Errors
+/// There was no answer, or the fold refused.
+async fn note(host: &Host, principal: Principal, request_id: String) -> Result<(), Status> {
+    let Some((index, members)) = host.replica.member().committed_members() else { return Ok(()) };
+    if index <= host.replica.read(State::members_index) {
+        return Ok(());
+    }
+    let entry = Entry {
+        principal: Some(principal),
+        request_id,
+        command: Some(entry::Command::NoteMembers(NoteMembers { index, members })),
+        ..Entry::default()
+    };
+    host.propose(&entry).await.map(drop)
+}
+
+/// Notes what nobody did: a node that joined by itself, and what was lost on the way. Ends with the node.
+pub async fn follow_members(host: Arc<Host>) {
+    let mut seen = 0;
+    loop {
+        tokio::time::sleep(NOTE_INTERVAL).await;
+        if !host.replica.health().leads || !host.replica.read(State::is_initialized) {
+            continue;
+        }
+        let Some((index, _)) = host.replica.member().committed_members() else { continue };
+        // Whoever asked for it comes first.
+        if std::mem::replace(&mut seen, index) == index
+            && let Err(status) = note(&host, caller::system("membership"), String::new()).await
+        {
+            tracing::debug!(why = status.message(), "the members are not noted yet");
+        }
+    }
+}
+
+impl Clusters {
+    /// Makes a change of the membership for a caller, and answers with what came of it.
+    async fn change<T>(
+        &self,
+        from: &Request<T>,
+        request_id: &str,
+        change: Change,
+    ) -> Result<Response<Cluster>, Status> {
+        let principal = person(from)?;
+        let request_id = services::request_id(request_id)?;
+        self.0.accepts_writes()?;
+        self.0.replica.member().change(&change).await.map_err(changed)?;
+        // It is made by now. Should the note fail, the leader makes it a moment later, under its own name.
+        if let Err(status) = note(&self.0, principal, request_id).await {
+            tracing::warn!(why = status.message(), "a change of the cluster was not noted");
+        }
+        Ok(Response::new(self.cluster().await))
+    }
+
+    async fn cluster(&self) -> Cluster {
+        let mut cluster = cluster_of(&self.0.replica.health());
+        self.0.replica.read(|state| {
+            for record in state.members() {
+                let node = record.member.as_ref().map_or(0, |member| member.node);
+                if let Some(member) = cluster.members.iter_mut().find(|member| member.node == node) {
+                    member.changed_by.clone_from(&record.changed_by);
+                    member.change_time = timestamp_if_set(record.changed_ms);
+                }
+            }
+        });
+        cluster
+    }
+}
+
+/// A cluster as one node knows it.
+#[must_use]
+pub fn cluster_of(health: &Health) -> Cluster {
+    let last = health.last_log.unwrap_or_default();
+    let member = |member: &MemberHealth| {
+        let role = match (Some(member.node) == health.leader, member.voter) {
+            (true, _) => member::Role::Leader,
+            (false, true) => member::Role::Voter,
+            (false, false) => member::Role::Learner,
+        };
+        let lag = member.matched.filter(|_| health.leads).map(|matched| last.saturating_sub(matched));
+        Member {
+            node: member.node,
+            address: member.address.clone(),
+            role: role.into(),
+            incarnation: match member.incarnation {
+                0 => String::new(),
+                incarnation => format!("{incarnation:016x}"),
+            },
+            matched_index: member.matched,
+            lag_entries: lag,
+            heard_ms_ago: member.heard_ms_ago,
+            clock_ahead_ms: member.clock_ahead_ms,
+            fault: member.fault.clone().unwrap_or_default(),
+            changed_by: None,
+            change_time: None,
+        }
+    };
+    Cluster {
+        cluster: if health.cluster == 0 { String::new() } else { format!("{:016x}", health.cluster) },
+        node: health.node,
+        term: health.term,
+        leader: health.leader.unwrap_or_default(),
+        members: health.members.iter().map(member).collect(),
+        joins: health.joins.clone().unwrap_or_default(),
+        last_index: last,
+        applied_index: health.applied,
+        digest: String::new(),
+        digest_position: 0,
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Clusters {
+    async fn get_cluster(&self, request: Request<GetClusterRequest>) -> Result<Response<Cluster>, Status> {
+        let mut cluster = self.cluster().await;
+        if request.into_inner().digest {
+            let replica = self.0.replica.clone();
+            let digested = self.0.beside(move || {
+                let state = replica.copy();
+                (state.position(), state.digest())
+            });
+            let (position, digest) = digested.await?;
+            cluster.digest = format!("{digest:016x}");
+            cluster.digest_position = position;
+        }
+        Ok(Response::new(cluster))
+    }
+
+    async fn initialize_cluster(
+        &self,
+        request: Request<InitializeClusterRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        person(&request)?;
+        let host = &self.0;
+        host.accepts_writes()?;
+        let member = host.replica.member();
+        member.initialize().await.map_err(changed)?;
+        member.ready(LEAD_MS_MAX).await.map_err(|error| Status::from(failure(error)))?;
+        host.replica.current().await?;
+        let given = give_identity(&host.clock, &host.entropy, &host.replica, host.keys.as_ref());
+        given.await.map_err(|error| refusal::not_now(error.message))?;
+        take_key(host);
+        Ok(Response::new(self.cluster().await))
+    }
+
+    async fn join_cluster(&self, request: Request<JoinClusterRequest>) -> Result<Response<Cluster>, Status> {
+        person(&request)?;
+        self.0.accepts_writes()?;
+        let request = request.into_inner();
+        if request.addresses.is_empty() || request.addresses.len() > ADDRESSES_MAX {
+            let count = request.addresses.len();
+            return Err(refusal::invalid(
+                "addresses",
+                count,
+                format!("addresses; give 1 to {ADDRESSES_MAX}"),
+            ));
+        }
+        let addresses = request.addresses.iter().map(|text| address(text, "addresses"));
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+        self.0.replica.member().join(addresses).map_err(changed)?;
+        Ok(Response::new(self.cluster().await))
+    }
+
+    async fn add_learner(&self, request: Request<AddLearnerRequest>) -> Result<Response<Cluster>, Status> {
+        let AddLearnerRequest { node, address: at, request_id } = request.get_ref().clone();
+        let (node, address) = (number(node, "node")?, address(&at, "address")?);
+        let change = Change::Admit(Newcomer { node, incarnation: 0, address });
+        self.change(&request, &request_id, change).await
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<PromoteMemberRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        let PromoteMemberRequest { node, request_id } = request.get_ref().clone();
+        self.change(&request, &request_id, Change::Promote(number(node, "node")?)).await
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<RemoveMemberRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        let RemoveMemberRequest { node, request_id } = request.get_ref().clone();
+        self.change(&request, &request_id, Change::Remove(number(node, "node")?)).await
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<ReplaceMemberRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        let ReplaceMemberRequest { old_node, new_node, request_id } = request.get_ref().clone();
+        let change =
+            Change::Replace { old: number(old_node, "old_node")?, new: number(new_node, "new_node")? };
+        self.change(&request, &request_id, change).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        let TransferLeadershipRequest { node, request_id } = request.get_ref().clone();
+        self.change(&request, &request_id, Change::Transfer(number(node, "node")?)).await
+    }
+}
