@@ -23,7 +23,7 @@ use crate::options::Options;
 use crate::peer::network::Network;
 use crate::peer::serve::serve;
 use crate::peer::service::Service;
-use crate::peer::{Peers, Use};
+use crate::peer::{Peers, Receiver, Use};
 use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::types::{Peer, Runtime};
 use crate::raft::{Stores, open_stores};
@@ -83,6 +83,8 @@ pub struct Health {
     pub members: Vec<MemberHealth>,
     /// What a node that is to join waits for.
     pub joins: Option<String>,
+    /// Bytes of snapshots that came from peers since the start.
+    pub received_bytes: u64,
     /// The leader it knows.
     pub leader: Option<u64>,
     /// Whether it leads.
@@ -135,6 +137,7 @@ pub struct Cluster<F: Fold> {
     clock: ClockWatch,
     seeds: Arc<watch::Sender<Vec<String>>>,
     joins: watch::Receiver<Option<String>>,
+    receiver: Receiver,
     running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -146,6 +149,7 @@ impl<F: Fold> Clone for Cluster<F> {
             clock: self.clock.clone(),
             seeds: Arc::clone(&self.seeds),
             joins: self.joins.clone(),
+            receiver: self.receiver.clone(),
             running: Arc::clone(&self.running),
         }
     }
@@ -199,13 +203,14 @@ impl<F: Fold> Cluster<F> {
         ];
         let seeds = watch::Sender::new(proposer.options().join.clone());
         let (awaited, joins) = watch::channel(None);
+        let receiver = Receiver::default();
         if let Some(listener) = proposer.options().listener.clone() {
-            let service = Service::new(proposer.clone(), facts.clone());
+            let service = Service::new(proposer.clone(), facts.clone(), receiver.clone());
             tasks.push(tokio::spawn(serve(listener, service, proposer.closing())));
             tasks.push(tokio::spawn(join(proposer.clone(), seeds.subscribe(), awaited)));
         }
         let running = Arc::new(Mutex::new(Some(Running { tasks, lanes, hold })));
-        Ok(Self { proposer, facts, clock, seeds: Arc::new(seeds), joins, running })
+        Ok(Self { proposer, facts, clock, seeds: Arc::new(seeds), joins, receiver, running })
     }
 
     /// Makes a cluster of its own of a node that is in none: with itself as the one voter.
@@ -370,6 +375,7 @@ impl<F: Fold> Cluster<F> {
             incarnation: identity.incarnation,
             members,
             joins: self.joins.borrow().clone(),
+            received_bytes: self.receiver.bytes(),
             leader: metrics.current_leader,
             leads: metrics.state == ServerState::Leader,
             term: metrics.current_term,

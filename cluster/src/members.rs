@@ -308,7 +308,8 @@ fn alive<F: Fold>(proposer: &Proposer<F>, nodes: &BTreeSet<u64>) -> BTreeSet<u64
     let (own, now) = (proposer.options().node, proposer.peers().monotonic_ms());
     let answers = |node: &u64| {
         let heard = proposer.peers().heard_of(*node);
-        *node == own || heard.is_some_and(|heard| now.saturating_sub(heard.at_ms) <= SILENT_MS)
+        let lately = heard.is_some_and(|heard| now.saturating_sub(heard.at_ms) <= SILENT_MS);
+        *node == own || (lately && proposer.peers().fault_of(*node).is_none())
     };
     nodes.iter().copied().filter(answers).collect()
 }

@@ -371,3 +371,139 @@ async fn a_leader_whose_clock_runs_ahead_stamps_no_more_than_five_seconds_beyond
     assert!(latest <= true_ms + 5_500, "{} ms ahead", latest - true_ms);
     assert!(latest > true_ms, "it ticks by its own clock up to there");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_stream_breaks_goes_on_where_it_stopped() {
+    let net = Net::default();
+    let machine = Machine::new(&net, 1);
+    let mut options = machine.options(&[]).await;
+    (options.snapshot_after_entries, options.keep_entries) = (200, 5);
+    let first: Cluster<Toy> = machine.start_with(options).await;
+    first.ready(5_000).await.unwrap();
+    let long = "x".repeat(120_000);
+    for number in 0..450 {
+        first.propose(entry(&format!("{number}{long}"))).await.unwrap();
+    }
+    eventually("a purged log", || first.health().purged.is_some_and(|purged| purged > 300)).await;
+    // Nothing new to snapshot: the one that is sent stays the same.
+    let second: Cluster<Toy> = Machine::new(&net, 2).start(&[1]).await;
+    let mut breaks = 0;
+    let mut at = 4 << 20;
+    while second.health().snapshot.is_none() {
+        let received = second.health().received_bytes;
+        if received >= at && breaks < 5 {
+            net.reset(2);
+            breaks += 1;
+            at = received + (4 << 20);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(breaks > 1, "the stream was never broken: the test proves nothing");
+    same(&[&first, &second]).await;
+    let health = second.health();
+    // A whole snapshot of at least 48 MB came once, not once for each break.
+    let least = 400 * 120_000;
+    assert!(health.received_bytes >= least && health.received_bytes < least * 3 / 2, "{health:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_disk_fails_goes_on_reading_is_opened_again_and_catches_up() {
+    use featureops_cluster::Member;
+    let net = Net::default();
+    let machines: Vec<_> = (1..=3).map(|node| Machine::new(&net, node)).collect();
+    let mut members: Vec<Member<Toy>> = Vec::new();
+    for machine in &machines {
+        let seeds: &[u64] = if machine.node == 1 { &[] } else { &[1] };
+        let member = machine.member(seeds).await;
+        eventually("a cluster", || member.health().leader.is_some()).await;
+        if machine.node > 1 {
+            let mut tries = 0;
+            while members[0].change(&Change::Promote(machine.node)).await.is_err() {
+                tries += 1;
+                assert!(tries < 500);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        members.push(member);
+    }
+    let count = |member: &Member<Toy>| member.read(|toy| toy.entries.len());
+    members[2].propose(entry("before")).await.unwrap();
+    eventually("everywhere", || members.iter().all(|member| count(member) == 1)).await;
+    machines[2].disk.set_full(true);
+    for number in 0..50 {
+        members[0].propose(entry(&number.to_string())).await.unwrap();
+    }
+    eventually("it waits", || members[2].health().waits.is_some()).await;
+    assert!(count(&members[2]) >= 1);
+    assert!(matches!(members[2].propose(entry("no")).await, Err(ProposeError::Waiting { .. })));
+    machines[2].disk.set_full(false);
+    eventually("it is back", || members[2].health().waits.is_none()).await;
+    eventually("it caught up", || count(&members[2]) == 51).await;
+    members[2].propose(entry("after")).await.unwrap();
+    assert!(members[1].linearizable().await.is_ok() && count(&members[1]) == 52);
+    for member in &members {
+        member.shutdown().await;
+    }
+}
+
+/// The product's own fold behind a follower whose answers get lost: what is repeated under its name counts once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposal_whose_answer_was_lost_and_is_repeated_under_its_id_takes_effect_once() {
+    use featureops_proto::log::{self, Entry, Initialize, ReceiptKey, reply};
+    use featureops_proto::v1::{Metric, Principal, metric, principal};
+    use featureops_state::State;
+    use prost::Message;
+    let net = Net::default();
+    let (_machines, clusters) = voters::<State>(&net, 3).await;
+    let all: Vec<_> = clusters.iter().collect();
+    let principal = Principal { kind: principal::Kind::Human.into(), id: "ada".into(), verified: true };
+    let initialize = Initialize {
+        cluster: "c".into(),
+        unit_key_id: 7,
+        receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
+        now_ms: 1,
+    };
+    let command = |command, request_id: String| {
+        let principal = Some(principal.clone());
+        let entry = Entry { principal, request_id, command: Some(command), ..Entry::default() };
+        bytes::Bytes::from(entry.encode_to_vec())
+    };
+    let initialize = command(log::entry::Command::Initialize(initialize), String::new());
+    clusters[0].propose(initialize).await.unwrap();
+    let mut unknown = 0;
+    for number in 0..12 {
+        let leading = leader(&all).await;
+        let follower = all.iter().find(|cluster| cluster.health().node != leading).unwrap();
+        let metric = Metric {
+            name: "environments/p/metrics/m".into(),
+            kind: metric::Kind::Count.into(),
+            direction: metric::Direction::HigherIsBetter.into(),
+            description: format!("written {number}"),
+            ..Metric::default()
+        };
+        let set = log::SetMetric { metric: Some(metric), ..log::SetMetric::default() };
+        let entry = command(log::entry::Command::SetMetric(set), format!("r-{number}"));
+        // The way back to the follower breaks while the leader writes.
+        let asked = tokio::spawn({
+            let (follower, entry) = ((*follower).clone(), entry.clone());
+            async move { follower.propose(entry).await }
+        });
+        tokio::time::sleep(Duration::from_millis(number % 4)).await;
+        net.reset(follower.health().node);
+        let mut answer = asked.await.unwrap();
+        let mut tries = 0;
+        while let Err(error) = &answer {
+            unknown += usize::from(matches!(error, ProposeError::Unknown { .. }));
+            tries += 1;
+            assert!(tries < 100, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            answer = follower.propose(entry.clone()).await;
+        }
+        let (_, reply) = answer.unwrap();
+        assert!(matches!(reply.result, Some(reply::Result::Done(_))), "{reply:?}");
+    }
+    let told =
+        clusters[0].linearizable().await.map(|_| clusters[0].read(|state| state.audit(0, 100))).unwrap();
+    let written = told.iter().filter(|record| record.action == "metric.set").count();
+    assert_eq!(written, 12, "{unknown} answers were lost");
+}

@@ -138,8 +138,8 @@ impl Default for NodeConfig {
             drain_timeout: Duration::from_secs(10),
             otlp_endpoint: None,
             log_format: LogFormat::Text,
-            // openraft's lines are long, and nobody's but a developer's.
-            log_filter: "info,openraft=warn".to_owned(),
+            // openraft's lines are long, come with every heartbeat to a node that is down, and are nobody's but a developer's.
+            log_filter: "info,openraft=error".to_owned(),
             limits: Limits::default(),
             fronts: Settings::default(),
             anonymous: Anonymous::default(),

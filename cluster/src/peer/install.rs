@@ -13,6 +13,7 @@
 //! snapshot at most; each piece has a checksum, and so has the whole before it is handed to raft.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -112,20 +113,27 @@ impl Partial {
 
 /// The follower's side: one snapshot at a time.
 #[derive(Clone)]
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     one: Arc<Semaphore>,
+    /// Bytes of snapshots received so far.
+    bytes: Arc<AtomicU64>,
     partial: Arc<Mutex<Option<Partial>>>,
 }
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self { one: Arc::new(Semaphore::new(1)), partial: Arc::default() }
+        Self { one: Arc::new(Semaphore::new(1)), bytes: Arc::default(), partial: Arc::default() }
     }
 }
 
 type Answers = mpsc::Sender<Result<InstallResponse, Status>>;
 
 impl Receiver {
+    /// Bytes of snapshots received so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Starts to receive.
     ///
     /// # Errors
@@ -246,6 +254,7 @@ impl Keeper<'_> {
                 return Err(Status::data_loss("a piece of the snapshot does not match its checksum"));
             }
             bytes.extend_from_slice(&piece);
+            self.receiver.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             answers.send(say(bytes.len())).await.map_err(gone)?;
         }
         Ok(())

@@ -39,6 +39,7 @@ use tonic::transport::Channel;
 use crate::environment::{Environment, Listener};
 use crate::raft::Identity;
 use crate::storage::LogLane;
+pub(crate) use install::Receiver;
 use link::Links;
 pub use link::Use;
 pub(crate) use link::was_not_sent;

@@ -43,8 +43,8 @@ pub struct Service<F: Fold> {
 }
 
 impl<F: Fold> Service<F> {
-    pub(crate) fn new(proposer: Proposer<F>, facts: Facts) -> Self {
-        Self { proposer, facts, receiver: Receiver::default(), near: false }
+    pub(crate) fn new(proposer: Proposer<F>, facts: Facts, receiver: Receiver) -> Self {
+        Self { proposer, facts, receiver, near: false }
     }
 
     /// The same for one connection.

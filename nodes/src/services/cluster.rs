@@ -27,6 +27,9 @@ use crate::services;
 const LEAD_MS_MAX: u64 = 5_000;
 /// Addresses of one request to join.
 const ADDRESSES_MAX: usize = 64;
+/// How often, and how many times, it is looked whether a change is known here as committed: a second in all.
+const COMMIT_LOOK: Duration = Duration::from_millis(10);
+const COMMIT_LOOKS: usize = 100;
 /// How often the leader looks whether the members are noted.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest address, in bytes.
@@ -67,6 +70,16 @@ fn person<T>(from: &Request<T>) -> Result<Principal, Status> {
         return Err(refusal::coded(ErrorCode::NotPermitted, message));
     }
     Ok(principal)
+}
+
+/// Waits until this node knows that the change at `position` is committed, a bounded time.
+async fn committed(host: &Host, position: u64) {
+    for _ in 0..COMMIT_LOOKS {
+        match host.replica.member().committed_members() {
+            Some((index, _)) if index >= position => return,
+            _ => tokio::time::sleep(COMMIT_LOOK).await,
+        }
+    }
 }
 
 /// Notes the committed members in the log, if they are newer than those noted.
@@ -116,7 +129,8 @@ impl Clusters {
         let principal = person(from)?;
         let request_id = services::request_id(request_id)?;
         self.0.accepts_writes()?;
-        self.0.replica.member().change(&change).await.map_err(changed)?;
+        let position = self.0.replica.member().change(&change).await.map_err(changed)?;
+        committed(&self.0, position).await;
         // It is made by now. Should the note fail, the leader makes it a moment later, under its own name.
         if let Err(status) = note(&self.0, principal, request_id).await {
             tracing::warn!(why = status.message(), "a change of the cluster was not noted");

@@ -6,6 +6,7 @@
 //!   facts      a real node            beside  the bare log engine, same bytes, same group commit
 //!   lag        a real node, to the first evaluation that serves what was decided
 //!   scale      a node of its own process, full and restarted, beside the same process empty
+//!   failover   three nodes of their own processes, the leader killed; only when it is asked for
 //!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
 //!   fleet      the fold alone, with 38.9 million units; only when it is asked for
 //! ```
@@ -17,6 +18,7 @@
 mod echo;
 mod evaluate;
 mod facts;
+mod failover;
 mod flagd;
 mod flight;
 mod fold;
@@ -55,13 +57,15 @@ pub enum Measurement {
     Scale,
     /// Bytes a unit, time an outcome and the longest stalls of the ledger.
     Ledger,
+    /// From a leader's kill -9 to the next acknowledged write, twenty times; takes a minute.
+    Failover,
     /// The ledger with the units of a whole fleet; takes minutes and a gigabyte.
     Fleet,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure [default: everything but fleet].
+    /// What to measure [default: everything but failover and fleet].
     #[arg(value_enum)]
     measurements: Vec<Measurement>,
     /// Seconds under load for each comparison; setting up comes on top.
@@ -103,7 +107,8 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
         under_load: Duration::from_secs(args.seconds),
         data: args.data.unwrap_or_else(std::env::temp_dir),
     };
-    let usual = |measurement: &&Measurement| **measurement != Measurement::Fleet;
+    let usual =
+        |measurement: &&Measurement| !matches!(measurement, Measurement::Fleet | Measurement::Failover);
     let wanted = if args.measurements.is_empty() {
         Measurement::value_variants().iter().filter(usual).copied().collect()
     } else {
@@ -124,6 +129,7 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
             Measurement::Lag => lag::measure(&plan).await?,
             Measurement::Scale => scale::measure(&plan).await?,
             Measurement::Ledger => ledger::measure().await?,
+            Measurement::Failover => failover::measure(&plan).await?,
             Measurement::Fleet => ledger::measure_fleet().await?,
         });
     }

@@ -82,9 +82,9 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
 }
 
 /// A node of its own, killed with this value.
-struct Process {
+pub(super) struct Process {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Drop for Process {
@@ -97,6 +97,11 @@ impl Drop for Process {
 impl Process {
     /// Starts a node on `data`; the time runs until it is ready.
     async fn start(data: &Path) -> Result<(Self, Duration), Failure> {
+        Self::start_with(data, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub(super) async fn start_with(data: &Path, more: &[String]) -> Result<(Self, Duration), Failure> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::internal(format!("this program is not found: {error}")))?;
         let began = Instant::now();
@@ -105,6 +110,7 @@ impl Process {
             .arg(data)
             .args(["--set", "log_filter=error", "--set"])
             .arg(format!("snapshot_every_entries={SNAPSHOT_EVERY}"))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
