@@ -206,7 +206,9 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
                     world.history.write(|seen| seen.struck.extend(struck));
                 }
             }
-            while let Some((_, number, step)) = schedule.pop_front_if(|(at, _, _)| *at <= now_ms) {
+            while schedule.front().is_some_and(|(at, _, _)| *at <= now_ms)
+                && let Some((_, number, step)) = schedule.pop_front()
+            {
                 if let Some(machine) = machine(world, number) {
                     perform(&mut sim, machine, &others, keep_plant(plan, step), trace);
                 }

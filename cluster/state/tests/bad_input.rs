@@ -1,11 +1,12 @@
 //! What a careless or hostile producer may send: it is answered, it counts once or not at all, and bounds hold.
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test may fail loudly"
+    reason = "a test may fail loudly, and look at the time"
 )]
 
 mod driver;
@@ -238,6 +239,29 @@ fn an_expired_receipt_is_of_no_use_a_window_after_its_generation() {
     assert_eq!(by_receipt(&mut d, 1, 1, minute + 60), Verdict::Counted);
     assert_eq!(by_receipt(&mut d, 2, 2, minute + 61), Verdict::ExpiredReceipt);
     assert_eq!(d.state.experiment_view("production", "e").unwrap().rows, 1);
+}
+
+/// Time of an experiment's first units, by their hashes.
+fn took(hash: impl Fn(u64) -> u64) -> std::time::Duration {
+    let mut d = Driver::new();
+    let e = d.running();
+    let begin = std::time::Instant::now();
+    for sequence in 1..=40_u64 {
+        let mut facts = batch("p", sequence);
+        facts.exposures = (sequence * 4_096..(sequence + 1) * 4_096).map(|u| exposure(e, hash(u))).collect();
+        assert_eq!(d.ingest(vec![facts])[0].counted, 4_096);
+        d.log.iter_mut().for_each(Vec::clear);
+    }
+    begin.elapsed()
+}
+
+#[test]
+fn units_in_one_shard_take_a_time_of_the_same_order() {
+    let spread = |unit: u64| (unit + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    // The best of three: a busy machine only ever adds.
+    let best = |hash: &dyn Fn(u64) -> u64| (0..3).map(|_| took(hash)).min().unwrap();
+    let (any, one) = (best(&spread), best(&|unit| (171 << 56) | (spread(unit) >> 8)));
+    assert!(one < any * 8, "in one shard {one:?}, spread {any:?}");
 }
 
 #[test]

@@ -68,6 +68,23 @@ mod tests {
         }
     }
 
+    /// Whoever reports keys may choose them; a shard is the hash's top byte, and the hash's key is the cluster's secret.
+    #[test]
+    fn keys_chosen_for_one_shard_are_spread_by_another_key() {
+        let shard = |key: &UnitKey, unit: u64| key.hash(unit.to_string().as_bytes()) >> 56;
+        let (guessed, real) = (UnitKey::new([1; 16]), UnitKey::new([2; 16]));
+        let chosen: Vec<u64> = (0..300_000).filter(|unit| shard(&guessed, *unit) == 171).collect();
+        assert!(chosen.len() > 1_000, "{}", chosen.len());
+        let mut shards = [0_u32; 256];
+        for unit in &chosen {
+            shards[shard(&real, *unit) as usize] += 1;
+        }
+        // About 4.6 each, as of any keys.
+        let (fullest, empty) =
+            (shards.iter().max().unwrap(), shards.iter().filter(|units| **units == 0).count());
+        assert!(*fullest < 20 && empty < 20, "{fullest} in one shard, {empty} without any");
+    }
+
     #[test]
     fn ids_tell_keys_apart_and_do_not_show_them() {
         let (one, other) = (UnitKey::new([1; 16]), UnitKey::new([2; 16]));

@@ -406,7 +406,12 @@ mod tests {
 
     #[test]
     fn a_sticky_split_asks_for_an_id_that_is_written() {
-        let rule = |text: &str| parsed(&["checkout", "--type", "boolean", "--rule", text]);
+        let variants = ["--variant", "on=true", "--variant", "off=false"];
+        let words = ["checkout", "--type", "boolean"].into_iter().chain(variants);
+        let rule = |text: &str| {
+            let words: Vec<&str> = words.clone().chain(["--rule", text]).collect();
+            parsed(&words)
+        };
         let (flag, _) = rule("beta: always -> sticky on=25%,off=75%").unwrap();
         assert_eq!(flag.rules[0].id, "beta");
         // The name that it would get by itself, written, is one.

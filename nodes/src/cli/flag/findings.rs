@@ -526,7 +526,12 @@ mod tests {
         assert_eq!(of("{")[0], ("targeting", "targeting".to_owned()));
         assert_eq!(of("{").iter().filter(|found| found.0 == "targeting").count(), 1);
         // What an import warns of, and evaluations answer with an error.
-        let told = of(r#"{"if": [{"nonsense": []}, "on", "on2"]}"#);
+        let imported = v1::Flag {
+            r#type: v1::ValueType::Boolean.into(),
+            imported: true,
+            ..flag(&[], r#"{"if": [{"nonsense": []}, "on", "on2"]}"#, &variants)
+        };
+        let told = codes(&imported);
         assert!(told.iter().any(|found| found.0 == "targeting"), "{told:?}");
     }
 
