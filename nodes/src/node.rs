@@ -123,7 +123,7 @@ impl Node {
     /// See [`Node::start_with`].
     pub async fn start(environment: Environment, config: NodeConfig) -> Result<Self, StartError> {
         let keys = Arc::new(KeyFile::new(&config.data));
-        Self::start_with(environment, config, keys).await
+        Box::pin(Self::start_with(environment, config, keys)).await
     }
 
     /// Starts a node: opens its disk, follows its log, and serves.
@@ -185,9 +185,8 @@ impl Node {
             ..Options::new(config.node, advertised)
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
-        let member = Member::start(environment.clone(), options, State::new(), heard)
-            .await
-            .map_err(StartError::new)?;
+        let starting = Member::start(environment.clone(), options, State::new(), heard);
+        let member = Box::pin(starting).await.map_err(StartError::new)?;
         let replica = Replica::new(member);
         let started = give_identity(&environment.clock, &environment.entropy, &replica, keys.as_ref());
         if let Err(error) = started.await {

@@ -269,7 +269,7 @@ fn a_node_in_a_minority_evaluates_reads_with_a_word_of_warning_and_writes_nothin
         };
         client.evaluation.clone().evaluate(request).await.unwrap();
         let name = format!("{ENVIRONMENT}/flags/{EXPERIMENT}");
-        let request = featureops_proto::v1::GetFlagRequest { name, ..Default::default() };
+        let request = featureops_proto::v1::GetFlagRequest { name };
         let answer = client.flags.clone().get_flag(request).await.unwrap();
         assert_eq!(answer.metadata().get("featureops-stale").unwrap(), "true");
         let refused = trio.site(3).ask(&["trip", EXPERIMENT, "--reason", "x", "--environment", "production"]);
