@@ -343,7 +343,9 @@ async fn open<F: Fold>(
     if let Some(Err(error)) = probe {
         return Err(OpenError::io("the data folder for writing", error).into());
     }
-    let cluster = Cluster::start(environment.clone(), options.clone(), genesis.clone(), sink).await?;
+    // Boxed: whoever starts a node in a task of theirs holds all of this in one future.
+    let starting = Cluster::start(environment.clone(), options.clone(), genesis.clone(), sink);
+    let cluster = Box::pin(starting).await?;
     let failed = async {
         loop {
             if let Some(why) = cluster.disk_failure() {

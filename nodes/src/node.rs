@@ -203,9 +203,8 @@ impl Node {
             ..Options::new(config.node, advertised)
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
-        let member = Box::pin(Member::start(environment.clone(), options, State::new(), heard))
-            .await
-            .map_err(StartError::new)?;
+        let starting = Member::start(environment.clone(), options, State::new(), heard);
+        let member = Box::pin(starting).await.map_err(StartError::new)?;
         let replica = Replica::new(member);
         let started = give_identity(&environment.clock, &environment.entropy, &replica, keys.as_ref());
         if let Err(error) = started.await {
