@@ -72,7 +72,7 @@ impl Options {
             keep_entries: 1_000,
             keep_bytes: 1 << 20,
             heartbeat_ms: 100,
-            election_ms: (300, 600),
+            election_ms: (250, 450),
             proposals_max: 4_096,
             proposal_bytes_max: 64 << 20,
             propose_timeout_ms: 5_000,

@@ -12,8 +12,10 @@ use featureops_state::State;
 use prost::Message as _;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use crate::access::Access;
+use crate::access::grant::Grant;
 use crate::budget::Budget;
 use crate::caller;
 use crate::config::Limits;
@@ -142,9 +144,21 @@ impl Host {
     /// # Errors
     /// The caller's name is malformed, or it shows no token where there are some.
     pub fn principal(&self, from: &Sent) -> Result<Principal, Status> {
-        match from.grant.as_ref().map(|grant| grant.principal()) {
+        self.principal_of(from.grant.as_ref(), &from.metadata)
+    }
+
+    /// As [`Host::principal`], of what a request was let in as and its metadata.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn principal_of(
+        &self,
+        grant: Option<&Arc<Grant>>,
+        metadata: &MetadataMap,
+    ) -> Result<Principal, Status> {
+        match grant.map(|grant| grant.principal()) {
             Some(Some(principal)) => Ok(principal.clone()),
-            None if self.access.is_open() => caller::principal(&from.metadata),
+            None if self.access.is_open() => caller::principal(metadata),
             _ => Err(crate::access::no_token()),
         }
     }

@@ -112,10 +112,12 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     }
     // On standard output and alone: whoever starts a node on port 0 reads the address here.
     let scheme = if node.tls().is_some() { "https" } else { "http" };
-    print(&format!("serving on {scheme}://{}, data in {data}\n", node.local_addr()))?;
-    if let Some(address) = node.peer_addr() {
-        print(&format!("node {} of a cluster, its peers on {address}\n", node.number()))?;
-    }
+    let peers = node.peer_addr().map(|address| format!(", node {}, its peers on {address}", node.number()));
+    print(&format!(
+        "serving on {scheme}://{}, data in {data}{}\n",
+        node.local_addr(),
+        peers.unwrap_or_default()
+    ))?;
     if let Some(ports) = node.flagd_addrs() {
         let [evaluation, management, sync, ofrep] = ports.all();
         print(&format!(

@@ -15,6 +15,7 @@ use featureops_proto::{ErrorCode, timestamp_if_set};
 use featureops_state::State;
 use tonic::{Request, Response, Status};
 
+use crate::access::grant::granted;
 use crate::caller;
 use crate::host::Host;
 use crate::identity::{give_identity, take_key};
@@ -63,8 +64,8 @@ fn address(text: &str, field: &str) -> Result<String, Status> {
 }
 
 /// Whoever changes the cluster is no agent.
-fn person<T>(from: &Request<T>) -> Result<Principal, Status> {
-    let principal = caller::principal(from.metadata())?;
+fn person<T>(host: &Host, from: &Request<T>) -> Result<Principal, Status> {
+    let principal = host.principal_of(granted(from.extensions()), from.metadata())?;
     if principal.kind() == principal::Kind::Agent {
         let message = "an agent does not change the cluster; act as human:<id>";
         return Err(refusal::coded(ErrorCode::NotPermitted, message));
@@ -126,7 +127,7 @@ impl Clusters {
         request_id: &str,
         change: Change,
     ) -> Result<Response<Cluster>, Status> {
-        let principal = person(from)?;
+        let principal = person(&self.0, from)?;
         let request_id = services::request_id(request_id)?;
         self.0.accepts_writes()?;
         let position = self.0.replica.member().change(&change).await.map_err(changed)?;
@@ -216,7 +217,7 @@ impl ClusterService for Clusters {
         &self,
         request: Request<InitializeClusterRequest>,
     ) -> Result<Response<Cluster>, Status> {
-        person(&request)?;
+        person(&self.0, &request)?;
         let host = &self.0;
         host.accepts_writes()?;
         let member = host.replica.member();
@@ -230,7 +231,7 @@ impl ClusterService for Clusters {
     }
 
     async fn join_cluster(&self, request: Request<JoinClusterRequest>) -> Result<Response<Cluster>, Status> {
-        person(&request)?;
+        person(&self.0, &request)?;
         self.0.accepts_writes()?;
         let request = request.into_inner();
         if request.addresses.is_empty() || request.addresses.len() > ADDRESSES_MAX {
