@@ -341,6 +341,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_at_its_bound_is_told_from_a_disk_without_room() {
+        // `EFBIG` and `ENOSPC`, as the system words them.
+        let said = |code| io::Error::from_raw_os_error(code).to_string();
+        assert!(way_out(&format!("raft log: {}", said(27))).contains("ulimit -f"), "{}", said(27));
+        assert_eq!(way_out(&said(28)), "make room on the disk");
+    }
+
+    #[test]
     fn an_error_says_the_same_of_a_lane_and_of_an_open_but_where_it_says_nothing() {
         use io::ErrorKind as Kind;
         let eio = || io::Error::from_raw_os_error(EIO);
