@@ -296,10 +296,16 @@ impl<F: Fold> Member<F> {
         self.opened().ok()?.committed_members()
     }
 
-    /// As [`Cluster::is_alone`]; also while nothing is opened, when nobody could be asked.
+    /// As [`Cluster::is_alone`]; while nothing is opened, by what was known last.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.opened().map_or(true, |cluster| cluster.is_alone())
+        match self.opened() {
+            Ok(cluster) => cluster.is_alone(),
+            Err(_) => {
+                let health = self.health();
+                !health.members.iter().any(|member| member.voter && member.node != health.node)
+            }
+        }
     }
 
     /// How this node is, now.

@@ -156,6 +156,8 @@ pub(crate) async fn tick<F: Fold>(
     let mut after_restart = true;
     // The term of which a tick was written.
     let mut ticked = None;
+    // Said once, until the clock is back.
+    let mut told = false;
     let mut interval = ticks(every_ms.min(FIRST_RETRY_MS));
     loop {
         tokio::select! {
@@ -180,13 +182,14 @@ pub(crate) async fn tick<F: Fold>(
             log_time.send_replace(LogTime::Behind);
         }
         let Some(latest_ms) = latest_ms(&proposer, clock.watch.clock.unix_ms()) else { continue };
-        if now_ms > latest_ms {
+        if now_ms > latest_ms && !std::mem::replace(&mut told, true) {
             tracing::warn!(
                 now_ms,
                 latest_ms,
                 "this node's clock is ahead of most others: it ticks by theirs"
             );
         }
+        told = told && now_ms > latest_ms;
         let tick = Tick { now_ms: now_ms.min(latest_ms), after_restart };
         let tick = Entry { command: Some(Command::Tick(tick)), ..Entry::default() };
         match proposer.write(Bytes::from(tick.encode_to_vec())).await {

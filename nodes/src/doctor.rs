@@ -300,7 +300,7 @@ fn history_finding((flags, versions): (u64, u64)) -> Finding {
     let detail = match flags {
         0 => format!("the last {MAX_HISTORY} versions of each flag"),
         _ => format!(
-            "{versions} versions of {flags} flags went before there were {MAX_HISTORY}: a flag's history has at most {} KiB, and              its last {LEAST_HISTORY} versions however long",
+            "{versions} versions of {flags} flags went before there were {MAX_HISTORY}: a flag's history has at most {} KiB, and its last {LEAST_HISTORY} versions however long",
             MAX_HISTORY_BYTES >> 10
         ),
     };
@@ -311,7 +311,8 @@ fn history_finding((flags, versions): (u64, u64)) -> Finding {
 fn ledger_finding(usage: &LedgerUsage) -> Finding {
     let (rows, most) = usage.rows;
     let held = format!("{rows} of {most} units over all experiments, {} MiB", usage.bytes >> 20);
-    let near = usage.near.iter().map(|(name, rows, most)| format!("{name} has {rows} of {most} units"));
+    let near =
+        usage.near.iter().map(|(name, held, what, most)| format!("{name} has {held} of {most} {what}"));
     let mut faults: Vec<String> = near.collect();
     if usage.is_near() {
         faults.push(held.clone());

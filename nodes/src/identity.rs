@@ -41,13 +41,17 @@ pub async fn fetch_key(replica: &Replica, keys: &dyn UnitKeyStore) {
         return;
     }
     match replica.member().secret().await {
-        Ok(Some(bytes)) => {
-            match <[u8; KEY_BYTES]>::try_from(bytes.as_slice()).map(|bytes| keys.keep(bytes)) {
-                Ok(Ok(())) => tracing::info!("the unit key came from the leader"),
-                Ok(Err(error)) => tracing::error!(error = %error, "the unit key was not kept"),
-                Err(_) => tracing::error!(length = bytes.len(), "what the leader sent is no unit key"),
+        Ok(Some(bytes)) => match <[u8; KEY_BYTES]>::try_from(bytes.as_slice()) {
+            // One that is kept is kept for good.
+            Ok(bytes) if UnitKey::new(bytes).id() != replica.read(State::unit_key_id) => {
+                tracing::error!("what the leader sent is another cluster's unit key");
             }
-        }
+            Ok(bytes) => match keys.keep(bytes) {
+                Ok(()) => tracing::info!("the unit key came from the leader"),
+                Err(error) => tracing::error!(error = %error, "the unit key was not kept"),
+            },
+            Err(_) => tracing::error!(length = bytes.len(), "what the leader sent is no unit key"),
+        },
         Ok(None) => {}
         Err(why) => tracing::debug!(why, "no unit key from the leader"),
     }
@@ -68,7 +72,9 @@ pub async fn follow_key(host: Arc<Host>) {
 
 /// Takes the key that is kept by now.
 pub fn take_key(host: &Host) {
-    if let Ok(Some(key)) = host.keys.read() {
+    if let Ok(Some(key)) = host.keys.read()
+        && key.id() == host.replica.read(State::unit_key_id)
+    {
         host.exposures.keyed(key.id());
         let _ = host.unit_key.set(key);
     }

@@ -73,6 +73,13 @@ async fn etags_masks_dry_runs_and_request_ids_guard_a_write() {
     assert_eq!(refused.get_details_error_info().unwrap().reason, "CONTENT_MISMATCH");
     assert!(refused.message().contains("request_id") && refused.message().contains("new id"), "{refused}");
     let rehearsed = SetFlagRequest { validate_only: true, etag: String::new(), ..other };
+    let refused = world.flags().set_flag(rehearsed.clone()).await.unwrap_err();
+    assert_eq!(
+        refused.get_details_error_info().unwrap().reason,
+        "CONTENT_MISMATCH",
+        "rehearsed as it would be"
+    );
+    let rehearsed = SetFlagRequest { request_id: "r-2".into(), ..rehearsed };
     assert_eq!(world.flags().set_flag(rehearsed).await.unwrap().into_inner().flag_version, 3);
     assert_eq!(world.flags().set_flag(once).await.unwrap().into_inner().flag_version, 2);
 

@@ -34,7 +34,10 @@ fn every_request_that_changes_something_has_an_id_and_can_be_rehearsed() {
     let files: Vec<_> = set.file.iter().filter(|file| file.package() == "featureops.v1").collect();
     let messages: std::collections::BTreeMap<_, _> =
         files.iter().flat_map(|file| &file.message_type).map(|message| (message.name(), message)).collect();
-    let methods = files.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
+    // Who is a member is raft's, not the fold's: a change is made once, and its repeat is refused by what it finds.
+    let services =
+        files.iter().flat_map(|file| &file.service).filter(|service| service.name() != "ClusterService");
+    let methods = services.flat_map(|service| &service.method);
     let reads = |method: &&MethodDescriptorProto| READS.iter().any(|verb| method.name().starts_with(verb));
     let mut seen = 0;
     for method in methods.filter(|method| !reads(method)) {

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::chance::Chance;
 use crate::client::Client;
+use crate::line::{COMMAND_PATIENCE, within};
 use crate::{binary, http};
 
 /// Longest wait for a node to be ready or to end: generous, since a test machine may be busy.
@@ -129,7 +130,9 @@ impl Site {
     /// The binary cannot be run.
     pub fn ask(&self, arguments: &[&str]) -> Result<String, String> {
         let server = format!("http://127.0.0.1:{}", self.port);
-        let ended = self.command().args(arguments).args(["--server", &server]).output().unwrap();
+        let mut command = self.command();
+        command.args(arguments).args(["--server", &server]);
+        let ended = within(command, COMMAND_PATIENCE);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if ended.status.success() { Ok(text(&ended.stdout)) } else { Err(text(&ended.stderr)) }
     }

@@ -51,8 +51,8 @@ pub struct LedgerUsage {
     pub rows: (u64, u64),
     /// Bytes of all ledgers.
     pub bytes: u64,
-    /// Experiments near their own bound: name, units, bound; at most 16.
-    pub near: Vec<(String, u64, u64)>,
+    /// Experiments near a bound of their own: name, how many of what, bound; at most 16.
+    pub near: Vec<(String, u64, &'static str, u64)>,
 }
 
 impl State {
@@ -121,7 +121,14 @@ impl State {
     pub fn ledger_usage(&self) -> LedgerUsage {
         let budgets = self.budgets();
         let live = || self.ledgers.iter().filter(|(_, ledger)| !ledger.released);
-        let near = live().filter(|(_, ledger)| is_near(ledger.rows, budgets.experiment_units));
+        let near = live().flat_map(|(number, ledger)| {
+            [
+                (number, ledger.rows, "units", budgets.experiment_units),
+                (number, ledger.capped, "sums of capped metrics", budgets.experiment_capped),
+                (number, ledger.crossed, "units in two arms", budgets.experiment_crossed),
+            ]
+        });
+        let near = near.filter(|(_, held, _, most)| is_near(*held, *most));
         let name = |number: &u32| {
             let record = self.experiments.get(number);
             record.map(|r| {
@@ -132,7 +139,7 @@ impl State {
             rows: (self.rows, budgets.units),
             bytes: live().map(|(_, ledger)| ledger.bytes()).sum(),
             near: near
-                .filter_map(|(number, ledger)| Some((name(number)?, ledger.rows, budgets.experiment_units)))
+                .filter_map(|(number, held, what, most)| Some((name(number)?, held, what, most)))
                 .take(16)
                 .collect(),
         }

@@ -14,7 +14,7 @@ use driver::{Driver, agent, done, human, refusal, system};
 use featureops_proto::log::{self, CreateToken, RevokeToken, entry};
 use featureops_proto::timestamp;
 use featureops_proto::v1::token::Role;
-use featureops_proto::v1::{Principal, Token};
+use featureops_proto::v1::{self, Principal, Token};
 use featureops_state::{Effect, MAX_TOKENS, State};
 
 fn verified(principal: Principal) -> Principal {
@@ -68,6 +68,39 @@ fn once_there_are_tokens_nobody_acts_without_one() {
     assert_eq!(refusal(d.command_as(verified(human("root")), set())).code, "INVALID_ARGUMENT");
     // The node's own work goes on.
     assert_ne!(refusal(d.command_as(system(), set())).code, "NOT_PERMITTED");
+}
+
+#[test]
+fn a_token_that_is_gone_acts_no_more_by_a_node_that_lags_nor_by_what_it_scheduled() {
+    let mut d = Driver::new();
+    d.furnish();
+    d.done(create(token("root", &[Role::Admin])));
+    let (root, anna) = (|| verified(human("root")), || verified(human("anna")));
+    let ending = Token { expire_time: Some(timestamp(d.now_ms + 60_000)), ..token("bert", &[Role::Edit]) };
+    done(d.command_as(root(), create(token("anna", &[Role::Edit]))));
+    done(d.command_as(root(), create(ending)));
+    let archive = |_: u32| v1::ScheduledArchive {};
+    let schedule = |d: &Driver| v1::Schedule {
+        name: "environments/production/schedules/s".to_owned(),
+        flag: "checkout".to_owned(),
+        time: Some(timestamp(d.now_ms + 5_000)),
+        action: Some(v1::schedule::Action::Archive(archive(0))),
+        ..v1::Schedule::default()
+    };
+    let made = log::CreateSchedule { schedule: Some(schedule(&d)) };
+    done(d.command_as(anna(), entry::Command::CreateSchedule(made)));
+    done(d.command_as(root(), revoke("anna")));
+    let set = || entry::Command::SetFlag(log::SetFlag::default());
+    assert_eq!(refusal(d.command_as(anna(), set())).code, "NOT_PERMITTED");
+    assert_eq!(refusal(d.command_as(verified(human("bert")), set())).code, "INVALID_ARGUMENT");
+    d.tick(61_000);
+    assert_eq!(refusal(d.command_as(verified(human("bert")), set())).code, "NOT_PERMITTED");
+    let etag = d.state.flag("production", "checkout").unwrap().etag;
+    let name = schedule(&d).name;
+    d.command_as(system(), entry::Command::ExecuteSchedule(log::ExecuteSchedule { name, etag, ..Default::default() }));
+    let schedule = d.state.schedule("production", "s").unwrap();
+    assert_eq!(schedule.state(), v1::schedule::State::Failed, "{}", schedule.reason);
+    assert!(!d.state.flag("production", "checkout").unwrap().archived);
 }
 
 #[test]

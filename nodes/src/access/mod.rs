@@ -290,7 +290,7 @@ pub fn hide(headers: &mut HeaderMap) {
         value.as_bytes().windows(secret::PREFIX.len()).any(|part| part == secret::PREFIX.as_bytes())
     };
     for name in [header::AUTHORIZATION.as_str(), API_KEY] {
-        if headers.get(name).is_some_and(is_ours) {
+        if headers.get_all(name).iter().any(is_ours) {
             headers.remove(name);
         }
     }

@@ -486,16 +486,25 @@ fn definition(session: &Session, args: &CreateArgs) -> Result<v1::Experiment, Fa
         layer_share_basis_points: args.placement.layer_share.unwrap_or_default(),
         holdouts: args.placement.holdout.clone(),
         dimensions: args.dimension.clone(),
-        covariates: args.covariate.iter().map(|text| covariate(text)).collect(),
+        covariates: args.covariate.iter().map(|text| covariate(text)).collect::<Result<_, _>>()?,
         ..v1::Experiment::default()
     })
 }
 
-/// `spend:2`. What follows the last colon and is no number belongs to the name.
-fn covariate(text: &str) -> v1::Covariate {
-    let split = text.rsplit_once(':').and_then(|(name, places)| Some((name, places.parse::<u32>().ok()?)));
-    let (attribute, decimal_scale) = split.map_or((text, None), |(name, places)| (name, Some(places)));
-    v1::Covariate { attribute: attribute.to_owned(), decimal_scale }
+/// `spend:2`.
+fn covariate(text: &str) -> Result<v1::Covariate, Failure> {
+    let (attribute, decimal_scale) = match text.split_once(':') {
+        None => (text, None),
+        Some((name, places)) => {
+            let places = places.parse::<u32>().map_err(|_| {
+                Failure::usage(format!(
+                    "covariate '{text}': '{places}' is no number of decimal places; give {name}:2"
+                ))
+            })?;
+            (name, Some(places))
+        }
+    };
+    Ok(v1::Covariate { attribute: attribute.to_owned(), decimal_scale })
 }
 
 /// `latency:limit=500,minimum=1000`.

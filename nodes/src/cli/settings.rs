@@ -42,8 +42,8 @@ pub struct GlobalArgs {
     /// A token, as `featureops token create` shows it; whoever lists processes sees it here: prefer the variable or the file.
     #[arg(long, global = true, value_name = "TOKEN", env = "FEATUREOPS_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// A file that holds it.
-    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_TOKEN_FILE", conflicts_with = "token")]
+    /// A file that holds it; a token that is given itself comes first.
+    #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// PEM file of the authority that an https server's certificate is of [default: the system's].
     #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_CA_CERT")]

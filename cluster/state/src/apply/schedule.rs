@@ -204,6 +204,8 @@ impl State {
         c: &ExecuteSchedule,
         effects: &mut Vec<Effect>,
     ) -> Result<Outcome, Refusal> {
+        // Of a token that was revoked since, nothing is done any more.
+        self.check_verified(author)?;
         let name = flag_name(&flag_of(record));
         // Setting an archived flag would bring it back, which nobody asked for.
         self.live_flag(&name)?;

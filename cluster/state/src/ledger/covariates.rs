@@ -94,10 +94,15 @@ impl Ledger {
     ) -> Verdict {
         loop {
             let verdict = self.outcome(unit, slot, value, unix_minute, window);
-            if verdict != Verdict::NoRoom || self.capped < self.capped_most {
+            let is_capped = self.shape.slots.get(slot).is_some_and(|(_, kind)| kind.is_capped());
+            if verdict != Verdict::NoRoom || !is_capped || self.capped < self.capped_most {
                 return verdict;
             }
-            let Some(gone) = self.thin() else { return verdict };
+            let Some(gone) = self.thin() else {
+                // Its unit stays and its value does not: what is left is biased, as by a lost exposure, and blocks decisions alike.
+                self.lose(1);
+                return verdict;
+            };
             left.push((gone, self.kept));
         }
     }
@@ -161,5 +166,27 @@ impl Ledger {
         self.capped = self.capped + u64::from(old == 0) - u64::from(new == 0);
         self.dirty = true;
         Verdict::Counted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::fold::LEAST_KEPT;
+    use featureops_proto::v1::metric::Kind;
+
+    #[test]
+    fn a_value_that_finds_no_room_and_a_unit_that_stays_is_a_lost_one() {
+        let mut shape = Shape { arms: 2, ..Shape::default() };
+        let slot = shape.slot(1, Kind::Count, 3).unwrap();
+        let mut ledger = Ledger::new(0, shape);
+        ledger.capped_most = 1;
+        let mut left = Vec::new();
+        for unit in 1..=3 {
+            ledger.expose(unit, 0, 1, 1, None);
+            let verdict = ledger.outcome_in_room(unit, slot, 1, (1, 60), &mut left);
+            assert_eq!(verdict, if unit == 1 { Verdict::Counted } else { Verdict::NoRoom });
+        }
+        assert_eq!((ledger.kept, ledger.capped, ledger.lost), (LEAST_KEPT, 1, 2));
     }
 }
