@@ -48,8 +48,11 @@ pub struct Options {
     /// Longest wait for more facts, in milliseconds; only while other facts are being written.
     pub fact_linger_ms: u64,
     /// Events at which a fact command is proposed without waiting for more.
+    pub fact_events_enough: usize,
+    /// Events of one fact command, when so many wait already: the fold takes many at once faster than one by one.
     pub fact_events_max: usize,
-    /// Fact commands in flight: few enough that, at 4 MiB each at most, half of the bytes in flight stay for others.
+    /// Fact commands in flight: few, so that what comes meanwhile is gathered, and that, at 4 MiB each at most, most of the bytes
+    /// in flight stay for others.
     pub fact_commands_max: usize,
 }
 
@@ -78,8 +81,9 @@ impl Options {
             fact_batches_max: 4_096,
             fact_hold_ms_max: 2_000,
             fact_linger_ms: 5,
-            fact_events_max: 512,
-            fact_commands_max: 8,
+            fact_events_enough: 512,
+            fact_events_max: 4_096,
+            fact_commands_max: 4,
         }
     }
 

@@ -13,8 +13,8 @@ use featureops_proto::v1::Verdict;
 use featureops_proto::v1::experiment::State as Phase;
 
 use crate::State;
-use crate::ledger::{Exposed, Held, Ledger};
-use crate::metrics::{MAX_LATE_SECONDS, late_limit_ms, window_minutes};
+use crate::ledger::Exposed;
+use crate::metrics::{MAX_LATE_SECONDS, window_minutes};
 use crate::producers::Admission;
 use crate::state::Route;
 
@@ -23,11 +23,14 @@ pub const MAX_EVENTS: usize = 4_096;
 /// How far ahead of log time an event may lie, in minutes.
 const EARLY_MINUTES: u32 = 5;
 
+/// Of a batch's events, by their index.
+pub(super) type Verdicts = Vec<(u32, Verdict)>;
+
 impl State {
     pub(super) fn ingest(&mut self, ingest: &Ingest) -> Ingested {
         // Admission first, over all batches: one entry may hold the same batch twice.
         let mut replies: Vec<BatchReply> = Vec::with_capacity(ingest.batches.len());
-        let mut verdicts: Vec<Option<Vec<(u32, Verdict)>>> = Vec::with_capacity(ingest.batches.len());
+        let mut verdicts: Vec<Option<Verdicts>> = Vec::with_capacity(ingest.batches.len());
         let mut repeats = Vec::new();
         for batch in &ingest.batches {
             let (reply, list) = match self.admission(batch) {
@@ -62,11 +65,9 @@ impl State {
             replies.push(reply);
             verdicts.push(list);
         }
+        self.outcomes(&ingest.batches, &mut verdicts);
         for ((batch, reply), list) in ingest.batches.iter().zip(&mut replies).zip(verdicts) {
-            let Some(mut list) = list else { continue };
-            for fact in &batch.outcomes {
-                list.push((fact.index, self.outcome(fact)));
-            }
+            let Some(list) = list else { continue };
             *reply = completed(self.position, batch, list);
             self.producers.complete(&batch.producer, batch.sequence, reply);
         }
@@ -124,7 +125,7 @@ impl State {
     }
 
     /// The verdict on an event's time in unix minutes; 0 means now.
-    fn timed(&self, minute: u32, late_ms: i64) -> Result<u32, Verdict> {
+    pub(super) fn timed(&self, minute: u32, late_ms: i64) -> Result<u32, Verdict> {
         let now = self.clock.minute();
         if minute == 0 {
             return Ok(now);
@@ -237,88 +238,11 @@ impl State {
         self.waiting = waiting;
     }
 
-    fn outcome(&mut self, fact: &OutcomeFact) -> Verdict {
-        let Some(metric) = self.metric_by_number(fact.metric).and_then(|m| m.definition.as_ref()) else {
-            return Verdict::UnknownMetric;
-        };
-        let (late_ms, window) = (late_limit_ms(metric), window_minutes(metric));
-        let minute = match self.timed(fact.minute, late_ms) {
-            Ok(minute) => minute,
-            Err(verdict) => {
-                self.count_unjoined(fact.metric, verdict);
-                return verdict;
-            }
-        };
-        match &fact.receipt {
-            Some(receipt) => {
-                let route = Route { experiment: receipt.experiment, slot: 0 };
-                self.by_receipt(fact, route, receipt.arm, receipt.generation, receipt.minute, minute, window)
-            }
-            None => {
-                if fact.bad_receipt {
-                    self.count_unjoined(fact.metric, Verdict::BadReceipt);
-                }
-                self.by_unit(fact, minute, window)
-            }
-        }
-    }
-
-    fn by_unit(&mut self, fact: &OutcomeFact, minute: u32, window: u32) -> Verdict {
-        let mut best = None;
-        let mut absent = false;
-        // By index: attributing borrows the state.
-        let count = self.routes.get(&fact.metric).map_or(0, Vec::len);
-        if count == 0 {
-            return Verdict::Unused;
-        }
-        for at in 0..count {
-            let Some(route) = self.routes.get(&fact.metric).and_then(|routes| routes.get(at)).copied() else {
-                break;
-            };
-            let unknown =
-                |ledger: &Ledger| ledger.keeps(fact.unit_hash) && ledger.row(fact.unit_hash).is_none();
-            if self.ledgers.get(&route.experiment).is_none_or(unknown) {
-                absent = true;
-                continue;
-            }
-            let verdict = self.attribute(route, fact.unit_hash, fact.value, minute, window);
-            if best != Some(Verdict::Counted) {
-                best = Some(verdict);
-            }
-        }
-        // Where one experiment took it, another's exposure may still be on its way: it waits for that one too, as long
-        // as the ring has room to spare for those that nobody took.
-        if best.is_none() || (absent && self.waiting.has_room_to_spare()) {
-            let held = Held {
-                unit: fact.unit_hash,
-                metric: fact.metric,
-                value: fact.value,
-                minute,
-                since_ms: self.clock.now_ms(),
-                position: self.position,
-                joined: best.is_some(),
-            };
-            if let Some(gone) = self.waiting.hold(held)
-                && !gone.joined
-            {
-                self.count_unjoined(gone.metric, Verdict::WaitingFull);
-            }
-        }
-        best.unwrap_or(Verdict::Waiting)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn by_receipt(
-        &mut self,
-        fact: &OutcomeFact,
-        route: Route,
-        arm: u32,
-        generation: u32,
-        exposed_minute: u32,
-        minute: u32,
-        window: u32,
-    ) -> Verdict {
-        let number = route.experiment;
+    /// An outcome whose receipt says which experiment and arm it belongs to: its event and window in minutes.
+    pub(super) fn by_receipt(&mut self, fact: &OutcomeFact, minute: u32, window: u32) -> Verdict {
+        let Some(receipt) = &fact.receipt else { return Verdict::BadReceipt };
+        let (number, arm, generation, exposed_minute) =
+            (receipt.experiment, receipt.arm, receipt.generation, receipt.minute);
         let Some(record) = self.experiments.get(&number) else { return Verdict::UnknownExperiment };
         let arms = record.definition.as_ref().map_or(0, |d| d.arms.len());
         if arm as usize >= arms {
@@ -327,7 +251,7 @@ impl State {
         let Some(slot) = record.slots.iter().position(|slot| slot.metric == fact.metric) else {
             return Verdict::Unused;
         };
-        let route = Route { slot, ..route };
+        let route = Route { experiment: number, slot };
         let routes = self.routes.get(&fact.metric).map(Vec::as_slice).unwrap_or_default();
         if !routes.iter().any(|live| live.experiment == number) {
             return self.counted(number, Verdict::NotRunning);
@@ -384,22 +308,21 @@ impl State {
     }
 
     fn attribute(&mut self, route: Route, unit: u64, value: i64, unix_minute: u32, window: u32) -> Verdict {
-        let most = self.budgets().experiment_sums;
         let Some(ledger) = self.ledgers.get_mut(&route.experiment) else { return Verdict::NotRunning };
         let sums = ledger.entries;
-        let verdict = if unix_minute <= ledger.base_minute {
-            Verdict::BeforeExposure
-        } else {
-            ledger.outcome(unit, route.slot, value, ledger.minute(unix_minute), window)
-        };
+        let verdict = ledger.outcome(unit, route.slot, value, unix_minute, window);
         ledger.count(verdict);
-        if ledger.entries != sums {
-            self.entries = self.entries - sums + ledger.entries;
-            if ledger.entries > most {
-                self.heavy.insert(route.experiment);
-            }
-        }
+        let held = ledger.entries;
+        self.sums_changed(route.experiment, sums, held);
         verdict
+    }
+
+    /// An experiment held so many sums of single units, and holds so many now.
+    pub(super) fn sums_changed(&mut self, experiment: u32, before: u64, now: u64) {
+        self.entries = self.entries - before + now;
+        if now > before && now > self.budgets().experiment_sums {
+            self.heavy.insert(experiment);
+        }
     }
 
     fn counted(&mut self, number: u32, verdict: Verdict) -> Verdict {
@@ -419,7 +342,7 @@ impl State {
     }
 }
 
-fn completed(position: u64, batch: &Batch, list: Vec<(u32, Verdict)>) -> BatchReply {
+fn completed(position: u64, batch: &Batch, list: Verdicts) -> BatchReply {
     let counted = list.iter().filter(|(_, verdict)| *verdict == Verdict::Counted).count() as u32;
     let mut verdicts: Vec<DoorVerdict> = list
         .into_iter()

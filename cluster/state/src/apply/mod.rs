@@ -10,6 +10,7 @@ mod flag;
 pub(crate) mod held;
 mod identity;
 mod ingest;
+mod joining;
 mod layer;
 mod members;
 mod metric;

@@ -1,6 +1,6 @@
 //! Sums: one i64 per (unit, arm) for one metric, kept only while it is not zero.
 
-use super::ordered::{Ordered, Slot};
+use super::ordered::{Ordered, Place, Slot};
 
 /// A unit's sum may not pass this, so that its square stays far from the edge of an i128.
 pub const MAX_SUM: i64 = 1 << 57;
@@ -49,13 +49,29 @@ impl Entries {
         self.0.get(key(hash, arm)).map_or(0, |packed| packed.value)
     }
 
+    /// Brings the unit's sums near the processor.
+    pub fn touch(&self, hash: u64) {
+        self.0.touch(key(hash, 0));
+    }
+
+    /// The sum, and its place for a [`Self::put_at`] that follows at once.
+    pub fn find(&self, hash: u64, arm: u8) -> (i64, Place) {
+        let place = self.0.find(key(hash, arm));
+        (self.0.at(place).map_or(0, |packed| packed.value), place)
+    }
+
     /// Writes a sum; zero takes it out.
     pub fn put(&mut self, hash: u64, arm: u8, value: i64) {
+        self.put_at(self.0.find(key(hash, arm)), hash, arm, value);
+    }
+
+    /// As [`Self::put`], in the place just found.
+    pub fn put_at(&mut self, place: Place, hash: u64, arm: u8, value: i64) {
         let key = key(hash, arm);
         if value == 0 {
             self.0.remove(key);
         } else {
-            self.0.put(Packed { key, value });
+            self.0.put_at(place, Packed { key, value });
         }
     }
 

@@ -30,6 +30,9 @@ const MAX_LOAD: usize = 9;
 /// Homes of the smallest table.
 const MIN_HOMES: usize = 4;
 
+/// Where something stands, or where it belongs; good until the next write.
+pub type Place = Result<usize, usize>;
+
 /// The table.
 #[derive(Debug, Clone)]
 pub struct Ordered<S> {
@@ -66,9 +69,27 @@ impl<S: Slot> Ordered<S> {
         self.slots.iter().filter(|slot| slot.is_used())
     }
 
+    /// Asks memory for where this order's run begins, and looks at nothing: a look that guesses wrong would wait.
+    pub fn touch(&self, order: u64) {
+        let home = self.home(order);
+        // A run is some three places long: it may end in the next line of memory.
+        for at in [home, home + 4] {
+            std::hint::black_box(self.slots.get(at).map(Slot::is_used));
+        }
+    }
+
+    /// What stands in a place that [`Self::find`] found.
+    pub fn at(&self, place: Place) -> Option<&S> {
+        self.slots.get(place.ok()?)
+    }
+
     /// Writes what is there, or puts it in. Returns whether it is new.
     pub fn put(&mut self, slot: S) -> bool {
-        let mut place = self.find(slot.order());
+        self.put_at(self.find(slot.order()), slot)
+    }
+
+    /// As [`Self::put`], where [`Self::find`] has just found the place of the slot's order.
+    pub fn put_at(&mut self, mut place: Place, slot: S) -> bool {
         if let Ok(at) = place {
             self.slots.set(at, slot);
             return false;
@@ -161,7 +182,7 @@ impl<S: Slot> Ordered<S> {
     }
 
     /// Where it is, or where it belongs.
-    fn find(&self, order: u64) -> Result<usize, usize> {
+    pub fn find(&self, order: u64) -> Place {
         let mut at = self.home(order);
         while let Some(slot) = self.slots.get(at).filter(|slot| slot.is_used()) {
             let there = slot.order();

@@ -73,6 +73,11 @@ impl Rows {
         self.0.get(hash).map(unpack)
     }
 
+    /// Brings the row of a hash near the processor.
+    pub fn touch(&self, hash: u64) {
+        self.0.touch(hash);
+    }
+
     /// Writes a row, replacing one of the same hash.
     pub fn put(&mut self, row: Row) {
         self.0.put(pack(row));

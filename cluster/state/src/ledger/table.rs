@@ -166,7 +166,12 @@ impl Ledger {
 
     /// Counts a verdict.
     pub fn count(&mut self, verdict: Verdict) {
-        *self.verdicts.entry(verdict as i32).or_default() += 1;
+        self.count_all(verdict, 1);
+    }
+
+    /// Counts a verdict on so many events.
+    pub fn count_all(&mut self, verdict: Verdict, events: u64) {
+        *self.verdicts.entry(verdict as i32).or_default() += events;
         self.dirty = true;
     }
 
@@ -270,12 +275,41 @@ impl Ledger {
         Exposed::Crossed(Crossing { from: row.arm })
     }
 
-    /// Adds an outcome of a unit that has a row: the minute is since the base, the window in minutes.
-    pub fn outcome(&mut self, unit: u64, slot: usize, value: i64, minute: u32, window: u32) -> Verdict {
+    /// Brings what an outcome of the unit will need near the processor, so that many wait for memory at once.
+    pub fn touch(&self, unit: u64, slot: usize) {
+        let Some(shard) = self.shards.get(shard_of(unit)) else { return };
+        let hash = key_of(unit);
+        shard.rows.touch(hash);
+        if let Some((_, SlotKind::Sum { table, .. })) = self.shape.slots.get(slot)
+            && let Some(entries) = shard.entries.get(usize::from(*table))
+        {
+            entries.touch(hash);
+        }
+    }
+
+    /// Adds an outcome: its time in unix minutes, the window in minutes.
+    pub fn outcome(&mut self, unit: u64, slot: usize, value: i64, unix_minute: u32, window: u32) -> Verdict {
         if !self.keeps(unit) {
             return Verdict::Thinned;
         }
         let Some(row) = self.row(unit) else { return Verdict::NoExposure };
+        self.outcome_of(row, unit, slot, value, unix_minute, window)
+    }
+
+    /// Adds an outcome of the unit whose row that is.
+    pub fn outcome_of(
+        &mut self,
+        row: Row,
+        unit: u64,
+        slot: usize,
+        value: i64,
+        unix_minute: u32,
+        window: u32,
+    ) -> Verdict {
+        if unix_minute <= self.base_minute {
+            return Verdict::BeforeExposure;
+        }
+        let minute = self.minute(unix_minute);
         if row.crossed && self.side(unit).is_some_and(|side| side.twice) {
             return Verdict::CrossedTwice;
         }
@@ -331,10 +365,12 @@ impl Ledger {
         if value == 0 {
             return Verdict::Counted;
         }
-        let shape = Arc::clone(&self.shape);
-        let Some(shard) = self.shards.get(shard_of(unit)) else { return Verdict::NoRoom };
-        let sum_in = |table: usize| shard.entries.get(table).map_or(0, |e| e.get(row.hash, row.arm));
-        let old = sum_in(usize::from(table));
+        let Self { shape, shards, strata, .. } = self;
+        let Some(shard) = shards.get_mut(shard_of(unit)) else { return Verdict::NoRoom };
+        let Some((old, place)) = shard.entries.get(usize::from(table)).map(|e| e.find(row.hash, row.arm))
+        else {
+            return Verdict::NoRoom;
+        };
         let Some(new) = old.checked_add(value).filter(|sum| sum.unsigned_abs() <= MAX_SUM.unsigned_abs())
         else {
             return Verdict::SumOverflow;
@@ -342,10 +378,13 @@ impl Ledger {
         // Products with the other half of every pair this slot is in, at the unit's present sums.
         let mut products = Vec::new();
         for (pair, other) in shape.pairs_of(slot) {
-            products.push((pair, i128::from(value) * i128::from(sum_in(other))));
+            let other = shard.entries.get(other).map_or(0, |e| e.get(row.hash, row.arm));
+            products.push((pair, i128::from(value) * i128::from(other)));
         }
         let squares_added = (2 * i128::from(old) + i128::from(value)) * i128::from(value);
-        let Some((_, cell)) = self.cell_of(row) else { return Verdict::NoRoom };
+        let strata = Arc::make_mut(strata);
+        let at = strata.find(row.generation, row.minute);
+        let Some(cell) = at.and_then(|at| strata.cell_at(at, row.arm)) else { return Verdict::NoRoom };
         let Some((sum, squares)) = cell.slots.get_mut(slot) else { return Verdict::UnknownMetric };
         let (Some(next_sum), Some(next_squares)) =
             (sum.checked_add(i128::from(value)), squares.checked_add(squares_added))
@@ -357,18 +396,14 @@ impl Ledger {
                 return Verdict::SumOverflow;
             }
         }
-        if let Some(moments) = cell.slots.get_mut(slot) {
-            *moments = (next_sum, next_squares);
-        }
+        (*sum, *squares) = (next_sum, next_squares);
         for (at, product) in products {
             if let Some(cross) = cell.cross.get_mut(at) {
                 *cross += product;
             }
         }
-        if let Some(shard) = self.shards.get_mut(shard_of(unit))
-            && let Some(entries) = Arc::make_mut(shard).entries.get_mut(usize::from(table))
-        {
-            entries.put(row.hash, row.arm, new);
+        if let Some(entries) = Arc::make_mut(shard).entries.get_mut(usize::from(table)) {
+            entries.put_at(place, row.hash, row.arm, new);
         }
         self.entries = self.entries + u64::from(old == 0) - u64::from(new == 0);
         self.dirty = true;

@@ -1,6 +1,6 @@
 //! Outcomes that came before their exposure: held for a minute of log time, at most 65,536 of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Outcomes held.
 pub const MAX_HELD: usize = 65_536;
@@ -26,59 +26,68 @@ pub struct Held {
     pub joined: bool,
 }
 
-/// The ring, oldest first, with an index by unit.
+/// What waits, oldest first, with an index by unit.
+///
+/// An outcome that an experiment took stays, for the other experiments; when there is no room, such ones leave first.
 #[derive(Debug, Clone, Default)]
 pub struct Waiting {
-    ring: VecDeque<Held>,
-    /// Number of the ring's first element.
-    first: u64,
-    by_unit: BTreeMap<u64, VecDeque<u64>>,
+    held: BTreeMap<u64, Held>,
+    /// Number of the next.
+    next: u64,
+    /// Numbers of those that were joined.
+    joined: BTreeSet<u64>,
+    by_unit: BTreeMap<u64, BTreeSet<u64>>,
 }
 
 impl Waiting {
     /// Oldest first.
     pub fn held(&self) -> impl Iterator<Item = &Held> {
-        self.ring.iter()
+        self.held.values()
     }
 
     /// Less than half full.
     pub fn has_room_to_spare(&self) -> bool {
-        self.ring.len() < MAX_HELD / 2
+        self.held.len() < MAX_HELD / 2
     }
 
-    /// Holds an outcome. Returns the one that had to leave for it, if the ring was full.
+    /// Holds an outcome. Returns the one that had to leave for it, if there was no room: the oldest that was joined, or the
+    /// oldest.
     pub fn hold(&mut self, held: Held) -> Option<Held> {
-        let gone = if self.ring.len() >= MAX_HELD { self.drop_oldest() } else { None };
-        self.by_unit.entry(held.unit).or_default().push_back(self.first + self.ring.len() as u64);
-        self.ring.push_back(held);
+        let gone = if self.held.len() >= MAX_HELD {
+            let oldest = self.joined.first().or_else(|| self.held.keys().next()).copied();
+            oldest.and_then(|number| self.drop_one(number))
+        } else {
+            None
+        };
+        self.by_unit.entry(held.unit).or_default().insert(self.next);
+        if held.joined {
+            self.joined.insert(self.next);
+        }
+        self.held.insert(self.next, held);
+        self.next += 1;
         gone
     }
 
     /// Calls `join` for every outcome the unit has waiting; those for which it is true are marked as joined.
     pub fn meet(&mut self, unit: u64, mut join: impl FnMut(&Held) -> bool) {
-        let Some(numbers) = self.by_unit.get(&unit) else { return };
-        for number in numbers {
-            let at = number.saturating_sub(self.first) as usize;
-            if let Some(held) = self.ring.get_mut(at)
+        for number in self.by_unit.get(&unit).into_iter().flatten() {
+            if let Some(held) = self.held.get_mut(number)
                 && join(held)
             {
                 held.joined = true;
+                self.joined.insert(*number);
             }
         }
     }
 
     /// Drops the unit's outcomes for which `gone` is true. Returns how many.
     pub fn forget(&mut self, unit: u64, gone: impl Fn(&Held) -> bool) -> u32 {
-        if !self.by_unit.contains_key(&unit) {
-            return 0;
-        }
-        // Numbers follow places, so the ring is made anew.
+        let numbers: Vec<u64> = self.by_unit.get(&unit).into_iter().flatten().copied().collect();
         let mut forgotten = 0;
-        for held in std::mem::take(self).ring {
-            if held.unit == unit && gone(&held) {
+        for number in numbers {
+            if self.held.get(&number).is_some_and(&gone) {
+                self.drop_one(number);
                 forgotten += 1;
-            } else {
-                self.hold(held);
             }
         }
         forgotten
@@ -86,23 +95,22 @@ impl Waiting {
 
     /// Takes the oldest outcome if it has waited its time.
     pub fn expire(&mut self, now_ms: i64) -> Option<Held> {
-        let oldest = self.ring.front()?;
+        let (number, oldest) = self.held.first_key_value()?;
         if now_ms.saturating_sub(oldest.since_ms) < HELD_MS {
             return None;
         }
-        self.drop_oldest()
+        self.drop_one(*number)
     }
 
-    fn drop_oldest(&mut self) -> Option<Held> {
-        let held = self.ring.pop_front()?;
+    fn drop_one(&mut self, number: u64) -> Option<Held> {
+        let held = self.held.remove(&number)?;
+        self.joined.remove(&number);
         if let Some(numbers) = self.by_unit.get_mut(&held.unit) {
-            // Numbers of a unit rise, so the ring's oldest is its oldest.
-            numbers.pop_front();
+            numbers.remove(&number);
             if numbers.is_empty() {
                 self.by_unit.remove(&held.unit);
             }
         }
-        self.first += 1;
         Some(held)
     }
 }
@@ -141,6 +149,14 @@ mod tests {
             assert_eq!(waiting.hold(held(unit, 0)), None);
         }
         assert_eq!(waiting.hold(held(9, 1)).unwrap().unit, 0);
-        assert_eq!(waiting.ring.len(), MAX_HELD);
+        waiting.meet(500, |_| true);
+        waiting.meet(7, |_| true);
+        let unit = |gone: Option<Held>| gone.map(|gone| (gone.unit, gone.joined));
+        assert_eq!(unit(waiting.hold(held(9, 2))), Some((7, true)), "what was counted leaves first");
+        assert_eq!(unit(waiting.hold(held(9, 3))), Some((500, true)));
+        assert_eq!(unit(waiting.hold(held(9, 4))), Some((1, false)));
+        assert_eq!(waiting.forget(9, |held| held.since_ms > 2), 2);
+        assert_eq!(waiting.held().count(), MAX_HELD - 2);
+        assert_eq!(waiting.held().filter(|held| held.unit == 9).count(), 3);
     }
 }
