@@ -514,7 +514,7 @@ mod tests {
     fn an_unknown_name_is_refused_with_the_nearest_known_one() {
         let error = NodeConfig::load(Some("lisen = 'x'"), none(), &[], none()).unwrap_err();
         assert_eq!(error.to_string(), "file setting 'lisen': is not known; the nearest one is 'listen'");
-        let far = NodeConfig::load(Some("something_else = 'x'"), none(), &[], none()).unwrap_err();
+        let far = NodeConfig::load(Some("zzz = 'x'"), none(), &[], none()).unwrap_err();
         assert!(far.message.starts_with("is not known; there are data, "), "{far}");
         let variable = vec![("FEATUREOPS_OTLP_ENDPONT".to_owned(), "x".to_owned())];
         let error = NodeConfig::load(None, variable.clone(), &[], none()).unwrap_err();

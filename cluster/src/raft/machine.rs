@@ -262,6 +262,6 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.snapshots.load()
+        self.snapshots.current(&self.environment).await
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::record::{PositionRecord, StoredMembershipRecord};
 use super::types::{Snapshot, SnapshotMeta};
+use crate::environment::Environment;
 use crate::storage::{Change, VALUE_BYTES_MAX, ValueLane, Values};
 
 /// Longest encoded state, in bytes.
@@ -129,7 +130,19 @@ impl Snapshots {
         self.lane.write(batch).await
     }
 
-    /// The current snapshot, checked against its length and checksum.
+    /// The current snapshot, read beside everything else, and while none is stored: that would remove, piece by piece, what is
+    /// being read.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub async fn current(&self, environment: &Environment) -> io::Result<Option<Snapshot>> {
+        let _writing = self.writing.lock().await;
+        let values = Arc::clone(&self.values);
+        let read = environment.run(move || load(values.as_ref())).await;
+        read.unwrap_or_else(|| Err(io::Error::other("reading the snapshot panicked")))
+    }
+
+    /// The current snapshot, checked against its length and checksum; for whoever knows that none is being stored.
     ///
     /// # Errors
     /// As [`load`].

@@ -79,12 +79,11 @@ fn a_token_that_is_gone_acts_no_more_by_a_node_that_lags_nor_by_what_it_schedule
     let ending = Token { expire_time: Some(timestamp(d.now_ms + 60_000)), ..token("bert", &[Role::Edit]) };
     done(d.command_as(root(), create(token("anna", &[Role::Edit]))));
     done(d.command_as(root(), create(ending)));
-    let archive = |_: u32| v1::ScheduledArchive {};
     let schedule = |d: &Driver| v1::Schedule {
         name: "environments/production/schedules/s".to_owned(),
         flag: "checkout".to_owned(),
         time: Some(timestamp(d.now_ms + 5_000)),
-        action: Some(v1::schedule::Action::Archive(archive(0))),
+        action: Some(v1::schedule::Action::Archive(true)),
         ..v1::Schedule::default()
     };
     let made = log::CreateSchedule { schedule: Some(schedule(&d)) };
@@ -97,7 +96,10 @@ fn a_token_that_is_gone_acts_no_more_by_a_node_that_lags_nor_by_what_it_schedule
     assert_eq!(refusal(d.command_as(verified(human("bert")), set())).code, "NOT_PERMITTED");
     let etag = d.state.flag("production", "checkout").unwrap().etag;
     let name = schedule(&d).name;
-    d.command_as(system(), entry::Command::ExecuteSchedule(log::ExecuteSchedule { name, etag, ..Default::default() }));
+    d.command_as(
+        system(),
+        entry::Command::ExecuteSchedule(log::ExecuteSchedule { name, etag, ..Default::default() }),
+    );
     let schedule = d.state.schedule("production", "s").unwrap();
     assert_eq!(schedule.state(), v1::schedule::State::Failed, "{}", schedule.reason);
     assert!(!d.state.flag("production", "checkout").unwrap().archived);
