@@ -15,7 +15,7 @@ use crate::proposer::{ProposeError, Proposer};
 /// Waits between two rounds, in milliseconds; doubles from the first to the last.
 const RETRY_MS: (u64, u64) = (100, 3_000);
 /// Nodes that are asked.
-pub const SEEDS_MAX: usize = 64;
+pub const SEEDS_MAX: usize = featureops_state::MAX_MEMBERS;
 
 /// What a node that joins waits for; absent once it is a member.
 pub(crate) type Awaited = watch::Sender<Option<String>>;

@@ -29,7 +29,7 @@ use crate::proposer::{ProposeError, Proposer, unknown};
 use crate::raft::types::{Membership, Peer, Types};
 
 /// Members of a cluster, learners among them.
-pub const MEMBERS_MAX: usize = 64;
+pub const MEMBERS_MAX: usize = featureops_state::MAX_MEMBERS;
 /// Voters: each more makes every write wait for more of them.
 pub const VOTERS_MAX: usize = 9;
 /// A learner that lacks fewer entries has caught up.

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use featureops_state::{MAX_ADDRESS_BYTES, MAX_MEMBERS};
+
 use crate::access::Anonymous;
 use crate::fronts::settings::{self, Settings};
 use crate::nearest::nearest;
@@ -300,27 +302,27 @@ fn peer_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text.is_empty() { Ok(None) } else { address(text).map(Some) }
 }
 
+/// Whether it is a host and a port.
+#[must_use]
+pub fn is_reachable(text: &str) -> bool {
+    let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let plain = text.len() <= MAX_ADDRESS_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
+    plain && port.is_some_and(|(host, port)| !host.is_empty() && port > 0)
+}
+
 /// A host and a port, or nothing.
 fn reachable(text: &str) -> Result<String, String> {
-    let fault = || {
-        format!("'{}' is not a host and a port, as node-2:7401", text.chars().take(80).collect::<String>())
-    };
-    if text.is_empty() {
-        return Ok(String::new());
+    if text.is_empty() || is_reachable(text) {
+        return Ok(text.to_owned());
     }
-    let (host, port) = text.rsplit_once(':').ok_or_else(fault)?;
-    let plain = text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if host.is_empty() || !plain || port.parse::<u16>().is_err() || port == "0" {
-        return Err(fault());
-    }
-    Ok(text.to_owned())
+    Err(format!("'{}' is not a host and a port, as node-2:7401", text.chars().take(80).collect::<String>()))
 }
 
 fn reachables(text: &str) -> Result<Vec<String>, String> {
     let entries: Vec<&str> =
         text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()).collect();
-    if entries.len() > 64 {
-        return Err(format!("names {} addresses; 64 are enough", entries.len()));
+    if entries.len() > MAX_MEMBERS {
+        return Err(format!("names {} addresses; {MAX_MEMBERS} are enough", entries.len()));
     }
     entries.into_iter().map(reachable).collect()
 }

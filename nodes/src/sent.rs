@@ -123,30 +123,6 @@ meant! {
     RevokeTokenRequest {}
 }
 
-macro_rules! meant_whole {
-    ($($request:ident)*) => {$(
-        impl Meant for v1::$request {
-            const KIND: &'static str = stringify!($request);
-
-            fn request_id(&self) -> &str {
-                &self.request_id
-            }
-
-            fn meant(mut self) -> Self {
-                self.request_id = String::new();
-                self
-            }
-        }
-    )*};
-}
-
-meant_whole! {
-    AddLearnerRequest
-    PromoteMemberRequest
-    RemoveMemberRequest
-    ReplaceMemberRequest
-}
-
 impl Meant for v1::SetFlagRequest {
     const KIND: &'static str = "SetFlagRequest";
 

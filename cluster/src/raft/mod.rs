@@ -1,6 +1,6 @@
 //! openraft's ports over this room's: types, log store, state machine, snapshots. Its network is [`crate::peer`].
 //!
-//! Every use of openraft stands here, there, and in [`crate::cluster`], [`crate::proposer`] and [`crate::members`], so that one of its alphas is one place's work.
+//! No type of openraft's leaves this crate, so that one of its alphas is this crate's work and nobody else's.
 
 pub(crate) mod growth;
 pub mod log_store;

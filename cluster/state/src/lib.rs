@@ -57,6 +57,7 @@ pub use flags::{History, LEAST_HISTORY, MAX_HISTORY, MAX_HISTORY_BYTES};
 pub use invariant::{Invariant, Violation};
 pub use ledger::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, SERIES_HOURS, SeriesCell, strata_digest};
 pub use ledger_view::{LedgerUsage, PeriodView, SampleView, SeriesView};
+pub use members::{MAX_ADDRESS_BYTES, MAX_MEMBERS};
 pub use producers::{is_node_producer, node_producer};
 pub use segments::{MAX_CHANGED as MAX_SEGMENT_UNITS_CHANGED, MAX_SEGMENTS, Shards};
 pub use snapshot::{Section, SnapshotError};

@@ -12,11 +12,12 @@ use featureops_proto::v1::{
     member, principal,
 };
 use featureops_proto::{ErrorCode, timestamp_if_set};
-use featureops_state::State;
+use featureops_state::{MAX_MEMBERS, State};
 use tonic::{Request, Response, Status};
 
 use crate::access::grant::granted;
 use crate::caller;
+use crate::config::is_reachable;
 use crate::host::Host;
 use crate::identity::{give_identity, take_key};
 use crate::refusal;
@@ -26,15 +27,11 @@ use crate::services;
 
 /// How long a node that founds a cluster waits to lead it.
 const LEAD_MS_MAX: u64 = 5_000;
-/// Addresses of one request to join.
-const ADDRESSES_MAX: usize = 64;
 /// How often, and how many times, it is looked whether a change is known here as committed: a second in all.
 const COMMIT_LOOK: Duration = Duration::from_millis(10);
 const COMMIT_LOOKS: usize = 100;
 /// How often the leader looks whether the members are noted.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest address, in bytes.
-const ADDRESS_BYTES_MAX: usize = 255;
 
 /// The service.
 pub struct Clusters(pub Arc<Host>);
@@ -54,13 +51,10 @@ fn number(node: u64, field: &str) -> Result<u64, Status> {
 }
 
 fn address(text: &str, field: &str) -> Result<String, Status> {
-    let port = text
-        .rsplit_once(':')
-        .and_then(|(host, port)| port.parse::<u16>().ok().filter(|port| *port > 0 && !host.is_empty()));
-    if port.is_none() || text.len() > ADDRESS_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(refusal::invalid(field, text, "is not a host and a port, as node-2:7401"));
+    if is_reachable(text) {
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
+    Err(refusal::invalid(field, text, "is not a host and a port, as node-2:7401"))
 }
 
 /// Whoever changes the cluster is no agent.
@@ -234,13 +228,9 @@ impl ClusterService for Clusters {
         person(&self.0, &request)?;
         self.0.accepts_writes()?;
         let request = request.into_inner();
-        if request.addresses.is_empty() || request.addresses.len() > ADDRESSES_MAX {
+        if request.addresses.is_empty() || request.addresses.len() > MAX_MEMBERS {
             let count = request.addresses.len();
-            return Err(refusal::invalid(
-                "addresses",
-                count,
-                format!("addresses; give 1 to {ADDRESSES_MAX}"),
-            ));
+            return Err(refusal::invalid("addresses", count, format!("addresses; give 1 to {MAX_MEMBERS}")));
         }
         let addresses = request.addresses.iter().map(|text| address(text, "addresses"));
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
