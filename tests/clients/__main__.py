@@ -5,6 +5,7 @@
     python3 tests/clients parity                   one unit, one variant, whichever client asks
     python3 tests/clients examples                 examples/python and examples/typescript
     python3 tests/clients large                    a set of flags larger than a client's message
+    python3 tests/clients failover                 clients of three nodes whose leader is killed
     python3 tests/clients soak --minutes 60        clients that stay attached; only when it is named
 
 Exit 0 when all of it holds, 1 when something does not, 2 when a run could not be made.
@@ -22,7 +23,7 @@ from server import ServerError, find_binary
 def arguments() -> argparse.Namespace:
     written = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog="tests/clients", description=__doc__, formatter_class=written)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="suite, parity, examples, large (the default: all four), soak")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help="suite, parity, examples, large, failover (the default: all five), soak")
     parser.add_argument("--binary", help="featureops; default: the newer of target/release and target/debug")
     parser.add_argument("--runs", default="", metavar="REGEX", help="only these runs of the suite, as 'python rpc v2'")
     parser.add_argument("--only", default="", metavar="REGEX", help="only these scenarios; counts are not asserted")
@@ -34,15 +35,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="show each run's scenarios and what it leaves out, and end")
     parser.add_argument("--install", action="store_true", help="install the clients and the suite, and end")
     parsed = parser.parse_args()
-    unknown = set(parsed.what) - {"suite", "parity", "examples", "large", "soak"}
+    unknown = set(parsed.what) - {"suite", "parity", "examples", "large", "failover", "soak"}
     if unknown:
-        parser.error(f"'{min(unknown)}' is not one of suite, parity, examples, large, soak")
+        parser.error(f"'{min(unknown)}' is not one of suite, parity, examples, large, failover, soak")
     return parsed
 
 
 def main(options: argparse.Namespace) -> int:
     # Only inside the virtual environment are the clients there to be imported.
     import examples
+    import failover
     import large
     import parity
     import runs
@@ -67,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
         "rust": Child("rust", [str(rust)], rust.parent),
     }
     server.tokens = options.tokens
-    what = options.what or ["suite", "parity", "examples", "large"]
+    what = options.what or ["suite", "parity", "examples", "large", "failover"]
     faults = 0
     try:
         if "suite" in what:
@@ -78,6 +80,8 @@ def main(options: argparse.Namespace) -> int:
             faults += examples.run(binary, folder)
         if "large" in what:
             faults += large.run(binary, languages)
+        if "failover" in what:
+            faults += failover.run(binary, languages)
         if "soak" in what:
             faults += soak.run(binary, languages, options.minutes)
     finally:

@@ -36,7 +36,8 @@ class ServerError(Exception):
 
 
 class Server:
-    def __init__(self, binary: Path, sets: list, fractional: str = "v2", settings: dict | None = None):
+    def __init__(self, binary: Path, sets: list, fractional: str = "v2", settings: dict | None = None, founds: bool = True):
+        """With `founds` it gets the sets; else it follows others that have them, by its settings."""
         self.binary = binary
         self.fractional = fractional
         self.settings = settings or {}
@@ -52,7 +53,7 @@ class Server:
             # flagd's clients cannot show one: on loopback they need none.
             self.token = self._make_token("root", "admin")
             ofrep_tokens[self.ports["ofrep"]] = self._make_token("app", "evaluate")
-        for environment, source, _ in sets:
+        for environment, source, _ in sets if founds else ():
             self.command("environment", "set", environment, "--source", source, "--fractional", fractional[1:])
             self._import(environment)
 
