@@ -103,7 +103,7 @@ pub fn unit(number: usize) -> String {
 }
 
 /// Shows every unit its arm, and keeps the receipts.
-async fn expose(channel: &Channel) -> Result<Vec<String>, Failure> {
+pub async fn expose(channel: &Channel) -> Result<Vec<String>, Failure> {
     let requests = tokio_stream::iter((0..UNITS).map(|number| EvaluateRequest {
         environment: ENVIRONMENT.to_owned(),
         flag: EXPERIMENT.to_owned(),
@@ -120,7 +120,7 @@ async fn expose(channel: &Channel) -> Result<Vec<String>, Failure> {
 }
 
 /// Batches made beforehand, over all units.
-fn outcomes(receipts: &[String], with_receipts: bool) -> Vec<Vec<Outcome>> {
+pub fn outcomes(receipts: &[String], with_receipts: bool) -> Vec<Vec<Outcome>> {
     let numbered: Vec<(usize, &String)> = receipts.iter().enumerate().collect();
     let batch = |units: &[(usize, &String)]| {
         let outcome = |(number, receipt): &(usize, &String)| Outcome {
@@ -169,7 +169,8 @@ pub struct Producers {
 }
 
 impl Producers {
-    fn new(kind: &'static str, batches: Vec<Vec<Outcome>>) -> Self {
+    /// None reported yet.
+    pub fn new(kind: &'static str, batches: Vec<Vec<Outcome>>) -> Self {
         Self { kind, batches: Arc::new(batches), sequences: (0..PRODUCERS).map(|_| Arc::default()).collect() }
     }
 
@@ -258,7 +259,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn open(data: &Path) -> Result<Self, Failure> {
+    /// In a folder of its own.
+    pub fn open(data: &Path) -> Result<Self, Failure> {
         let folder = folder(data)?;
         let storage = Folder::new(folder.path());
         let disk = storage.open(1, 1).map_err(|error| Failure::internal(error.to_string()))?;

@@ -7,6 +7,7 @@
 //!   lag        a real node, to the first evaluation that serves what was decided
 //!   scale      a node of its own process, full and restarted, beside the same process empty
 //!   failover   three nodes of their own processes, the leader killed; only when it is asked for
+//!   replicated three such nodes   beside  the bare log engine, and a three-member etcd; only when it is asked for
 //!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
 //!   fleet      the fold alone, with 38.9 million units; only when it is asked for
 //! ```
@@ -16,6 +17,7 @@
 //! command still succeeds.
 
 mod echo;
+mod etcd;
 mod evaluate;
 mod facts;
 mod failover;
@@ -24,9 +26,11 @@ mod flight;
 mod fold;
 mod lag;
 mod ledger;
+mod replicated;
 mod report;
 mod scale;
 mod shared;
+mod three;
 mod world;
 
 use std::path::PathBuf;
@@ -59,13 +63,15 @@ pub enum Measurement {
     Ledger,
     /// From a leader's kill -9 to the next acknowledged write, twenty times; takes a minute.
     Failover,
+    /// Facts and flag writes that three nodes replicate a second, the writes beside etcd's.
+    Replicated,
     /// The ledger with the units of a whole fleet; takes minutes and a gigabyte.
     Fleet,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure [default: everything but failover and fleet].
+    /// What to measure [default: everything but failover, replicated and fleet].
     #[arg(value_enum)]
     measurements: Vec<Measurement>,
     /// Seconds under load for each comparison; setting up comes on top.
@@ -78,6 +84,9 @@ pub struct BenchArgs {
     /// system's temporary folder].
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// The etcd that `replicated` measures beside [default: the one on the PATH, if there is one].
+    #[arg(long, value_name = "PROGRAM")]
+    etcd: Option<PathBuf>,
 }
 
 /// What every measurement is given.
@@ -87,6 +96,8 @@ struct Plan {
     under_load: Duration,
     /// Where nodes put their data.
     data: PathBuf,
+    /// The etcd that was named.
+    etcd: Option<PathBuf>,
 }
 
 impl Plan {
@@ -106,9 +117,11 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
     let plan = Plan {
         under_load: Duration::from_secs(args.seconds),
         data: args.data.unwrap_or_else(std::env::temp_dir),
+        etcd: args.etcd,
     };
-    let usual =
-        |measurement: &&Measurement| !matches!(measurement, Measurement::Fleet | Measurement::Failover);
+    let usual = |measurement: &&Measurement| {
+        !matches!(measurement, Measurement::Fleet | Measurement::Failover | Measurement::Replicated)
+    };
     let wanted = if args.measurements.is_empty() {
         Measurement::value_variants().iter().filter(usual).copied().collect()
     } else {
@@ -130,6 +143,7 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
             Measurement::Scale => scale::measure(&plan).await?,
             Measurement::Ledger => ledger::measure().await?,
             Measurement::Failover => failover::measure(&plan).await?,
+            Measurement::Replicated => replicated::measure(&plan).await?,
             Measurement::Fleet => ledger::measure_fleet().await?,
         });
     }
