@@ -1,9 +1,9 @@
 //! The publisher: what was applied becomes what is evaluated.
 //!
 //! ```text
-//!   apply ── effects ──> Dirty (a set: repeats coalesce) ── at most every 10 ms ──> read State, compile
-//!                                                                                      │
-//!                              evaluations <── load ── ArcSwap<Published> <── swap ─────┘
+//!   apply ── effects ──> Dirty (a set: repeats coalesce) ── every 10 ms, or sooner ──> read State, compile
+//!                                                                        for who waits   │
+//!                              evaluations <── load ── ArcSwap<Published> <── swap ──────┘
 //! ```
 //!
 //! Effects are hints to look again, so what is published is always State as it is then, never an effect's content: two
@@ -30,8 +30,11 @@ use crate::face;
 use crate::membership;
 use crate::registry::Registry;
 
-/// Shortest time between two publications.
+/// Time between two publications for which nobody waits.
 pub const INTERVAL: Duration = Duration::from_millis(10);
+/// Shortest time between two publications; and the share of it that publishing may take, when writers wait for it.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+const PAUSE_PER_PUBLICATION: u32 = 3;
 /// Names marked dirty one by one; beyond it everything is read again, which is then cheaper too.
 const DIRTY_MAX: usize = 4_096;
 /// Flags read from State in one go, so that no read holds it for long.
@@ -98,6 +101,9 @@ pub struct Publisher {
     current: ArcSwap<Published>,
     dirty: Mutex<Dirty>,
     bell: Notify,
+    /// Writers that wait for their position.
+    waiting: AtomicU64,
+    hurry: Notify,
     position: watch::Sender<u64>,
     /// Milliseconds from the first waiting effect to its publication, the last time.
     lag_ms: AtomicU64,
@@ -111,6 +117,8 @@ impl Default for Publisher {
             current: ArcSwap::from_pointee(Published::default()),
             dirty: Mutex::new(Dirty { everything: true, ..Dirty::default() }),
             bell: Notify::new(),
+            waiting: AtomicU64::new(0),
+            hurry: Notify::new(),
             position: watch::Sender::new(0),
             lag_ms: AtomicU64::new(0),
             publications: AtomicU64::new(0),
@@ -177,6 +185,7 @@ impl Publisher {
         if *positions.borrow() >= position {
             return true;
         }
+        let _waiting = Waiting::new(self);
         self.bell.notify_one();
         let reached = positions.wait_for(|published| *published >= position);
         tokio::time::timeout(patience, reached).await.is_ok_and(|outcome| outcome.is_ok())
@@ -191,8 +200,19 @@ impl Publisher {
     pub async fn run(self: Arc<Self>, source: Arc<dyn Source>) {
         loop {
             self.bell.notified().await;
+            let began = Instant::now();
             self.publish(source.as_ref());
-            tokio::time::sleep(INTERVAL).await;
+            self.pause(began.elapsed()).await;
+        }
+    }
+
+    /// Between two publications: long, unless somebody waits for the next one. Then a few times as long as the last one
+    /// took, so that a stream of writes leaves most of the processor to evaluations, however many flags there are.
+    async fn pause(&self, taken: Duration) {
+        let least = (taken * PAUSE_PER_PUBLICATION).clamp(INTERVAL_MIN, INTERVAL);
+        tokio::time::sleep(least).await;
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            let _ = tokio::time::timeout(INTERVAL.saturating_sub(least), self.hurry.notified()).await;
         }
     }
 
@@ -382,6 +402,23 @@ impl Publisher {
     #[must_use]
     pub fn not_compiled(&self) -> u64 {
         self.not_compiled.load(Ordering::Relaxed)
+    }
+}
+
+/// One writer that waits, for as long as it does.
+struct Waiting<'a>(&'a Publisher);
+
+impl<'a> Waiting<'a> {
+    fn new(publisher: &'a Publisher) -> Self {
+        publisher.waiting.fetch_add(1, Ordering::AcqRel);
+        publisher.hurry.notify_one();
+        Self(publisher)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
