@@ -29,6 +29,7 @@ pub mod load;
 pub mod mirror;
 pub mod noise;
 pub mod raw;
+pub mod several;
 pub mod site;
 pub mod visits;
 

@@ -1,5 +1,6 @@
-//! Three processes are one cluster: facts and flags go in anywhere while its leader is killed, held still, and ended; what
-//! was acknowledged is there once, on every node, and evaluation never fails on a node that runs.
+//! Processes that are one cluster: facts and flags go in anywhere while its leader is killed, held still, and ended; while
+//! it grows from three nodes to five and shrinks to three, a disk fills and a node is replaced. What was acknowledged is
+//! there once, on every node, and evaluation never fails on a node that runs.
 //!
 //! `FEATUREOPS_ROUNDS` and `FEATUREOPS_SEED` make it longer or other.
 
@@ -13,160 +14,41 @@
 )]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use featureops::rpc::cluster_service_client::ClusterServiceClient;
-use featureops_proto::v1::{EvaluateRequest, GetClusterRequest};
+use featureops_proto::v1::EvaluateRequest;
 use featureops_tests::chance::Chance;
 use featureops_tests::client::Client;
-use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Load, prepare};
-use featureops_tests::site::{Node, Site};
-use featureops_tests::{check, count, runtime};
-use serde_json::Value;
-use tokio::task::JoinSet;
+use featureops_tests::load::{ENVIRONMENT, EXPERIMENT, Known, Load, prepare};
+use featureops_tests::mirror::Mirror;
+use featureops_tests::several::{PATIENCE, Several, Watch};
+use featureops_tests::{check, count, http, runtime};
 
-const PATIENCE: Duration = Duration::from_secs(40);
-
-struct Trio {
-    sites: Vec<Site>,
-    nodes: BTreeMap<u64, Node>,
+/// What each node counts against what the callers know, while the load goes on; the audit's end for the next time.
+async fn all_agree(several: &Several, load: &Load, audit: u64, when: &str) -> u64 {
+    for node in several.nodes.keys() {
+        let site = several.site(*node);
+        let mut before = load.known();
+        before.audit = audit;
+        let faults = check::faults(&site.client(), &before, || load.known()).await;
+        assert!(faults.is_empty(), "{when}, node {node}: {faults:#?}");
+    }
+    let first = *several.nodes.keys().next().unwrap();
+    check::audit_end(&several.site(first).client()).await.unwrap()
 }
 
-impl Trio {
-    /// Three nodes: the first founds, the others join by the command line's own words, and vote.
-    async fn start() -> Self {
-        let peers: Vec<String> = (0..3).map(|_| format!("127.0.0.1:{}", Site::another_port())).collect();
-        let sites: Vec<Site> = (1..=3_u64)
-            .map(|node| {
-                let site = Site::new()
-                    .with("FEATUREOPS_NODE", node.to_string())
-                    .with("FEATUREOPS_PEER_LISTEN", &peers[node as usize - 1])
-                    .with("FEATUREOPS_SNAPSHOT_EVERY_ENTRIES", "500");
-                if node == 1 { site } else { site.with("FEATUREOPS_JOIN", peers.join(",")) }
-            })
-            .collect();
-        let mut trio = Self { sites, nodes: BTreeMap::new() };
-        for node in 1..=3 {
-            trio.power(node).await;
-            if node > 1 {
-                trio.patiently(&["cluster", "promote", &node.to_string()]).await;
-            }
-        }
-        trio
+/// At the end: exact counts, whole audits and one digest everywhere, and nobody's evaluation failed.
+async fn all_settle(several: &Several, load: Load, watch: Watch) -> (Known, BTreeMap<u64, u64>) {
+    let known = load.end().await;
+    for node in several.nodes.keys() {
+        let faults = check::settled(&several.site(*node).client(), &known).await;
+        assert!(faults.is_empty(), "at the end, node {node}: {faults:#?}");
     }
-
-    fn site(&self, node: u64) -> &Site {
-        &self.sites[node as usize - 1]
-    }
-
-    async fn power(&mut self, node: u64) {
-        let started = self.site(node).start().await.unwrap_or_else(|ended| panic!("node {node}: {ended}"));
-        self.nodes.insert(node, started);
-    }
-
-    /// Asks any node, until it is done.
-    async fn patiently(&self, arguments: &[&str]) -> String {
-        let begin = Instant::now();
-        loop {
-            let site = self.site(*self.nodes.keys().next().unwrap());
-            match site.ask(arguments) {
-                Ok(text) => return text,
-                Err(why) => assert!(begin.elapsed() < PATIENCE, "{arguments:?}: {why}"),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    fn cluster(&self, node: u64) -> Value {
-        let text = self.site(node).ask(&["cluster", "status", "-o", "json"]).unwrap();
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// The leader by the word of the nodes that run, all but `without`.
-    async fn leader(&self, without: Option<u64>) -> u64 {
-        let begin = Instant::now();
-        loop {
-            let asked: Vec<u64> = self.nodes.keys().copied().filter(|node| Some(*node) != without).collect();
-            let named: Vec<String> = asked
-                .iter()
-                .map(|node| self.cluster(*node)["leader"].as_str().unwrap_or("0").to_owned())
-                .collect();
-            let first = named[0].parse::<u64>().unwrap();
-            if first != 0 && Some(first) != without && named.iter().all(|name| *name == named[0]) {
-                return first;
-            }
-            assert!(begin.elapsed() < PATIENCE, "leaders: {named:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn ports(&self) -> Vec<u16> {
-        self.sites.iter().map(|site| site.port).collect()
-    }
-}
-
-/// Evaluates on every node all the time; which of them are excused at the moment the test says.
-struct Watch {
-    excused: Arc<[AtomicBool; 3]>,
-    counted: Arc<[AtomicU64; 3]>,
-    stop: Arc<AtomicBool>,
-    tasks: JoinSet<Vec<String>>,
-}
-
-impl Watch {
-    fn start(ports: &[u16]) -> Self {
-        let (excused, counted, stop): (Arc<[AtomicBool; 3]>, Arc<[AtomicU64; 3]>, Arc<AtomicBool>) =
-            (Arc::default(), Arc::default(), Arc::default());
-        let mut tasks = JoinSet::new();
-        for (at, port) in ports.iter().copied().enumerate() {
-            let (excused, counted, stop) = (Arc::clone(&excused), Arc::clone(&counted), Arc::clone(&stop));
-            tasks.spawn(async move {
-                let client = Client::new(port);
-                let mut faults = Vec::new();
-                while !stop.load(Ordering::SeqCst) {
-                    let before = excused[at].load(Ordering::SeqCst);
-                    let request = EvaluateRequest {
-                        environment: ENVIRONMENT.into(),
-                        flag: EXPERIMENT.into(),
-                        ..EvaluateRequest::default()
-                    };
-                    let answer = client.evaluation.clone().evaluate(request).await;
-                    let excused = before || excused[at].load(Ordering::SeqCst);
-                    match answer {
-                        Ok(_) => drop(counted[at].fetch_add(1, Ordering::SeqCst)),
-                        Err(status) if !excused => faults.push(format!("node {}: {status}", at + 1)),
-                        Err(_) => {}
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                faults
-            });
-        }
-        Self { excused, counted, stop, tasks }
-    }
-
-    fn excuse(&self, node: u64, excused: bool) {
-        self.excused[node as usize - 1].store(excused, Ordering::SeqCst);
-    }
-
-    async fn end(mut self) -> (Vec<String>, [u64; 3]) {
-        self.stop.store(true, Ordering::SeqCst);
-        let mut faults = Vec::new();
-        while let Some(ended) = self.tasks.join_next().await {
-            faults.extend(ended.unwrap());
-        }
-        let counted = [0, 1, 2].map(|at: usize| self.counted[at].load(Ordering::SeqCst));
-        (faults, counted)
-    }
-}
-
-/// A position, and the state's digest there.
-async fn digest(port: u16) -> (u64, String) {
-    let mut client = ClusterServiceClient::new(Client::new(port).channel);
-    let answer = client.get_cluster(GetClusterRequest { digest: true }).await.unwrap().into_inner();
-    (answer.digest_position, answer.digest)
+    let (faults, evaluated) = watch.end().await;
+    assert!(faults.is_empty(), "{} evaluations failed: {:#?}", faults.len(), &faults[..faults.len().min(5)]);
+    assert!(evaluated.values().all(|count| *count > 20), "{evaluated:?}");
+    several.same_digest().await;
+    (known, evaluated)
 }
 
 #[test]
@@ -175,13 +57,13 @@ fn a_leader_is_killed_held_and_ended_and_nothing_acknowledged_is_lost_or_doubled
     println!("FEATUREOPS_ROUNDS={rounds} FEATUREOPS_SEED={seed}");
     let mut chance = Chance::new(seed);
     runtime().block_on(async {
-        let mut trio = Trio::start().await;
+        let mut trio = Several::start(3).await;
         let any = Client::of_any(&trio.ports());
         prepare(&trio.site(3).client()).await.unwrap();
-        for site in &trio.sites {
+        for site in trio.sites.values() {
             site.ask(&["flag", "get", EXPERIMENT, "--environment", "production"]).unwrap();
         }
-        let watch = Watch::start(&trio.ports());
+        let watch = Watch::start(&trio);
         let load = Load::start(&any, 3);
         let (mut slowest, mut audit) = (Duration::ZERO, 0);
         for round in 1..=rounds {
@@ -208,43 +90,11 @@ fn a_leader_is_killed_held_and_ended_and_nothing_acknowledged_is_lost_or_doubled
             }
             trio.leader(None).await;
             watch.excuse(old, false);
-            for site in &trio.sites {
-                let mut before = load.known();
-                before.audit = audit;
-                let faults = check::faults(&site.client(), &before, || load.known()).await;
-                assert!(faults.is_empty(), "round {round}, node at {}: {faults:#?}", site.port);
-            }
-            audit = check::audit_end(&trio.site(1).client()).await.unwrap();
+            audit = all_agree(&trio, &load, audit, &format!("round {round}")).await;
         }
-        let known = load.end().await;
-        for site in &trio.sites {
-            let faults = check::settled(&site.client(), &known).await;
-            assert!(faults.is_empty(), "at the end, node at {}: {faults:#?}", site.port);
-        }
-        let (faults, evaluated) = watch.end().await;
-        assert!(faults.is_empty(), "{} evaluations failed: {:#?}", faults.len(), &faults[..faults.len().min(5)]);
-        assert!(evaluated.iter().all(|count| *count > 100), "{evaluated:?}");
+        let (known, evaluated) = all_settle(&trio, load, watch).await;
         let batches = known.acknowledged.units[0] / 8;
         assert!(batches > rounds, "only {batches} exposure batches: the test proves nothing");
-
-        // The same position, the same digest: ticks go on, so it is asked until the three meet.
-        let begin = Instant::now();
-        loop {
-            let mut found = Vec::new();
-            for site in &trio.sites {
-                found.push(digest(site.port).await);
-            }
-            if found.iter().all(|digest| *digest == found[0]) {
-                assert!(!found[0].1.is_empty());
-                break;
-            }
-            for (at, one) in found.iter().enumerate() {
-                for other in &found[at + 1..] {
-                    assert!(one.0 != other.0 || one.1 == other.1, "one position, two digests: {found:?}");
-                }
-            }
-            assert!(begin.elapsed() < PATIENCE, "{found:?}");
-        }
         println!(
             "{rounds} rounds, slowest to another leader {slowest:.1?} (asking included), {:?} acknowledged, {} flag versions, evaluated {evaluated:?}",
             known.acknowledged,
@@ -254,9 +104,95 @@ fn a_leader_is_killed_held_and_ended_and_nothing_acknowledged_is_lost_or_doubled
 }
 
 #[test]
+fn a_cluster_grows_to_five_loses_leaders_and_a_disk_replaces_a_node_and_shrinks_again_under_load() {
+    runtime().block_on(async {
+        let mut many = Several::start(3).await;
+        prepare(&many.site(1).client()).await.unwrap();
+        let mut watch = Watch::start(&many);
+        // Those three take the load to the end, whatever becomes of them meanwhile.
+        let load = Load::start(&Client::of_any(&many.ports()), 3);
+        let mut audit = 0;
+
+        // Three become five; the fifth has a disk that will be full.
+        let mut mirror = None;
+        for number in 4..=5_u64 {
+            let node = many
+                .grow(|site| {
+                    if number == 5 {
+                        mirror = Some(Mirror::around(site))
+                    }
+                })
+                .await;
+            assert_eq!(node, number);
+            many.site(node).ask(&["flag", "get", EXPERIMENT, "--environment", "production"]).unwrap();
+            watch.add(node, many.site(node).port);
+        }
+        audit = all_agree(&many, &load, audit, "five").await;
+
+        // Two of five are away at once: the leader killed, the next one held still for longer than a lease.
+        let killed = many.leader(None).await;
+        watch.excuse(killed, true);
+        many.nodes.remove(&killed).unwrap().kill();
+        let held = many.leader(Some(killed)).await;
+        watch.excuse(held, true);
+        many.nodes[&held].hold(true);
+        many.leader(Some(held)).await;
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        many.nodes[&held].hold(false);
+        many.power(killed).await;
+        many.leader(None).await;
+        for node in [killed, held] {
+            watch.excuse(node, false);
+        }
+        audit = all_agree(&many, &load, audit, "two of five were away").await;
+
+        // The fifth's disk fills: it is no more ready and goes on evaluating; then there is room again.
+        let mirror = mirror.unwrap();
+        mirror.fill_disk(true);
+        let begin = Instant::now();
+        while http::get(many.site(5).port, "/readyz").await.unwrap().status == 200 {
+            assert!(begin.elapsed() < PATIENCE, "ready without a disk");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        many.leader(Some(5)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        mirror.fill_disk(false);
+        let begin = Instant::now();
+        while http::get(many.site(5).port, "/readyz").await.unwrap().status != 200 {
+            assert!(begin.elapsed() < PATIENCE, "not ready again");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        audit = all_agree(&many, &load, audit, "a disk was full").await;
+
+        // The fourth is gone for good: a sixth takes its place.
+        watch.leave(4);
+        many.nodes.remove(&4).unwrap().kill();
+        let sixth = many.join(|_| {}).await;
+        watch.add(sixth, many.site(sixth).port);
+        many.patiently(&["cluster", "replace", "4", "6"]).await;
+        let members = many.cluster(1)["members"].as_array().unwrap().len();
+        assert_eq!(members, 5);
+        audit = all_agree(&many, &load, audit, "a node was replaced").await;
+
+        // Five become three, and the leader is among those that go.
+        if many.leader(None).await != 5 {
+            many.patiently(&["cluster", "transfer-leader", "5"]).await;
+        }
+        for node in [5, 6] {
+            watch.leave(node);
+            many.shrink(node).await;
+        }
+        many.leader(None).await;
+        all_agree(&many, &load, audit, "three again").await;
+        let (known, evaluated) = all_settle(&many, load, watch).await;
+        println!("{:?} acknowledged, evaluated {evaluated:?}", known.acknowledged);
+    });
+}
+
+#[test]
 fn a_node_in_a_minority_evaluates_reads_with_a_word_of_warning_and_writes_nothing() {
     runtime().block_on(async {
-        let mut trio = Trio::start().await;
+        let mut trio = Several::start(3).await;
         prepare(&trio.site(1).client()).await.unwrap();
         for node in [1, 2] {
             trio.nodes.remove(&node).unwrap().kill();
