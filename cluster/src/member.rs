@@ -37,6 +37,7 @@ use crate::proposer::ProposeError;
 use crate::raft::types::Proposal;
 use crate::raft::{record, snapshots};
 use crate::storage::OpenError;
+use crate::survey::Surveyed;
 
 /// How often the disk's errors are looked at, in milliseconds.
 const LOOK_MS: u64 = 250;
@@ -265,6 +266,14 @@ impl<F: Fold> Member<F> {
         Ok(())
     }
 
+    /// As [`Cluster::survey`]; nobody while nothing is opened.
+    pub async fn survey(&self) -> Vec<Surveyed> {
+        match self.opened() {
+            Ok(opened) => opened.survey().await,
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// As [`Cluster::change`].
     ///
     /// # Errors
@@ -393,7 +402,9 @@ fn glimpse<F: Fold>(
     let snapshot = snapshots::load(held.values.as_ref()).map_err(lost)?;
     let (mut state, mut position) = (genesis, 0);
     if let Some(snapshot) = snapshot {
-        state = F::decode(&snapshot.snapshot).map_err(|why| lost(std::io::Error::other(why)))?;
+        let mut held = F::decode(&snapshot.snapshot).map_err(|why| lost(std::io::Error::other(why)))?;
+        held.adopt(&state).map_err(|why| lost(std::io::Error::other(why)))?;
+        state = held;
         position = snapshot.meta.last_log_id.map_or(0, |id| id.index());
     }
     let mut halted = None;
