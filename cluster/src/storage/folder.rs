@@ -48,8 +48,19 @@ pub struct Folder {
 /// Name of the file that says that a restore has not ended.
 const RESTORING: &str = "restoring";
 /// What a node or a restore makes in a folder; a restore that begins again removes it.
-const MADE: [&str; 9] =
-    ["log", "values", "marks", "marks.draft", "probe", "unit.key", "unit.key.new", "admin.token", "lock"];
+const MADE: [&str; 11] = [
+    "log",
+    "values",
+    "marks",
+    "marks.draft",
+    "probe",
+    "unit.key",
+    "unit.key.new",
+    "peer.key",
+    "peer.key.new",
+    "admin.token",
+    "lock",
+];
 
 /// A restore under way in a folder, which nobody opens meanwhile.
 pub struct Restoring {

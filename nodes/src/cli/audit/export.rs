@@ -119,9 +119,11 @@ fn record_of(row: &csv::StringRecord) -> Result<AuditRecord, String> {
         let name = COLUMNS.get(at).copied().unwrap_or_default();
         field(at).parse::<u64>().map_err(|_| format!("{name} '{}' is no number", field(at)))
     };
-    let kind = format!("KIND_{}", field(3).to_ascii_uppercase());
-    let kind =
-        principal::Kind::from_str_name(&kind).ok_or_else(|| format!("principal_kind '{}'", field(3)))?;
+    let kind = field(3).to_ascii_uppercase();
+    // As the table shows it: without what stands before each name, if anything does.
+    let kind = principal::Kind::from_str_name(&kind)
+        .or_else(|| principal::Kind::from_str_name(&format!("KIND_{kind}")))
+        .ok_or_else(|| format!("principal_kind '{}'", field(3)))?;
     Ok(AuditRecord {
         number: number(0)?,
         position: number(1)?,
