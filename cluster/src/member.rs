@@ -51,7 +51,7 @@ enum Standing<F: Fold> {
     /// Opened.
     Open(Cluster<F>),
     /// Not opened: the last state, and how the node was.
-    Waiting { state: Arc<F>, health: Health },
+    Waiting { state: Arc<F>, health: Box<Health> },
 }
 
 struct Inner<F: Fold> {
@@ -153,6 +153,7 @@ impl<F: Fold> Member<F> {
                 };
                 let state = Arc::new(state);
                 sink.installed(&state, position);
+                let health = Box::new(health);
                 inner(Standing::Waiting { state, health }, environment, options, genesis, sink)
             }
         };
@@ -322,7 +323,7 @@ impl<F: Fold> Member<F> {
     pub fn health(&self) -> Health {
         match &*self.0.standing.read() {
             Standing::Open(cluster) => cluster.health(),
-            Standing::Waiting { health, .. } => health.clone(),
+            Standing::Waiting { health, .. } => Health::clone(health),
         }
     }
 
@@ -438,7 +439,7 @@ async fn keep<F: Fold>(member: Member<F>) {
             Standing::Open(cluster) => {
                 cluster.fails_passingly().then(|| (Some(cluster.clone()), cluster.health()))
             }
-            Standing::Waiting { health, .. } => Some((None, health.clone())),
+            Standing::Waiting { health, .. } => Some((None, Health::clone(health))),
         };
         if let Some((failed, mut health)) = failed {
             if let Some(cluster) = failed {
@@ -446,7 +447,7 @@ async fn keep<F: Fold>(member: Member<F>) {
                 (health.leader, health.leads, health.stopped) = (None, false, None);
                 health.waits = Some(Waits::Tries { attempts: 0 });
                 let state = cluster.frozen();
-                *inner.standing.write() = Standing::Waiting { state, health: health.clone() };
+                *inner.standing.write() = Standing::Waiting { state, health: Box::new(health.clone()) };
                 // Only now: a write that is refused from here on is told that the node waits, not that it ends.
                 cluster.shutdown().await;
             }
@@ -509,6 +510,6 @@ async fn again<F: Fold>(member: &Member<F>, mut health: Health, room: u64) {
     health.waits = Some(waits);
     health.disk_error = Some(why);
     if let Standing::Waiting { health: held, .. } = &mut *inner.standing.write() {
-        *held = health;
+        **held = health;
     }
 }

@@ -30,7 +30,7 @@ impl Cutter {
     }
 
     /// The next piece; `None` after the last.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn piece(&mut self) -> Option<Vec<u8>> {
         while self.held.len() - self.given < PIECE_BYTES {
             let Some(section) = self.sections.next(&self.state) else { break };
             self.digest.section(&section.name, section.bytes.len() as u64);
@@ -70,7 +70,7 @@ mod tests {
         let state = Arc::new(State::new());
         let mut cutter = Cutter::new(Arc::clone(&state));
         let mut all = Vec::new();
-        while let Some(piece) = cutter.next() {
+        while let Some(piece) = cutter.piece() {
             assert!(piece.len() <= PIECE_BYTES);
             all.extend(piece);
         }

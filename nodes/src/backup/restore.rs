@@ -84,8 +84,10 @@ pub async fn restore(environment: &Environment, order: Order) -> Result<Restored
     Ok(Restored { cluster, manifest, position })
 }
 
-/// The whole file: its manifest, its state's bytes, and the unit key, if it holds it.
-fn read(file: &Path) -> Result<(BackupManifest, Vec<u8>, Option<Vec<u8>>), String> {
+/// A whole file: its manifest, its state's bytes, and the unit key, if it holds it.
+type Whole = (BackupManifest, Vec<u8>, Option<Vec<u8>>);
+
+fn read(file: &Path) -> Result<Whole, String> {
     // First without holding any of it: what is damaged costs no memory.
     let whole = check(file, &mut |_| Ok(()))?;
     let length = whole.tail.as_ref().map_or(0, |tail| tail.bytes).min(RESERVED_BYTES_MAX);

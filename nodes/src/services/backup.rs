@@ -139,7 +139,7 @@ async fn stream(
     let Some(mut cutter) = beside(&host, move || Cutter::new(state)).await else { return };
     loop {
         let cut = beside(&host, move || {
-            let piece = cutter.next();
+            let piece = cutter.piece();
             (cutter, piece)
         });
         // A stream that ends without its tail is no backup, and its reader says so.
