@@ -21,6 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "schedule",
         "ledger",
         "cluster",
+        "backup",
+        "upgrade",
     ]
     .map(|name| format!("featureops/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["../proto"])?;

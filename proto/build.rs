@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/administration.proto",
         "featureops/v1/token.proto",
         "featureops/v1/cluster.proto",
+        "featureops/v1/backup.proto",
+        "featureops/v1/upgrade.proto",
         "featureops/log/v1/ledger.proto",
         "featureops/log/v1/log.proto",
         "featureops/log/v1/snapshot.proto",

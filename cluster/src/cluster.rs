@@ -27,7 +27,8 @@ use crate::peer::{Peers, Receiver, Use};
 use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::types::{Peer, Runtime};
 use crate::raft::{Stores, open_stores};
-use crate::storage::{OpenError, way_out};
+use crate::storage::{OpenError, SyncTimes, way_out};
+use crate::survey::{Surveyed, survey};
 use crate::ticker::{ClockWatch, LogTime, tick};
 use crate::trim::trim;
 
@@ -104,6 +105,8 @@ pub struct Health {
     /// How far the wall clock is ahead of the time since start (behind it, when negative), in milliseconds, when the leader
     /// therefore ticks by the latter.
     pub clock_off_ms: Option<i64>,
+    /// Median and longest time of the last syncs of the log, in milliseconds.
+    pub sync_ms: Option<(u64, u64)>,
     /// The first error of the disk: nothing is acknowledged since.
     pub disk_error: Option<String>,
     /// Raft has ended, and why.
@@ -138,6 +141,7 @@ pub struct Cluster<F: Fold> {
     seeds: Arc<watch::Sender<Vec<String>>>,
     joins: watch::Receiver<Option<String>>,
     receiver: Receiver,
+    syncs: SyncTimes,
     running: Arc<Mutex<Option<Running>>>,
 }
 
@@ -150,6 +154,7 @@ impl<F: Fold> Clone for Cluster<F> {
             seeds: Arc::clone(&self.seeds),
             joins: self.joins.clone(),
             receiver: self.receiver.clone(),
+            syncs: self.syncs.clone(),
             running: Arc::clone(&self.running),
         }
     }
@@ -170,7 +175,7 @@ impl<F: Fold> Cluster<F> {
         sink: Arc<dyn EffectSink<F>>,
     ) -> Result<Self, StartError> {
         let config = options.raft().map_err(|error| StartError::Options { why: error.to_string() })?;
-        let Stores { log, machine, shared, faults, lanes, identity, hold } =
+        let Stores { log, machine, shared, faults, lanes, syncs, identity, hold } =
             open_stores(&environment, options.node, genesis, sink)?;
         shared.growth().bound(options.snapshot_after_bytes);
         let peers = Peers::new(environment.clone(), identity, log.lane());
@@ -210,7 +215,7 @@ impl<F: Fold> Cluster<F> {
             tasks.push(tokio::spawn(join(proposer.clone(), seeds.subscribe(), awaited)));
         }
         let running = Arc::new(Mutex::new(Some(Running { tasks, lanes, hold })));
-        Ok(Self { proposer, facts, clock, seeds: Arc::new(seeds), joins, receiver, running })
+        Ok(Self { proposer, facts, clock, seeds: Arc::new(seeds), joins, receiver, syncs, running })
     }
 
     /// Makes a cluster of its own of a node that is in none: with itself as the one voter.
@@ -257,6 +262,11 @@ impl<F: Fold> Cluster<F> {
         let answered = peers.call(&leader, within, client.secret(request)).await;
         let response = answered.map_err(|status| status.message().to_owned())?;
         Ok(Some(response.secret).filter(|secret| !secret.is_empty()))
+    }
+
+    /// Asks every member now: whether it is reached, its release and feature level, its clock.
+    pub async fn survey(&self) -> Vec<Surveyed> {
+        survey(&self.proposer).await
     }
 
     /// Changes the membership, wherever the leader is; answers with the position from which on it is in force.
@@ -385,6 +395,7 @@ impl<F: Fold> Cluster<F> {
             purged: index(&metrics.purged),
             halted: shared.halted(),
             clock_off_ms: self.clock.off_ms(),
+            sync_ms: self.syncs.median_and_longest(),
             disk_error: self.proposer.disk_error(),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             waits: None,

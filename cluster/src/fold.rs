@@ -63,6 +63,24 @@ pub trait Fold: Clone + Send + Sync + 'static {
     /// # Errors
     /// Why the bytes are not such a state.
     fn decode(bytes: &[u8]) -> Result<Self, String>;
+
+    /// Takes over from the state before it what no encoding holds.
+    ///
+    /// # Errors
+    /// Why this state may not stand here: it is of a feature level that this build does not know.
+    fn adopt(&mut self, _before: &Self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The feature level that the cluster is at; 0: the fold knows none.
+    fn feature_level(&self) -> u32 {
+        0
+    }
+
+    /// The highest feature level that this build's fold knows.
+    fn feature_level_max(&self) -> u32 {
+        0
+    }
 }
 
 /// Hears of applied entries, on the path that applies them.

@@ -86,6 +86,18 @@ async fn ask_around<F: Fold>(proposer: &Proposer<F>, seeds: &[String]) -> Result
                 continue;
             }
         };
+        let level_max = proposer.shared().read(Fold::feature_level_max);
+        if found.feature_level > level_max.max(1) {
+            why = format!(
+                "the cluster of node {} at {seed} is at feature level {}, and this build (release {}) knows levels up to \
+                 {level_max}: start a release that knows level {} here",
+                found.node,
+                found.feature_level,
+                proposer.options().release,
+                found.feature_level
+            );
+            continue;
+        }
         let leader = match found.leader {
             Some(node) if !found.leader_address.is_empty() => {
                 Target { node, incarnation: 0, address: found.leader_address }

@@ -37,6 +37,7 @@ use crate::proposer::ProposeError;
 use crate::raft::types::Proposal;
 use crate::raft::{record, snapshots};
 use crate::storage::OpenError;
+use crate::survey::Surveyed;
 
 /// How often the disk's errors are looked at, in milliseconds.
 const LOOK_MS: u64 = 250;
@@ -50,7 +51,7 @@ enum Standing<F: Fold> {
     /// Opened.
     Open(Cluster<F>),
     /// Not opened: the last state, and how the node was.
-    Waiting { state: Arc<F>, health: Health },
+    Waiting { state: Arc<F>, health: Box<Health> },
 }
 
 struct Inner<F: Fold> {
@@ -152,6 +153,7 @@ impl<F: Fold> Member<F> {
                 };
                 let state = Arc::new(state);
                 sink.installed(&state, position);
+                let health = Box::new(health);
                 inner(Standing::Waiting { state, health }, environment, options, genesis, sink)
             }
         };
@@ -265,6 +267,14 @@ impl<F: Fold> Member<F> {
         Ok(())
     }
 
+    /// As [`Cluster::survey`]; nobody while nothing is opened.
+    pub async fn survey(&self) -> Vec<Surveyed> {
+        match self.opened() {
+            Ok(opened) => opened.survey().await,
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// As [`Cluster::change`].
     ///
     /// # Errors
@@ -313,7 +323,7 @@ impl<F: Fold> Member<F> {
     pub fn health(&self) -> Health {
         match &*self.0.standing.read() {
             Standing::Open(cluster) => cluster.health(),
-            Standing::Waiting { health, .. } => health.clone(),
+            Standing::Waiting { health, .. } => Health::clone(health),
         }
     }
 
@@ -393,7 +403,9 @@ fn glimpse<F: Fold>(
     let snapshot = snapshots::load(held.values.as_ref()).map_err(lost)?;
     let (mut state, mut position) = (genesis, 0);
     if let Some(snapshot) = snapshot {
-        state = F::decode(&snapshot.snapshot).map_err(|why| lost(std::io::Error::other(why)))?;
+        let mut held = F::decode(&snapshot.snapshot).map_err(|why| lost(std::io::Error::other(why)))?;
+        held.adopt(&state).map_err(|why| lost(std::io::Error::other(why)))?;
+        state = held;
         position = snapshot.meta.last_log_id.map_or(0, |id| id.index());
     }
     let mut halted = None;
@@ -427,7 +439,7 @@ async fn keep<F: Fold>(member: Member<F>) {
             Standing::Open(cluster) => {
                 cluster.fails_passingly().then(|| (Some(cluster.clone()), cluster.health()))
             }
-            Standing::Waiting { health, .. } => Some((None, health.clone())),
+            Standing::Waiting { health, .. } => Some((None, Health::clone(health))),
         };
         if let Some((failed, mut health)) = failed {
             if let Some(cluster) = failed {
@@ -435,7 +447,7 @@ async fn keep<F: Fold>(member: Member<F>) {
                 (health.leader, health.leads, health.stopped) = (None, false, None);
                 health.waits = Some(Waits::Tries { attempts: 0 });
                 let state = cluster.frozen();
-                *inner.standing.write() = Standing::Waiting { state, health: health.clone() };
+                *inner.standing.write() = Standing::Waiting { state, health: Box::new(health.clone()) };
                 // Only now: a write that is refused from here on is told that the node waits, not that it ends.
                 cluster.shutdown().await;
             }
@@ -498,6 +510,6 @@ async fn again<F: Fold>(member: &Member<F>, mut health: Health, room: u64) {
     health.waits = Some(waits);
     health.disk_error = Some(why);
     if let Standing::Waiting { health: held, .. } = &mut *inner.standing.write() {
-        *held = health;
+        **held = health;
     }
 }

@@ -426,6 +426,16 @@ async fn admit<F: Fold>(
                 found.level
             ));
         }
+        let level = proposer.shared().read(Fold::feature_level);
+        // One of before there were levels says none, and knows the first.
+        if found.feature_level_max.max(1) < level {
+            return refused(format!(
+                "node {node} (release {}) knows feature levels up to {}, and the cluster is at {level}: start a release that \
+                 knows level {level} there",
+                if found.release.is_empty() { "unknown" } else { &found.release },
+                found.feature_level_max.max(1)
+            ));
+        }
         if member.is_none() && !found.empty {
             return refused(format!(
                 "node {node} at {address} holds a log, and is no member: it may have been one once; empty its data folder, \

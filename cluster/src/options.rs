@@ -17,6 +17,8 @@ pub struct Options {
     pub listener: Option<PeerListener>,
     /// What it hands to a member that asks over loopback.
     pub secret: Option<Secret>,
+    /// The release of this node's build, as it tells its peers.
+    pub release: String,
     /// Addresses of nodes that a node outside any cluster asks to let it in.
     pub join: Vec<String>,
     /// Entries after which a snapshot is taken.
@@ -66,6 +68,7 @@ impl Options {
             initialize: true,
             listener: None,
             secret: None,
+            release: String::new(),
             join: Vec::new(),
             snapshot_after_entries: 20_000,
             snapshot_after_bytes: 8 << 20,

@@ -8,7 +8,7 @@ use featureops_state::{Effect, Section, State};
 use crate::fold::{Fold, Violation};
 
 /// First bytes of an encoded state; the number grows with the layout, not with the sections' messages.
-const LAYOUT: &[u8; 8] = b"fostate1";
+pub const LAYOUT: &[u8; 8] = b"fostate1";
 /// Longest name of a section, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 /// Sections of one state: a few, and up to 257 per experiment.
@@ -59,6 +59,18 @@ impl Fold for State {
         }
         State::from_sections(&sections).map_err(|error| error.to_string())
     }
+
+    fn adopt(&mut self, before: &Self) -> Result<(), String> {
+        self.limit_as(before)
+    }
+
+    fn feature_level(&self) -> u32 {
+        Self::feature_level(self)
+    }
+
+    fn feature_level_max(&self) -> u32 {
+        Self::feature_level_max(self)
+    }
 }
 
 /// Takes one part with its length off the front.
@@ -83,6 +95,7 @@ mod tests {
             unit_key_id: 7,
             receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
             now_ms: 0,
+            feature_level: 0,
         };
         let commands = [
             Command::Initialize(initialize),

@@ -474,6 +474,7 @@ async fn a_proposal_whose_answer_was_lost_and_is_repeated_under_its_id_takes_eff
         unit_key_id: 7,
         receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
         now_ms: 1,
+        feature_level: 0,
     };
     let command = |command, request_id: String| {
         let principal = Some(principal.clone());

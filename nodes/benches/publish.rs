@@ -110,6 +110,7 @@ fn filled(rules: usize) -> Held {
         unit_key_id: 7,
         receipt_key,
         now_ms: 0,
+        feature_level: 0,
     }));
     for n in 0..FLAGS {
         held.apply(set(&format!("f{n}"), false, rules));

@@ -119,6 +119,8 @@ pub struct NodeConfig {
     pub plain_text: bool,
     /// A start that makes an admin token, for whoever lost them all.
     pub recover_admin: bool,
+    /// The highest feature level that it takes part in; absent: that of the build.
+    pub feature_level_max: Option<u32>,
     /// Beyond loopback TLS and tokens are needed. No setting: only a simulated network, whose hosts have no
     /// loopback between them, turns it off.
     pub loopback_only: bool,
@@ -148,6 +150,7 @@ impl Default for NodeConfig {
             tls: tls::Files::default(),
             plain_text: false,
             recover_admin: false,
+            feature_level_max: None,
             loopback_only: true,
             observe_process: true,
         }
@@ -239,6 +242,8 @@ pub const KEYS: &[Key] = keys! {
     "plain_text", "true listens beyond loopback without TLS, behind a proxy that speaks it" => plain_text = settings::truth;
     "recover_admin", "true makes an admin token at the start, into the file admin.token in the data folder"
         => recover_admin = settings::truth;
+    "feature_level_max", "the highest feature level that this node takes part in, as an older release would: for trying an upgrade out"
+        => feature_level_max = level;
     "cors_origins", "web pages whose scripts may evaluate by flagd's protocols and OFREP, as https://shop.example; * for all"
         => fronts.cors_origins = settings::origins;
     "context_values", "added to every flagd and OFREP context over the caller's own, as region=eu,tier=2"
@@ -260,6 +265,10 @@ pub const KEYS: &[Key] = keys! {
     "limits.fact_requests_per_second", "requests with facts a second of one token; twice as many at once"
         => limits.fact_requests_per_second = whole(1..=1_000_000);
 };
+
+fn level(text: &str) -> Result<Option<u32>, String> {
+    whole(featureops_state::FIRST_FEATURE_LEVEL..=featureops_state::FEATURE_LEVEL)(text).map(Some)
+}
 
 fn whole<T: FromStr + PartialOrd + fmt::Display>(
     range: RangeInclusive<T>,

@@ -4,10 +4,12 @@
 //! sent new work. Checks that only limit it (facts refused, exposures lost) are shown and leave it ready: evaluation
 //! goes on in every one of these states.
 
+mod around;
+
 use std::sync::atomic::Ordering;
 
 use featureops_cluster::storage::is_file_bound;
-use featureops_cluster::{Health, Waits};
+use featureops_cluster::{Health, Surveyed, Waits};
 use featureops_proto::log::ErasuresRecord;
 use featureops_proto::v1::{NodeHealth, node_health::Check};
 use featureops_proto::{ErrorCode, timestamp_if_set};
@@ -60,9 +62,19 @@ impl Finding {
     }
 }
 
-/// Examines the node.
+/// Examines the node, after it asked its peers.
+pub async fn look_around(host: &Host) -> NodeHealth {
+    let members = host.replica.member().survey().await;
+    examined(host, &members)
+}
+
+/// Examines the node by what it knows.
 #[must_use]
 pub fn examine(host: &Host) -> NodeHealth {
+    examined(host, &[])
+}
+
+fn examined(host: &Host, members: &[Surveyed]) -> NodeHealth {
     let health = host.replica.health();
     let (initialized, log_time_ms) = host.replica.read(|state| (state.is_initialized(), state.log_time_ms()));
     let mut findings = findings(host, &health, initialized, log_time_ms);
@@ -72,6 +84,7 @@ pub fn examine(host: &Host) -> NodeHealth {
     findings.push(ledger_finding(&usage));
     findings.push(history_finding(shortened));
     findings.push(access_finding(host));
+    findings.extend(around::findings(host, &health, log_time_ms, members));
     findings.extend(host.tls.as_ref().map(|tls| certificate_finding(tls, host.clock.unix_ms())));
     if erasures.count > 0 {
         findings.push(erasure_finding(&erasures, &health));

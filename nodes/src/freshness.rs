@@ -22,8 +22,14 @@ pub const STALE: (HeaderName, HeaderValue) =
 const PATIENCE: Duration = Duration::from_secs(2);
 const OURS: &str = "/featureops.v1.";
 /// Services and methods that are about this node, or have a door of their own.
-const OWN: &[&str] =
-    &["EvaluationService/", "FactService/", "ClusterService/", "AdministrationService/GetNodeHealth"];
+const OWN: &[&str] = &[
+    "EvaluationService/",
+    "FactService/",
+    "ClusterService/",
+    "BackupService/StreamBackup",
+    "UpgradeService/GetUpgradePlan",
+    "AdministrationService/GetNodeHealth",
+];
 
 /// Waits until the state here is current, as far as the method asks for it; whether it is.
 pub async fn reach(host: &Host, path: &str) -> bool {

@@ -48,6 +48,7 @@ use crate::webhook;
 /// Methods whose answer may take as long as the caller wants: they stream, one way or both.
 const STREAMING: &[&str] = &[
     "/featureops.v1.AdministrationService/TailAudit",
+    "/featureops.v1.BackupService/StreamBackup",
     "/featureops.v1.EvaluationService/EvaluateStream",
     "/featureops.v1.ExperimentService/WatchExperimentStatus",
     "/featureops.v1.FactService/StreamFacts",

@@ -77,6 +77,10 @@ pub struct Host {
     pub compute: Arc<dyn Compute>,
     /// One piece of heavy work at a time: each may hold a copy of State.
     pub heavy: Semaphore,
+    /// Log entries between two snapshots.
+    pub snapshot_every_entries: u64,
+    /// One backup at a time: each holds a frozen State for as long as it is taken.
+    pub backups: Arc<Semaphore>,
     /// Bytes of requests in flight.
     pub budget: Arc<Budget>,
     /// Tasks the node cannot do without.

@@ -35,6 +35,7 @@ use crate::fronts::{REQUEST_BYTES_MAX, ofrep};
 use crate::host::Host;
 use crate::reply::{is_grpc, unknown_method};
 use crate::rpc::administration_service_server::AdministrationServiceServer;
+use crate::rpc::backup_service_server::BackupServiceServer;
 use crate::rpc::cluster_service_server::ClusterServiceServer;
 use crate::rpc::decision_service_server::DecisionServiceServer;
 use crate::rpc::environment_service_server::EnvironmentServiceServer;
@@ -48,7 +49,9 @@ use crate::rpc::metric_service_server::MetricServiceServer;
 use crate::rpc::schedule_service_server::ScheduleServiceServer;
 use crate::rpc::segment_service_server::SegmentServiceServer;
 use crate::rpc::token_service_server::TokenServiceServer;
+use crate::rpc::upgrade_service_server::UpgradeServiceServer;
 use crate::services::administration::Administration;
+use crate::services::backup::Backups;
 use crate::services::cluster::Clusters;
 use crate::services::decision::Decisions;
 use crate::services::environment::Environments;
@@ -63,6 +66,7 @@ use crate::services::metric::Metrics;
 use crate::services::schedule::Schedules;
 use crate::services::segment::Segments;
 use crate::services::token::Tokens;
+use crate::services::upgrade::Upgrades;
 use crate::webhook;
 
 /// Bytes of one message about evaluation: a context and two names.
@@ -88,6 +92,8 @@ const SERVICES: &[&str] = &[
     <AdministrationServiceServer<Administration> as NamedService>::NAME,
     <TokenServiceServer<Tokens> as NamedService>::NAME,
     <ClusterServiceServer<Clusters> as NamedService>::NAME,
+    <BackupServiceServer<Backups> as NamedService>::NAME,
+    <UpgradeServiceServer<Upgrades> as NamedService>::NAME,
     <v1::service_server::ServiceServer<EvaluationV1> as NamedService>::NAME,
     <v2::service_server::ServiceServer<EvaluationV2> as NamedService>::NAME,
     <FlagSyncServiceServer<Sync> as NamedService>::NAME,
@@ -188,6 +194,8 @@ fn front(
         )
         .add_service(TokenServiceServer::new(Tokens(host.clone())).max_decoding_message_size(small))
         .add_service(ClusterServiceServer::new(Clusters(host.clone())).max_decoding_message_size(small))
+        .add_service(BackupServiceServer::new(Backups(host.clone())).max_decoding_message_size(small))
+        .add_service(UpgradeServiceServer::new(Upgrades(host.clone())).max_decoding_message_size(small))
         .add_service(alive(host, health))
         .add_service(sync)
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)

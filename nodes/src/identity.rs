@@ -12,7 +12,7 @@ use featureops_cluster::peer::Secret;
 use featureops_cluster::storage::way_out;
 use featureops_evaluation::UnitKey;
 use featureops_proto::log::{Entry, Initialize, ReceiptKey, entry, reply};
-use featureops_state::State;
+use featureops_state::{FIRST_FEATURE_LEVEL, State};
 use prost::Message as _;
 
 use crate::caller;
@@ -126,6 +126,11 @@ pub async fn give_identity(
         unit_key_id: unit_key.id(),
         receipt_key: Some(ReceiptKey { id: 1, key: receipt_key }),
         now_ms: clock.unix_ms(),
+        // Everybody who will ever join knows what it brings; others are told that they do not.
+        feature_level: match replica.read(State::feature_level_max) {
+            FIRST_FEATURE_LEVEL => 0,
+            level => level,
+        },
     };
     let entry = Entry {
         principal: Some(caller::system("start")),

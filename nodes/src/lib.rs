@@ -11,6 +11,7 @@
 //! See README.md for what is deliberately absent.
 
 pub mod access;
+pub mod backup;
 pub mod budget;
 pub mod caller;
 pub mod cli;

@@ -200,12 +200,19 @@ impl Node {
             join: config.join.clone(),
             listener: peers,
             secret: Some(secret_of(&keys)),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
             ..Options::new(config.node, advertised)
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
-        let starting = Member::start(environment.clone(), options, State::new(), heard);
+        let genesis = config.feature_level_max.map_or_else(State::new, State::limited_to);
+        let starting = Member::start(environment.clone(), options, genesis, heard);
         let member = Box::pin(starting).await.map_err(StartError::new)?;
         let replica = Replica::new(member);
+        // A build that met a level which it does not know would serve what was before it for ever.
+        if let Some(why) = replica.read(|state| state.stopped_at_level().map(str::to_owned)) {
+            replica.shutdown().await;
+            return Err(StartError::new(why));
+        }
         let started = give_identity(&environment.clock, &environment.entropy, &replica, keys.as_ref());
         if let Err(error) = started.await {
             replica.shutdown().await;
@@ -273,6 +280,8 @@ impl Node {
             drain: drain.subscribe(),
             compute: Arc::clone(&environment.compute),
             heavy: Semaphore::new(1),
+            snapshot_every_entries: config.snapshot_every_entries,
+            backups: Arc::new(Semaphore::new(1)),
             budget: Budget::new(config.limits.request_bytes_in_flight),
             vital: Arc::clone(&vital),
         });

@@ -427,8 +427,16 @@ fn note_clock(seen: &mut Seen, state: &State) {
     seen.position = state.position();
     seen.log_time_ms = state.log_time_ms();
     seen.unit_key_id = state.is_initialized().then(|| state.unit_key_id());
-    seen.receipt_keys =
-        state.receipt_keys().iter().filter_map(|key| Key::from_bytes(key.id, &key.key)).collect();
+    seen.receipt_keys = state.receipt_keys().iter().filter_map(|key| bounded(state, key)).collect();
+}
+
+/// A receipt key, for as far as it is this cluster's.
+fn bounded(state: &State, key: &featureops_proto::log::ReceiptKey) -> Option<Key> {
+    let known = Key::from_bytes(key.id, &key.key)?;
+    Some(match state.receipts_until(key.id) {
+        Some(position) => known.until(position),
+        None => known,
+    })
 }
 
 /// After the flags: what these ask about is among them.
@@ -495,7 +503,8 @@ mod tests {
         let held = Held(Mutex::new(State::default()));
         let publisher = Publisher::default();
         let receipt_key = Some(ReceiptKey { id: 1, key: vec![7; 16] });
-        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key, now_ms: 0 };
+        let initialize =
+            Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key, ..Initialize::default() };
         held.apply(1, Command::Initialize(initialize));
         held.apply(2, Command::Tick(Tick { now_ms: 1_800_000_000_000, after_restart: true }));
         publisher.publish(&held);
@@ -542,7 +551,8 @@ mod tests {
             publisher.publish(held);
         };
         let publisher = Publisher::default();
-        let initialize = Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key, now_ms: 0 };
+        let initialize =
+            Initialize { cluster: "c".into(), unit_key_id: 7, receipt_key, ..Initialize::default() };
         step(&held, &publisher, Command::Initialize(initialize));
         for id in ["a", "b", "c"] {
             step(&held, &publisher, set(flag(id)));

@@ -39,6 +39,7 @@ pub fn status_code(code: ErrorCode) -> Code {
         | ErrorCode::OverCap
         | ErrorCode::BelowFloor
         | ErrorCode::Tripped
+        | ErrorCode::FeatureLevelTooLow
         | ErrorCode::WrongUnitKey => Code::FailedPrecondition,
         ErrorCode::NotPermitted | ErrorCode::AutonomyTooLow => Code::PermissionDenied,
         ErrorCode::TooFrequent | ErrorCode::LimitReached | ErrorCode::TooManyProducers => {

@@ -14,7 +14,7 @@ use tonic::{Extensions, Request};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::access::grant::{Grant, granted};
-use crate::services::{environment, experiment, flag, layer, metric, segment, token};
+use crate::services::{backup, environment, experiment, flag, layer, metric, segment, token};
 
 /// A request that changes something.
 pub trait Meant: Message + Clone {
@@ -121,6 +121,8 @@ meant! {
     CancelScheduleRequest { etag }
     CreateTokenRequest { ; token: token::definition }
     RevokeTokenRequest {}
+    RaiseLevelRequest {}
+    RecordBackupRequest { ; backup: backup::noted }
 }
 
 impl Meant for v1::SetFlagRequest {

@@ -48,5 +48,6 @@ codes! {
     ContentMismatch = "CONTENT_MISMATCH": "The sequence or the request id was used before with other content.";
     TooManyProducers = "TOO_MANY_PRODUCERS": "The producer table is full.";
     WrongUnitKey = "WRONG_UNIT_KEY": "The node hashes units with another key than the cluster's.";
+    FeatureLevelTooLow = "FEATURE_LEVEL_TOO_LOW": "The cluster is not raised to the feature level that the command needs.";
     NotInitialized = "NOT_INITIALIZED": "The cluster has no identity yet.";
 }

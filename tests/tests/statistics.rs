@@ -81,7 +81,13 @@ impl Line {
         let key = log::ReceiptKey { id: 1, key: vec![1; 16] };
         let cluster = "c".to_owned();
         let receipt_key = Some(key);
-        self.done(C::Initialize(log::Initialize { cluster, unit_key_id: 7, receipt_key, now_ms: 0 }));
+        self.done(C::Initialize(log::Initialize {
+            cluster,
+            unit_key_id: 7,
+            receipt_key,
+            now_ms: 0,
+            feature_level: 0,
+        }));
         self.tick(0);
         let value = prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) };
         let flag = v1::Flag {

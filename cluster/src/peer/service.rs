@@ -89,6 +89,8 @@ impl<F: Fold> PeerService for Service<F> {
         let Identity { cluster, node, incarnation } = peers.identity();
         let leader = self.proposer.leader();
         let begun = self.proposer.scoped(self.proposer.raft().is_initialized()).await.map_err(ended)?;
+        let (feature_level, feature_level_max) =
+            self.proposer.shared().read(|state| (state.feature_level(), state.feature_level_max()));
         Ok(Response::new(HelloResponse {
             cluster,
             node,
@@ -98,6 +100,9 @@ impl<F: Fold> PeerService for Service<F> {
             leader: leader.as_ref().map(|leader| leader.node),
             leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
             empty: !begun,
+            feature_level_max,
+            feature_level,
+            release: self.proposer.options().release.clone(),
         }))
     }
 

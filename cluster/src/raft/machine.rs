@@ -237,9 +237,10 @@ impl<F: Fold> RaftStateMachine<Types> for Machine<F> {
         let bytes = snapshot.clone();
         let snapshot_bytes = snapshot.len() as u64;
         let decoded = self.environment.run(move || F::decode(&bytes)).await;
-        let state = decoded.unwrap_or_else(|| Err("decoding it panicked".to_owned())).map_err(|why| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the state: {why}"))
-        })?;
+        let invalid =
+            |why| io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the state: {why}"));
+        let mut state = decoded.unwrap_or_else(|| Err("decoding it panicked".to_owned())).map_err(invalid)?;
+        self.shared.read(|before| state.adopt(before)).map_err(invalid)?;
         // Before it is stored: one that stands beside an empty log is else taken for what is left of a lost one.
         if self.snapshots.is_new(meta)? && !self.marks.current().installs {
             self.lane.installs().await?;

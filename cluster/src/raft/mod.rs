@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::environment::Environment;
 use crate::fold::{EffectSink, Fold};
-use crate::storage::{Disk, Fault, LaneFuture, LogLane, OpenError, ValueLane};
+use crate::storage::{Disk, Fault, LaneFuture, LogLane, OpenError, SyncTimes, ValueLane};
 use log_store::LogStore;
 use machine::{Machine, Shared};
 use snapshots::Snapshots;
@@ -43,6 +43,8 @@ pub struct Stores<F: Fold> {
     pub faults: [Fault; 2],
     /// True once a lane has ended and let go of the disk.
     pub lanes: [watch::Receiver<bool>; 2],
+    /// How long the log takes to be durable.
+    pub syncs: SyncTimes,
     /// Who this node is.
     pub identity: Identity,
     /// Keeps the data folder locked.
@@ -62,7 +64,8 @@ pub fn open_stores<F: Fold>(
 ) -> Result<Stores<F>, OpenError> {
     let Disk { log, values, marks, hold } =
         environment.storage.open(node, environment.entropy.next_u64().max(1))?;
-    let (log_lane, log_future) = LogLane::open(Arc::clone(&log), Arc::clone(&marks));
+    let (log_lane, log_future, syncs) =
+        LogLane::open_timed(Arc::clone(&log), Arc::clone(&marks), Arc::clone(&environment.clock));
     let (value_lane, value_future) = ValueLane::open(Arc::clone(&values));
     let snapshots = Snapshots::new(values, value_lane.clone());
     let snapshot = snapshots.load().map_err(|error| OpenError::loss("values", "snapshot", error))?;
@@ -107,5 +110,5 @@ pub fn open_stores<F: Fold>(
     let told = (Arc::clone(&marks), log_lane.clone());
     let machine = Machine::new(Arc::clone(&shared), sink, snapshots, told, environment.clone());
     let log = LogStore::new(log, marks, log_lane);
-    Ok(Stores { log, machine, shared, faults, lanes, identity, hold })
+    Ok(Stores { log, machine, shared, faults, lanes, syncs, identity, hold })
 }

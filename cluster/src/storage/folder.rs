@@ -5,6 +5,7 @@
 //!   <data>/marks    identity, vote, high-water mark (storage::marks), mode 0600
 //!   <data>/log/     the raft log (storage::chunks)
 //!   <data>/values/  state snapshots and metadata (storage::sled)
+//!   <data>/restoring  a restore into it has not ended: it is not opened
 //! ```
 //!
 //! Order of opening: lock, read the marks, inspect the log, judge, and only then open anything for writing; the values
@@ -40,13 +41,136 @@ pub struct Folder {
     path: PathBuf,
     /// It was opened before in this process: the disk failed since, and what its cache shows may not be on it.
     doubtful: Arc<AtomicBool>,
+    /// A restore opens it, which others must not.
+    restores: bool,
+}
+
+/// Name of the file that says that a restore has not ended.
+const RESTORING: &str = "restoring";
+/// What a node or a restore makes in a folder; a restore that begins again removes it.
+const MADE: [&str; 11] = [
+    "log",
+    "values",
+    "marks",
+    "marks.draft",
+    "probe",
+    "unit.key",
+    "unit.key.new",
+    "peer.key",
+    "peer.key.new",
+    "admin.token",
+    "lock",
+];
+
+/// A restore under way in a folder, which nobody opens meanwhile.
+pub struct Restoring {
+    folder: PathBuf,
+    marker: File,
+}
+
+impl Restoring {
+    /// Refuses a folder that holds anything but an unfinished restore.
+    ///
+    /// # Errors
+    /// What lies there, or the operating system's.
+    pub fn check(folder: &Path) -> Result<(), OpenError> {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(OpenError::io(folder.display(), error)),
+        };
+        if folder.join(RESTORING).exists() {
+            return Ok(());
+        }
+        for entry in entries {
+            let name = entry.map_err(|error| OpenError::io(folder.display(), error))?.file_name();
+            // A file system's own.
+            if name != "lost+found" {
+                return Err(OpenError::NotEmpty {
+                    folder: folder.display().to_string(),
+                    holds: name.to_string_lossy().into_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a folder, which is empty or holds an unfinished restore, as being restored. What an earlier attempt left goes.
+    ///
+    /// # Errors
+    /// The folder is not empty, another process restores into it, or the operating system's.
+    pub fn begin(folder: &Path) -> Result<Self, OpenError> {
+        Self::check(folder)?;
+        make_folder(folder)?;
+        let path = folder.join(RESTORING);
+        let failed = |error| OpenError::io(path.display(), error);
+        let marker = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match marker.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { folder: folder.display().to_string() });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        marker.sync_all().map_err(failed)?;
+        sync_folder(folder)?;
+        for name in MADE {
+            let made = folder.join(name);
+            let removed =
+                if made.is_dir() { std::fs::remove_dir_all(&made) } else { std::fs::remove_file(&made) };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(OpenError::io(made.display(), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), marker })
+    }
+
+    /// The folder is whole: from here on a node may start on it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn finish(self) -> Result<(), OpenError> {
+        sync_folder(&self.folder)?;
+        let path = self.folder.join(RESTORING);
+        std::fs::remove_file(&path).map_err(|error| OpenError::io(path.display(), error))?;
+        drop(self.marker);
+        sync_folder(&self.folder)
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), OpenError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| OpenError::io(folder.display(), error))
 }
 
 impl Folder {
     /// The folder at `path`; it is made when it is opened.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), doubtful: Arc::default() }
+        Self { path: path.into(), doubtful: Arc::default(), restores: false }
+    }
+
+    /// The same for the restore that is under way in it.
+    #[must_use]
+    pub fn restoring(path: impl Into<PathBuf>) -> Self {
+        Self { restores: true, ..Self::new(path) }
+    }
+
+    /// Refuses a folder whose restore has not ended.
+    fn check_whole(&self) -> Result<(), OpenError> {
+        if !self.restores && self.path.join(RESTORING).exists() {
+            return Err(OpenError::HalfRestored { folder: self.path.display().to_string() });
+        }
+        Ok(())
     }
 
     fn lock(&self) -> Result<File, OpenError> {
@@ -143,6 +267,7 @@ impl Storage for Folder {
         let values_path = self.path.join("values");
         let marks_path = self.path.join("marks");
         make_folder(&self.path)?;
+        self.check_whole()?;
         let lock = self.lock()?;
         let reading = self.marks_of(node)?;
         make_folder(&log_path)?;
@@ -187,6 +312,7 @@ impl Storage for Folder {
 
     fn glimpse(&self, node: u64) -> Result<Glimpse, OpenError> {
         let log_path = self.path.join("log");
+        self.check_whole()?;
         let lock = self.lock()?;
         let reading = self.marks_of(node)?;
         if reading.is_none() && !log_path.is_dir() {

@@ -8,6 +8,7 @@
 //! simulation spawns it as a task, where a sync takes simulated time. After the first failed sync the lane stops for
 //! good and says so to every later writer: what the kernel dropped on a failed sync cannot be synced by asking again.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use super::log::{Log, LogPosition};
 use super::marks::{Mark, Marks, Vote};
 use super::values::{Change, Values, check_sizes};
 use super::{Outlook, outlook};
+use crate::environment::Clock;
 
 /// Writes that may wait for the lane before `submit` itself waits.
 pub const QUEUE_LENGTH_MAX: usize = 4096;
@@ -207,6 +209,32 @@ pub struct LogLane(Queue<LogWrite>);
 struct LogDevice {
     log: Arc<dyn Log>,
     marks: Arc<dyn Marks>,
+    timed: Option<(Arc<dyn Clock>, SyncTimes)>,
+}
+
+/// Commits of which the times are held.
+const TIMES_MAX: usize = 256;
+
+/// How long the last commits took to be durable, in milliseconds; clones share them.
+#[derive(Clone, Default)]
+pub struct SyncTimes(Arc<Mutex<VecDeque<u64>>>);
+
+impl SyncTimes {
+    fn add(&self, took_ms: u64) {
+        let mut times = self.0.lock();
+        if times.len() == TIMES_MAX {
+            times.pop_front();
+        }
+        times.push_back(took_ms);
+    }
+
+    /// The median and the longest; none before the first commit.
+    #[must_use]
+    pub fn median_and_longest(&self) -> Option<(u64, u64)> {
+        let mut times: Vec<u64> = self.0.lock().iter().copied().collect();
+        times.sort_unstable();
+        Some((*times.get(times.len() / 2)?, *times.last()?))
+    }
 }
 
 impl LogDevice {
@@ -225,6 +253,17 @@ impl Device for LogDevice {
     type Write = LogWrite;
 
     async fn commit(&self, writes: Vec<LogWrite>) -> io::Result<()> {
+        let from_ms = self.timed.as_ref().map(|(clock, _)| clock.monotonic_ms());
+        let committed = self.committed(writes).await;
+        if let (Some((clock, times)), Some(from_ms)) = (&self.timed, from_ms) {
+            times.add(clock.monotonic_ms().saturating_sub(from_ms));
+        }
+        committed
+    }
+}
+
+impl LogDevice {
+    async fn committed(&self, writes: Vec<LogWrite>) -> io::Result<()> {
         let before = self.marks.current();
         let mut mark = before.clone();
         let mut unsynced = false;
@@ -270,8 +309,20 @@ impl LogLane {
     /// A lane over `log` and `marks`, and the future that runs it.
     #[must_use]
     pub fn open(log: Arc<dyn Log>, marks: Arc<dyn Marks>) -> (Self, LaneFuture) {
-        let (queue, lane) = Queue::open(LogDevice { log, marks });
+        let (queue, lane) = Queue::open(LogDevice { log, marks, timed: None });
         (Self(queue), lane)
+    }
+
+    /// The same, and how long its commits take.
+    #[must_use]
+    pub fn open_timed(
+        log: Arc<dyn Log>,
+        marks: Arc<dyn Marks>,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, LaneFuture, SyncTimes) {
+        let times = SyncTimes::default();
+        let (queue, lane) = Queue::open(LogDevice { log, marks, timed: Some((clock, times.clone())) });
+        (Self(queue), lane, times)
     }
 
     /// Queues the sync of entries already appended, up to `position`; `done` fires when they are durable.

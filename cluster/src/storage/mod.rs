@@ -29,7 +29,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use chunks::Inspection;
-pub use lane::{Done, Fault, LaneFuture, LogLane, ValueLane};
+pub use lane::{Done, Fault, LaneFuture, LogLane, SyncTimes, ValueLane};
 pub use log::{ENTRY_BYTES_MAX, Log, LogEntry, LogExtent, LogPosition, SyncFuture};
 pub use marks::{Mark, Marks, Reading, Vote};
 pub use values::{Change, Named, VALUE_BYTES_MAX, Values};
@@ -57,6 +57,26 @@ pub enum OpenError {
         position: String,
         /// What was found.
         why: String,
+    },
+    /// A restore was cut off.
+    #[error(
+        "data folder `{folder}` is half restored: a restore into it was cut off; run the same `featureops restore` again, \
+         which begins anew, or choose another folder"
+    )]
+    HalfRestored {
+        /// The folder.
+        folder: String,
+    },
+    /// A restore asks for an empty folder.
+    #[error(
+        "folder `{folder}` is not empty, it holds `{holds}`: a backup is restored into an empty folder, as a new cluster; \
+         choose another one"
+    )]
+    NotEmpty {
+        /// The folder.
+        folder: String,
+        /// One entry of it.
+        holds: String,
     },
     /// The folder was made by another node.
     #[error(

@@ -95,7 +95,9 @@ impl Audit {
     }
 }
 
-fn hash_of(record: &AuditRecord) -> Vec<u8> {
+/// SHA-256 of the previous record's hash and of the record without its own.
+#[must_use]
+pub fn hash_of(record: &AuditRecord) -> Vec<u8> {
     let unhashed = AuditRecord { hash: Vec::new(), ..record.clone() };
     Sha256::new()
         .chain_update(&record.previous_hash)

@@ -26,6 +26,7 @@ mod dimensions;
 mod effect;
 mod environments;
 mod experiments;
+mod feature_levels;
 mod flags;
 mod invariant;
 mod layers;
@@ -39,6 +40,7 @@ mod prerequisites;
 mod producers;
 mod ramps;
 mod requests;
+mod restored;
 mod schedules;
 mod segments;
 mod shares;
@@ -49,9 +51,13 @@ mod tokens;
 mod view;
 
 pub use allocation::{BUCKETS, MAX_RUNS, initial_weights, move_buckets, runs_of, weights_of};
+pub use audit::hash_of as audit_hash;
 pub use command::{Command, DecodeError, MAX_ENTRY_BYTES};
 pub use effect::Effect;
 pub use environments::{MAX_ENVIRONMENTS, MAX_IMPORT_BYTES};
+pub use feature_levels::{
+    FEATURE_LEVEL, FEATURE_LEVELS, FIRST_FEATURE_LEVEL, check_known as check_feature_level,
+};
 pub use featureops_proto::log::Reply;
 pub use flags::{History, LEAST_HISTORY, MAX_HISTORY, MAX_HISTORY_BYTES};
 pub use invariant::{Invariant, Violation};
@@ -59,8 +65,9 @@ pub use ledger::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, SERIES_HOURS, Serie
 pub use ledger_view::{LedgerUsage, PeriodView, SampleView, SeriesView};
 pub use members::{MAX_ADDRESS_BYTES, MAX_MEMBERS};
 pub use producers::{is_node_producer, node_producer};
+pub use restored::Restoration;
 pub use segments::{MAX_CHANGED as MAX_SEGMENT_UNITS_CHANGED, MAX_SEGMENTS, Shards};
-pub use snapshot::{Section, SnapshotError};
+pub use snapshot::{Section, SectionDigest, SectionStream, SnapshotError};
 pub use state::State;
 pub use tokens::{KEY_ID_DIGITS, MAX_TOKENS, SECRET_HASH_BYTES, expire_ms as token_expire_ms};
 pub use view::{ArmTotals, ExperimentView, OwnerView};

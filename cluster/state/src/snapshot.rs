@@ -2,6 +2,7 @@
 //! and a chunk that did not change need not be sent again.
 
 mod ledger_parts;
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::State;
 use crate::audit::Audit;
 use crate::clock::LogClock;
 use crate::experiments::shape_of;
+use crate::feature_levels::{FEATURE_LEVEL, FIRST_FEATURE_LEVEL, check_known};
 use crate::ledger::{
     Cell, Clusters, Held, LEAST_KEPT, Ledger, Marks, PACKED_FROM, Row, Rows, SHARDS, Shape, Shard, Side,
     Strata, Stratum, pack, unpack,
@@ -30,6 +32,8 @@ use crate::prerequisites::links;
 use crate::segments::{Units, hashes_of, links_of_flag};
 use crate::state::{Frozen, Key, key};
 use crate::view::kept_parts;
+
+pub use stream::{SectionDigest, SectionStream};
 
 /// One named part of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,17 +72,10 @@ impl State {
 
     /// The whole state, section by section, sorted by name. Shards, which are most of it, are made one at a time.
     pub fn each_section(&self, mut each: impl FnMut(Section)) {
-        let mut others = self.sections_beside_shards().into_iter().peekable();
-        for (number, ledger) in &self.ledgers {
-            for (at, shard) in ledger.shards.iter().enumerate().filter(|(_, shard)| shard.rows.len() > 0) {
-                let name = format!("ledger/{number:010}/{at:03}");
-                while let Some(before) = others.next_if(|section| section.name < name) {
-                    each(before);
-                }
-                each(section(&name, [&shard_record(*number, at, shard)]));
-            }
+        let mut stream = SectionStream::of(self);
+        while let Some(section) = stream.next(self) {
+            each(section);
         }
-        others.for_each(each);
     }
 
     /// About as many bytes as all sections have, for whoever lays them end to end.
@@ -127,6 +124,9 @@ impl State {
         if !self.tokens.is_empty() {
             sections.push(section("tokens", self.tokens.values().map(AsRef::as_ref)));
         }
+        if let Some(backup) = &self.backup {
+            sections.push(section("backup", [backup]));
+        }
         if let Some(members) = self.members_record() {
             sections.push(section("members", [members]));
         }
@@ -145,13 +145,12 @@ impl State {
     /// XXH3-64 over the sections.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        let mut digest = SectionDigest::default();
         self.each_section(|section| {
-            hash.update(section.name.as_bytes());
-            hash.update(&(section.bytes.len() as u64).to_le_bytes());
-            hash.update(&section.bytes);
+            digest.section(&section.name, section.bytes.len() as u64);
+            digest.bytes(&section.bytes);
         });
-        hash.digest()
+        digest.finish()
     }
 
     fn header(&self) -> HeaderRecord {
@@ -167,6 +166,9 @@ impl State {
             audit_head: self.audit.head().to_vec(),
             producers_swept: self.producers.swept().to_owned(),
             budgets: self.budgets,
+            // As in the snapshots of releases that knew no levels.
+            feature_level: if self.feature_level() == FIRST_FEATURE_LEVEL { 0 } else { self.feature_level },
+            restored: self.restored.clone(),
         }
     }
 
@@ -205,6 +207,11 @@ impl State {
             |name: &str| sections.iter().find(|s| s.name == name).ok_or_else(|| error(name, "missing"));
         let mut state = Self::new();
         let header: HeaderRecord = records(find("header")?)?.pop().ok_or_else(|| error("header", "empty"))?;
+        // Before anything that only a newer build can read.
+        check_known(header.feature_level, FEATURE_LEVEL).map_err(|why| error("header", &why))?;
+        state.feature_level = header.feature_level;
+        state.restored = header.restored;
+        state.backup = optional::<v1::BackupRecord>(sections, "backup")?.pop();
         for environment in optional::<EnvironmentRecord>(sections, "environments")? {
             state.environments.insert(environment.environment.clone(), Arc::new(environment));
         }

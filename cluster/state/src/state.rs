@@ -132,6 +132,16 @@ pub struct State {
     pub(crate) tokens: Tokens,
     /// As they were noted last.
     pub(crate) members: featureops_proto::log::MembersRecord,
+    /// 0: the first.
+    pub(crate) feature_level: u32,
+    /// Below that of the build, where it stands for an older one. In no snapshot.
+    pub(crate) level_max: Option<u32>,
+    /// Why the fold stopped, if it met a level that it does not know. In no snapshot.
+    pub(crate) stopped_at_level: Option<String>,
+    /// Whence the cluster came, if it was restored.
+    pub(crate) restored: Option<featureops_proto::log::RestoredRecord>,
+    /// The one that was noted last.
+    pub(crate) backup: Option<featureops_proto::v1::BackupRecord>,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }
@@ -182,6 +192,12 @@ impl State {
     #[must_use]
     pub fn unit_key_id(&self) -> u64 {
         self.unit_key_id
+    }
+
+    /// The backup that was noted last.
+    #[must_use]
+    pub fn last_backup(&self) -> Option<&featureops_proto::v1::BackupRecord> {
+        self.backup.as_ref()
     }
 
     /// Newest first, at most two.

@@ -34,19 +34,27 @@ const POSITION_BITS: u32 = 43;
 pub struct Key {
     id: u8,
     bytes: [u8; 16],
+    /// Receipts given from a later state are not accepted: another cluster may seal with this key, too.
+    until: u64,
 }
 
 impl Key {
     /// A key with an id from 0 to 15.
     #[must_use]
     pub const fn new(id: u8, bytes: [u8; 16]) -> Option<Self> {
-        if id < 16 { Some(Self { id, bytes }) } else { None }
+        if id < 16 { Some(Self { id, bytes, until: u64::MAX }) } else { None }
     }
 
     /// A key as the log carries it.
     #[must_use]
     pub fn from_bytes(id: u32, bytes: &[u8]) -> Option<Self> {
         Self::new(u8::try_from(id).ok()?, bytes.try_into().ok()?)
+    }
+
+    /// The same for receipts that were given from states up to a position only.
+    #[must_use]
+    pub const fn until(self, position: u64) -> Self {
+        Self { until: position, ..self }
     }
 
     /// The id, 0 to 15.
@@ -108,6 +116,8 @@ pub enum ReceiptError {
     UnknownKey,
     /// Changed, or given to another unit.
     BadTag,
+    /// Given by the cluster that this one was restored from, after the state that was taken over.
+    OtherCluster,
     /// The context has no unit that it could be verified for.
     NoUnit,
 }
@@ -118,6 +128,9 @@ impl fmt::Display for ReceiptError {
             Self::Form => "receipt is not 32 characters of url-safe base64 in a known version",
             Self::UnknownKey => "receipt was sealed with a key that is not live",
             Self::BadTag => "receipt was changed or belongs to another unit",
+            Self::OtherCluster => {
+                "receipt was given by the cluster before, after the backup that this one was restored from"
+            }
             Self::NoUnit => "receipt cannot be verified without a targetingKey",
         })
     }
@@ -186,6 +199,9 @@ impl Receipt {
         // One comparison of two words: it takes the same time wherever they differ.
         if key.tag(body, unit) ^ u64::from_be_bytes(*tag) != 0 {
             return Err(ReceiptError::BadTag);
+        }
+        if receipt.position > key.until {
+            return Err(ReceiptError::OtherCluster);
         }
         Ok(VerifiedReceipt(receipt))
     }

@@ -177,6 +177,8 @@ const METHODS: &[(&str, &[(&str, Rule)])] = &[
             ("TransferLeadership", ADMIN),
         ],
     ),
+    ("featureops.v1.BackupService", &[("StreamBackup", ADMIN), ("RecordBackup", ADMIN)]),
+    ("featureops.v1.UpgradeService", &[("GetUpgradePlan", view(Nothing, Any)), ("RaiseLevel", ADMIN)]),
     (
         "featureops.v1.DecisionService",
         &[

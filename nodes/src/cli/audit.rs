@@ -1,6 +1,9 @@
-//! `audit tail|list|verify`: the hash-linked record of every command, refused ones too.
+//! `audit tail|list|verify|export`: the hash-linked record of every command, refused ones too.
+
+mod export;
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use featureops_proto::v1;
@@ -20,23 +23,40 @@ pub enum AuditCommand {
         /// The first number wanted [default: only new ones].
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         from: u64,
+        /// Said for those who are used to say it: it follows anyway.
+        #[arg(long)]
+        follow: bool,
     },
     /// List records, newest first.
     List {
         #[arg(long, default_value_t = 50, value_parser = parse_limit)]
         limit: usize,
     },
-    /// Recompute the hash chain of the kept records.
-    Verify,
+    /// Recompute the hash chain: of the records that the node keeps or, of an export, of those in the file; then no node is asked.
+    Verify {
+        /// An export; - for standard input.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The head that the export must end with, as 'audit verify' or 'audit export' printed it.
+        #[arg(long, value_name = "HASH", requires = "file")]
+        head: Option<String>,
+    },
+    /// Write every kept record, oldest first, with position and hash, as JSON lines or CSV.
+    #[command(after_help = "Example:
+  featureops audit export audit.jsonl
+  featureops audit verify audit.jsonl --head HASH")]
+    Export(export::ExportArgs),
 }
 
 const HEADINGS: [&str; 7] = ["NUMBER", "TIME", "BY", "ACTION", "RESOURCE", "REFUSED", "DETAIL"];
 
 pub async fn run(session: &Session, command: AuditCommand) -> Result<(), Failure> {
     match command {
-        AuditCommand::Tail { from } => tail(session, from).await,
+        AuditCommand::Tail { from, follow: _ } => tail(session, from).await,
         AuditCommand::List { limit } => list(session, limit).await,
-        AuditCommand::Verify => verify(session).await,
+        AuditCommand::Verify { file: None, .. } => verify(session).await,
+        AuditCommand::Verify { file: Some(file), head } => export::verify(session, &file, head.as_deref()),
+        AuditCommand::Export(args) => export::export(session, args).await,
     }
 }
 

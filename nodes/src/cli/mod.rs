@@ -12,6 +12,7 @@
 mod alarm;
 mod audit;
 mod autonomy;
+mod backup;
 mod bench;
 mod budget;
 mod client;
@@ -47,6 +48,7 @@ mod span;
 mod token;
 mod trip;
 mod unit;
+mod upgrade;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -135,6 +137,14 @@ enum Command {
     /// The cluster: its members, and who leads.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Backups: a cluster's state in a file.
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Found a new cluster from a backup, in an empty data folder.
+    Restore(backup::RestoreArgs),
+    /// Upgrades: releases of the members, and the cluster's feature level.
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeCommand),
     /// Check the node and print the way out of what is wrong.
     Doctor,
     /// Measure this machine: each figure beside its limit.
@@ -225,6 +235,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Token(command) => token::run(&session, command).await,
         Command::Audit(command) => audit::run(&session, command).await,
         Command::Cluster(command) => cluster::run(&session, command).await,
+        Command::Backup(command) => backup::run(&session, command).await,
+        Command::Restore(args) => backup::run_restore(&session, args).await,
+        Command::Upgrade(command) => upgrade::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Serve(_) | Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(()),
     }

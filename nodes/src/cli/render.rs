@@ -29,6 +29,9 @@ macro_rules! named {
 
 named!(
     AuditRecord,
+    BackupManifest,
+    BackupManifests,
+    UpgradePlan,
     BudgetsStatus,
     CreateTokenResponse,
     ListTokensResponse,

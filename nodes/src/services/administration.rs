@@ -275,6 +275,6 @@ impl AdministrationService for Administration {
         &self,
         _request: Request<GetNodeHealthRequest>,
     ) -> Result<Response<NodeHealth>, Status> {
-        Ok(Response::new(doctor::examine(&self.0)))
+        Ok(Response::new(doctor::look_around(&self.0).await))
     }
 }

@@ -9,6 +9,7 @@
 //! fold's to say, and its refusals come back as they are.
 
 pub mod administration;
+pub mod backup;
 pub mod cluster;
 pub mod compiled;
 pub mod decision;
@@ -25,6 +26,7 @@ mod promotion;
 pub mod schedule;
 pub mod segment;
 pub mod token;
+pub mod upgrade;
 
 use std::task::{Context, Poll};
 

@@ -33,6 +33,7 @@ impl State {
         self.cluster.clone_from(&c.cluster);
         self.unit_key_id = c.unit_key_id;
         self.receipt_keys = vec![key];
+        self.feature_level = c.feature_level;
         effects.push(Effect::Initialized);
         Ok(Outcome {
             done: Done { name: c.cluster.clone(), took_effect: true, ..Done::default() },
@@ -57,6 +58,11 @@ impl State {
             );
         }
         let id = key.id;
+        if let Some(restored) = self.restored.as_mut().filter(|restored| restored.receipt_key_id == Some(id))
+        {
+            // The key of the cluster before left at an earlier rotation: its id is this one's now.
+            restored.receipt_key_id = None;
+        }
         self.receipt_keys.insert(0, key);
         self.receipt_keys.truncate(LIVE_KEYS);
         effects.push(Effect::Initialized);
@@ -64,7 +70,7 @@ impl State {
     }
 }
 
-fn checked_key(key: Option<&ReceiptKey>) -> Result<ReceiptKey, Refusal> {
+pub fn checked_key(key: Option<&ReceiptKey>) -> Result<ReceiptKey, Refusal> {
     match key {
         Some(key) if key.key.len() == KEY_BYTES && key.id <= MAX_KEY_ID => Ok(key.clone()),
         Some(key) => refuse(

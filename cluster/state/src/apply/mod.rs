@@ -12,6 +12,7 @@ mod identity;
 mod ingest;
 mod joining;
 mod layer;
+mod level;
 mod members;
 mod metric;
 mod oversight;
@@ -26,6 +27,8 @@ mod unit;
 use featureops_proto::log::{Done, OwnerStamp, Refusal, Reply, entry, reply};
 use featureops_proto::v1::{AuditRecord, Principal, principal};
 use featureops_proto::{Collection, ErrorCode, Name, timestamp};
+
+pub(crate) use identity::checked_key;
 
 use crate::command::{Command, MAX_REQUEST_ID_BYTES};
 use crate::effect::Effect;
@@ -117,6 +120,10 @@ impl State {
             return Err(stop(Invariant::L2Entry, format!("position {} is applied already", self.position)));
         }
         let command = Command::decode(entry).map_err(|error| stop(Invariant::L2Entry, error.to_string()))?;
+        if let Some(why) = self.beyond(&command.kind) {
+            self.stopped_at_level = Some(why.clone());
+            return Err(stop(Invariant::L2Entry, why));
+        }
         let first_effect = effects.len();
         self.before.clear();
         let reply = match command.kind {
@@ -253,6 +260,7 @@ impl State {
             ));
         }
         self.check_verified(ctx)?;
+        self.check_level(kind, described(kind).0)?;
         match kind {
             C::Initialize(c) => self.initialize(c, effects),
             C::RotateReceiptKey(c) => self.rotate_receipt_key(ctx, c, effects),
@@ -290,6 +298,8 @@ impl State {
             C::CreateToken(c) => self.create_token(ctx, c, effects),
             C::RevokeToken(c) => self.revoke_token(ctx, c, effects),
             C::NoteMembers(c) => self.note_members(ctx, c),
+            C::RaiseLevel(c) => self.raise_level(ctx, c),
+            C::NoteBackup(c) => self.note_backup(ctx, c),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -429,6 +439,8 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::CreateToken(c) => ("token.create", token::resource_of(c)),
         C::RevokeToken(c) => ("token.revoke", c.name.clone()),
         C::NoteMembers(_) => ("cluster.members", String::new()),
+        C::RaiseLevel(c) => ("cluster.raise_level", c.feature_level.to_string()),
+        C::NoteBackup(_) => ("cluster.note_backup", String::new()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

@@ -28,6 +28,7 @@ impl Driver {
             unit_key_id: 7,
             receipt_key: Some(log::ReceiptKey { id: 1, key: vec![1; 16] }),
             now_ms: START_MS - 1_000,
+            feature_level: 0,
         }));
         driver.tick(0);
         driver

@@ -50,6 +50,21 @@ pub fn segment() -> v1::Segment {
     }
 }
 
+pub fn backup() -> v1::BackupRecord {
+    v1::BackupRecord {
+        position: 900,
+        bytes: 65_536,
+        digest: 0xfeed,
+        sha256: vec![4; 32],
+        record_time: Some(prost_types::Timestamp { seconds: 1_780_272_000, nanos: 0 }),
+        recorded_by: Some(v1::Principal {
+            kind: principal::Kind::Human as i32,
+            id: text("ada"),
+            verified: true,
+        }),
+    }
+}
+
 fn entries() -> Vec<(&'static str, entry::Command)> {
     use entry::Command as C;
     let name = || text("environments/production/flags/checkout");
@@ -100,6 +115,7 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 unit_key_id: 7,
                 receipt_key: Some(log::ReceiptKey { id: 1, key: vec![9; 16] }),
                 now_ms: 0,
+                feature_level: 0,
             }),
         ),
         (
@@ -523,6 +539,18 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                 ],
             }),
         ),
+        (
+            "initialize_at_level",
+            C::Initialize(log::Initialize { feature_level: 2, ..log::Initialize::default() }),
+        ),
+        (
+            "raise_level",
+            C::RaiseLevel(log::RaiseLevel {
+                feature_level: 2,
+                members: vec![log::MemberLevel { node: 1, release: text("0.1.0"), feature_level: 2 }],
+            }),
+        ),
+        ("note_backup", C::NoteBackup(log::NoteBackup { backup: Some(backup()) })),
     ]
 }
 

@@ -9,8 +9,8 @@ use featureops_proto::log::{
     ClusterMember, ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord,
     FrozenRecord, GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord,
     MarkRecord, MemberRecord, MembersRecord, MetricRecord, OversightRecord, OwnerRecord, PairRecord,
-    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, SegmentRecord,
-    SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord, TokenRecord,
+    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, RestoredRecord, ScheduleRecord,
+    SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord, TokenRecord,
 };
 use featureops_proto::v1;
 use prost::Message as _;
@@ -69,6 +69,9 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("audit", &audit());
     golden.keeps("decision", &decision());
     golden.keeps("decision_ramp", &decision_ramp());
+    let restored = RestoredRecord { from_cluster: text("b"), position: 900, receipt_key_id: Some(1) };
+    golden.keeps("header_restored", &HeaderRecord { feature_level: 2, restored: Some(restored), ..header() });
+    golden.keeps("backup", &crate::entries::backup());
     golden.keeps("header_budgets", &HeaderRecord { budgets: Some(budgets()), ..header() });
     golden.keeps("ledger_folded", &ledger_folded());
     golden.keeps("clusters", &ClustersRecord { experiment: 3, sums: vec![vec![1, 2], Vec::new()] });
@@ -139,6 +142,8 @@ fn header() -> HeaderRecord {
         audit_head: vec![5; 32],
         producers_swept: text("web-1"),
         budgets: None,
+        feature_level: 0,
+        restored: None,
     }
 }
 

@@ -70,6 +70,7 @@ impl Fold {
             unit_key_id: UNIT_KEY,
             receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
             now_ms: 0,
+            feature_level: 0,
         }))?;
         fold.tick(0)?;
         Ok(fold)
