@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/token.proto",
         "featureops/v1/cluster.proto",
         "featureops/log/v1/ledger.proto",
+        "featureops/log/v1/liveness.proto",
         "featureops/log/v1/log.proto",
         "featureops/log/v1/snapshot.proto",
     ];

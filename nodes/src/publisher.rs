@@ -157,6 +157,7 @@ impl Publisher {
                     | Effect::AuditAppended { .. }
                     | Effect::UnitErased { .. }
                     | Effect::TokensChanged
+                    | Effect::LivenessChanged
                     | Effect::OversightChanged { .. } => {}
                 }
             }

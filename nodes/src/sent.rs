@@ -121,6 +121,8 @@ meant! {
     CancelScheduleRequest { etag }
     CreateTokenRequest { ; token: token::definition }
     RevokeTokenRequest {}
+    DrainMemberRequest {}
+    SetOwnerWeightRequest {}
 }
 
 impl Meant for v1::SetFlagRequest {

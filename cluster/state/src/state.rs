@@ -132,6 +132,8 @@ pub struct State {
     pub(crate) tokens: Tokens,
     /// As they were noted last.
     pub(crate) members: featureops_proto::log::MembersRecord,
+    /// Of the members; empty: nothing was ever noted of any.
+    pub(crate) liveness: BTreeMap<u64, featureops_proto::log::LivenessRecord>,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }

@@ -175,6 +175,9 @@ const METHODS: &[(&str, &[(&str, Rule)])] = &[
             ("RemoveMember", ADMIN),
             ("ReplaceMember", ADMIN),
             ("TransferLeadership", ADMIN),
+            ("DrainMember", ADMIN),
+            ("SetOwnerWeight", ADMIN),
+            ("RebalanceOwners", ADMIN),
         ],
     ),
     (

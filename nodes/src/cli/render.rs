@@ -32,6 +32,7 @@ named!(
     BudgetsStatus,
     CreateTokenResponse,
     ListTokensResponse,
+    RebalanceOwnersResponse,
     RevokeTokenResponse,
     Token,
     Cluster,

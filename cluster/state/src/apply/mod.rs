@@ -12,6 +12,7 @@ mod identity;
 mod ingest;
 mod joining;
 mod layer;
+mod liveness;
 mod members;
 mod metric;
 mod oversight;
@@ -282,7 +283,7 @@ impl State {
             C::ResumeFlag(c) => self.resume_flag(ctx, c, effects),
             C::SetOversight(c) => self.set_oversight(ctx, c, effects),
             C::SetFlagAutonomy(c) => self.set_flag_autonomy(ctx, c, effects),
-            C::AssignOwners(c) => self.assign_owners(c, effects),
+            C::AssignOwners(c) => self.assign_owners(ctx, c, effects),
             C::CreateSchedule(c) => self.create_schedule(ctx, c),
             C::CancelSchedule(c) => self.cancel_schedule(ctx, c),
             C::ExecuteSchedule(c) => self.execute_schedule(ctx, c, effects),
@@ -290,6 +291,7 @@ impl State {
             C::CreateToken(c) => self.create_token(ctx, c, effects),
             C::RevokeToken(c) => self.revoke_token(ctx, c, effects),
             C::NoteMembers(c) => self.note_members(ctx, c),
+            C::NoteLiveness(c) => self.note_liveness(ctx, c, effects),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -429,6 +431,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::CreateToken(c) => ("token.create", token::resource_of(c)),
         C::RevokeToken(c) => ("token.revoke", c.name.clone()),
         C::NoteMembers(_) => ("cluster.members", String::new()),
+        C::NoteLiveness(_) => ("cluster.liveness", String::new()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use featureops_proto::log::{
     ClusterMember, ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord,
     FrozenRecord, GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord,
-    MarkRecord, MemberRecord, MembersRecord, MetricRecord, OversightRecord, OwnerRecord, PairRecord,
-    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, SegmentRecord,
+    LivenessRecord, MarkRecord, MemberRecord, MembersRecord, MetricRecord, OversightRecord, OwnerRecord,
+    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, SegmentRecord,
     SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord, TokenRecord,
 };
 use featureops_proto::v1;
@@ -75,6 +75,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("shard_packed", &ShardRecord { rows: Vec::new(), packed_rows: vec![7, 8], ..shard() });
     golden.keeps("decision_thinned", &decision_thinned());
     golden.keeps("members", &members());
+    golden.keeps("liveness", &liveness());
     golden.has_nothing_else();
 }
 
@@ -139,6 +140,23 @@ fn header() -> HeaderRecord {
         audit_head: vec![5; 32],
         producers_swept: text("web-1"),
         budgets: None,
+    }
+}
+
+fn liveness() -> LivenessRecord {
+    LivenessRecord {
+        node: 2,
+        incarnation: 7,
+        mark: v1::member::Mark::Left.into(),
+        boot: 0xb007,
+        draining: true,
+        owner_weight: 50,
+        marked_ms: 1_780_272_060_000,
+        drained_by: Some(v1::Principal {
+            kind: v1::principal::Kind::Human.into(),
+            id: text("ada"),
+            verified: true,
+        }),
     }
 }
 
