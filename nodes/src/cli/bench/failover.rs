@@ -33,26 +33,26 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// One of the nodes over its lives.
-struct Seat {
+pub(super) struct Seat {
     data: PathBuf,
     arguments: Vec<String>,
-    process: Option<Process>,
+    pub(super) process: Option<Process>,
 }
 
 impl Seat {
-    async fn power(&mut self) -> Result<(), Failure> {
+    pub(super) async fn power(&mut self) -> Result<(), Failure> {
         let (process, _) = Process::start_with(&self.data, &self.arguments).await?;
         self.process = Some(process);
         Ok(())
     }
 
-    async fn channel(&self) -> Result<Channel, Failure> {
+    pub(super) async fn channel(&self) -> Result<Channel, Failure> {
         let address = self.process.as_ref().map(|process| process.address);
         let address = address.ok_or_else(|| Failure::internal("a node is not there"))?;
         one_of(&connect(address, 1).await?, 0)
     }
 
-    async fn cluster(&self) -> Result<Cluster, Failure> {
+    pub(super) async fn cluster(&self) -> Result<Cluster, Failure> {
         let mut client = ClusterServiceClient::new(self.channel().await?);
         Ok(client.get_cluster(GetClusterRequest::default()).await.map_err(failed)?.into_inner())
     }
@@ -60,7 +60,7 @@ impl Seat {
 
 pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let place = folder(&plan.data)?;
-    let mut seats = found(place.path()).await?;
+    let mut seats = found(place.path(), NODES).await?;
     let mut taken_ms = Vec::with_capacity(TRIALS);
     for trial in 0..TRIALS {
         let leader = settled(&seats).await?;
@@ -79,11 +79,11 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     ])
 }
 
-/// Three voters.
-async fn found(place: &Path) -> Result<Vec<Seat>, Failure> {
-    let mut peers = Vec::with_capacity(NODES);
-    let mut held = Vec::with_capacity(NODES);
-    for _ in 0..NODES {
+/// So many voters.
+pub(super) async fn found(place: &Path, nodes: usize) -> Result<Vec<Seat>, Failure> {
+    let mut peers = Vec::with_capacity(nodes);
+    let mut held = Vec::with_capacity(nodes);
+    for _ in 0..nodes {
         let free = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
         let free = free.map_err(|error| Failure::internal(format!("no free port: {error}")))?;
         peers.push(free.local_addr().map_err(|error| Failure::internal(error.to_string()))?.to_string());
@@ -91,7 +91,7 @@ async fn found(place: &Path) -> Result<Vec<Seat>, Failure> {
         held.push(free);
     }
     drop(held);
-    let mut seats: Vec<Seat> = Vec::with_capacity(NODES);
+    let mut seats: Vec<Seat> = Vec::with_capacity(nodes);
     for (node, peer) in (1_u64..).zip(&peers) {
         let mut arguments =
             vec!["--node".to_owned(), node.to_string(), "--peer-listen".to_owned(), peer.clone()];
@@ -122,10 +122,10 @@ async fn promote(seat: &Seat, node: u64) -> Result<(), Failure> {
 }
 
 /// Waits until every node follows the same leader and has all of its log; which one leads.
-async fn settled(seats: &[Seat]) -> Result<usize, Failure> {
+pub(super) async fn settled(seats: &[Seat]) -> Result<usize, Failure> {
     let began = Instant::now();
     loop {
-        let mut seen = Vec::with_capacity(NODES);
+        let mut seen = Vec::with_capacity(seats.len());
         for seat in seats {
             seen.push(seat.cluster().await?);
         }

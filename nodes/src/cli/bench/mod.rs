@@ -7,6 +7,7 @@
 //!   lag        a real node, to the first evaluation that serves what was decided
 //!   scale      a node of its own process, full and restarted, beside the same process empty
 //!   failover   three nodes of their own processes, the leader killed; only when it is asked for
+//!   owners     five nodes of their own processes and 1,000 experiments, one killed; only when it is asked for
 //!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
 //!   fleet      the fold alone, with 38.9 million units; only when it is asked for
 //! ```
@@ -24,6 +25,7 @@ mod flight;
 mod fold;
 mod lag;
 mod ledger;
+mod owners;
 mod report;
 mod scale;
 mod shared;
@@ -59,13 +61,15 @@ pub enum Measurement {
     Ledger,
     /// From a leader's kill -9 to the next acknowledged write, twenty times; takes a minute.
     Failover,
+    /// From a node's kill -9 to all of its owners running elsewhere, with 1,000 experiments; takes minutes.
+    Owners,
     /// The ledger with the units of a whole fleet; takes minutes and a gigabyte.
     Fleet,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure [default: everything but failover and fleet].
+    /// What to measure [default: everything but failover, owners and fleet].
     #[arg(value_enum)]
     measurements: Vec<Measurement>,
     /// Seconds under load for each comparison; setting up comes on top.
@@ -107,8 +111,9 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
         under_load: Duration::from_secs(args.seconds),
         data: args.data.unwrap_or_else(std::env::temp_dir),
     };
-    let usual =
-        |measurement: &&Measurement| !matches!(measurement, Measurement::Fleet | Measurement::Failover);
+    let usual = |measurement: &&Measurement| {
+        !matches!(measurement, Measurement::Fleet | Measurement::Failover | Measurement::Owners)
+    };
     let wanted = if args.measurements.is_empty() {
         Measurement::value_variants().iter().filter(usual).copied().collect()
     } else {
@@ -130,6 +135,7 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
             Measurement::Scale => scale::measure(&plan).await?,
             Measurement::Ledger => ledger::measure().await?,
             Measurement::Failover => failover::measure(&plan).await?,
+            Measurement::Owners => owners::measure(&plan).await?,
             Measurement::Fleet => ledger::measure_fleet().await?,
         });
     }
