@@ -19,7 +19,7 @@ use featureops_actors::ports::{
     Answer, Clock, Compute, OwnerView, Ports, Proposal, Proposer, Submission, Views, Work, Worked,
 };
 use featureops_actors::supervisor::Restarts;
-use featureops_cluster::Environment;
+use featureops_cluster::{Environment, Health};
 use featureops_decision::owner::{FrozenView, Recent};
 use featureops_proto::log::{AssignOwners, Entry, assign_owners::Assignment, entry, reply};
 use featureops_proto::{ErrorCode, log, unix_ms, v1};
@@ -138,7 +138,7 @@ impl Owners {
             }
             known = mine;
             if health.leads && !marked {
-                claim(&replica, node, &running, &mut claimed).await;
+                claim(&replica, &health, &running, &mut claimed).await;
             }
             claimed.retain(|number| running.iter().any(|owned| owned.experiment == *number));
             let _ = tokio::time::timeout(LOOK, self.bell.notify.notified()).await;
@@ -165,11 +165,14 @@ impl Owners {
     }
 }
 
-/// Proposes this node as owner of what has none, and again of what was its own before it started.
-async fn claim(replica: &Replica, node: u64, running: &[Owned], claimed: &mut BTreeSet<u32>) {
+/// Proposes this node as owner of what has none, or had one that is no member any more, and again of what was its own before it
+/// started.
+async fn claim(replica: &Replica, health: &Health, running: &[Owned], claimed: &mut BTreeSet<u32>) {
+    let node = health.node;
+    let is_other = |owner: u64| owner != node && health.members.iter().any(|member| member.node == owner);
     let wanted: Vec<u32> = running
         .iter()
-        .filter(|owned| (owned.node == 0 || owned.node == node) && !claimed.contains(&owned.experiment))
+        .filter(|owned| !is_other(owned.node) && !claimed.contains(&owned.experiment))
         .map(|owned| owned.experiment)
         .take(ASSIGNMENTS_MAX)
         .collect();

@@ -49,11 +49,12 @@ pub struct Heard {
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     boot: u64,
-    /// When it was heard last.
-    at_ms: u64,
+    /// When it was heard last; absent before the first look.
+    at_ms: Option<u64>,
     /// How long it has been silent, and how long it was heard without a gap.
     silent_ms: u64,
     steady_ms: u64,
+    /// Since the watch began: what was heard before may be of a life that has ended.
     heard: bool,
 }
 
@@ -105,15 +106,15 @@ impl Watch {
 
 impl Seen {
     fn hear(&mut self, now_ms: u64, step_ms: u64, heard: Option<&Heard>) {
-        let at_ms = heard.map(|heard| now_ms.saturating_sub(heard.ago_ms));
-        let fresh = at_ms.is_some_and(|at_ms| !self.heard || at_ms > self.at_ms);
-        if let (true, Some(heard), Some(at_ms)) = (fresh, heard, at_ms) {
+        let at_ms = heard.map_or(0, |heard| now_ms.saturating_sub(heard.ago_ms));
+        let before_ms = self.at_ms.replace(at_ms);
+        if let Some(heard) = heard
+            && before_ms.is_some_and(|before_ms| at_ms > before_ms)
+        {
             if heard.boot != self.boot {
                 self.steady_ms = 0;
             }
-            (self.boot, self.at_ms, self.heard) = (heard.boot, at_ms, true);
-            // What was heard first may have been said long ago.
-            self.silent_ms = if heard.ago_ms < DOWN_AFTER_MS { 0 } else { self.silent_ms };
+            (self.boot, self.heard, self.silent_ms) = (heard.boot, true, 0);
             self.steady_ms = self.steady_ms.saturating_add(step_ms);
             return;
         }
@@ -288,6 +289,41 @@ mod tests {
         story.pass(1_000, true);
         assert_eq!(story.of(2).len(), said + 1);
         assert_eq!(story.marks[&2].boot, 9);
+    }
+
+    #[test]
+    fn what_was_heard_before_the_watch_began_is_of_another_life() {
+        let mut story = Story::new();
+        story.pass(1_000, true);
+        // Another led since, and noted a life that this one has not heard of; it leads again.
+        story.marks.get_mut(&2).unwrap().boot = 8;
+        story.watch = Watch::default();
+        let said = story.of(2).len();
+        story.pass(500, false);
+        assert_eq!(story.of(2).len(), said, "{:?}", story.of(2));
+        story.boot = 8;
+        story.pass(500, true);
+        assert_eq!(story.of(2).len(), said);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_heard_a_mark_stands_for_its_time(
+            heard in proptest::collection::vec((proptest::bool::ANY, 1_u64..20), 1..60),
+        ) {
+            let mut story = Story::new();
+            story.pass(6_000, true);
+            for (heard, looks) in heard {
+                story.pass(looks * LOOK_MS, heard);
+            }
+            let of_two: Vec<_> = story.changes.iter().filter(|(_, node, _)| *node == 2).collect();
+            for pair in of_two.windows(2) {
+                let [(first, _, was), (second, _, is)] = pair else { continue };
+                proptest::prop_assert!(was != is);
+                let least = if *is == Mark::Up { UP_AFTER_MS } else { DOWN_AFTER_MS };
+                proptest::prop_assert!(second - first >= least, "{:?}", story.changes);
+            }
+        }
     }
 
     #[test]

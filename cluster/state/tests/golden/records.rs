@@ -2,14 +2,15 @@
 //! changes shows in the bytes. A field that is added does not compile here until a further file holds it.
 
 mod decisions;
+mod liveness;
 
 use std::collections::BTreeMap;
 
 use featureops_proto::log::{
     ClusterMember, ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord,
     FrozenRecord, GenerationRecord, HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord,
-    LivenessRecord, MarkRecord, MemberRecord, MembersRecord, MetricRecord, OversightRecord, OwnerRecord,
-    PairRecord, ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, SegmentRecord,
+    MarkRecord, MemberRecord, MembersRecord, MetricRecord, OversightRecord, OwnerRecord, PairRecord,
+    ProducerRecord, ReceiptKey, RememberedRecord, RequestRecord, ScheduleRecord, SegmentRecord,
     SegmentUnitsRecord, ShardRecord, SideRecord, SlotRecord, TokenRecord,
 };
 use featureops_proto::v1;
@@ -18,6 +19,7 @@ use prost_types::{Timestamp, Value, value};
 
 use crate::{Golden, replies, text};
 use decisions::{audit, decision};
+use liveness::liveness;
 
 const ENVIRONMENT: &str = "production";
 const FLAG: &str = "environments/production/flags/checkout";
@@ -140,23 +142,6 @@ fn header() -> HeaderRecord {
         audit_head: vec![5; 32],
         producers_swept: text("web-1"),
         budgets: None,
-    }
-}
-
-fn liveness() -> LivenessRecord {
-    LivenessRecord {
-        node: 2,
-        incarnation: 7,
-        mark: v1::member::Mark::Left.into(),
-        boot: 0xb007,
-        draining: true,
-        owner_weight: 50,
-        marked_ms: 1_780_272_060_000,
-        drained_by: Some(v1::Principal {
-            kind: v1::principal::Kind::Human.into(),
-            id: text("ada"),
-            verified: true,
-        }),
     }
 }
 

@@ -37,7 +37,8 @@ const TRIALS: usize = 3;
 /// Longest wait for owners to be where they should be: a fifth of them moves 64 a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
-const METRIC: &str = "ordered";
+/// Experiments that share a metric: 64 may.
+const PER_METRIC: usize = 50;
 
 pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let place = folder(&plan.data)?;
@@ -75,16 +76,18 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     ])
 }
 
-/// Flags, a metric, and an experiment on each flag that runs.
+/// Flags, metrics, and an experiment on each flag that runs.
 async fn run_experiments(channel: Channel) -> Result<(), Failure> {
-    let metric = Metric {
-        name: format!("{ENVIRONMENT}/metrics/{METRIC}"),
-        kind: metric::Kind::Proportion.into(),
-        direction: metric::Direction::HigherIsBetter.into(),
-        ..Metric::default()
-    };
-    let request = SetMetricRequest { metric: Some(metric), ..SetMetricRequest::default() };
-    MetricServiceClient::new(channel.clone()).set_metric(request).await.map_err(failed)?;
+    for number in 0..EXPERIMENTS.div_ceil(PER_METRIC) {
+        let metric = Metric {
+            name: format!("{ENVIRONMENT}/metrics/ordered-{number}"),
+            kind: metric::Kind::Proportion.into(),
+            direction: metric::Direction::HigherIsBetter.into(),
+            ..Metric::default()
+        };
+        let request = SetMetricRequest { metric: Some(metric), ..SetMetricRequest::default() };
+        MetricServiceClient::new(channel.clone()).set_metric(request).await.map_err(failed)?;
+    }
     let mut tasks = JoinSet::new();
     for writer in 0..WRITERS {
         let channel = channel.clone();
@@ -120,7 +123,7 @@ async fn run_experiment(channel: &Channel, number: usize) -> Result<(), tonic::S
         name: name.clone(),
         flag: key,
         arms: vec![arm("off"), arm("on")],
-        primary_metric: METRIC.to_owned(),
+        primary_metric: format!("ordered-{}", number / PER_METRIC),
         ..Experiment::default()
     };
     let mut client = ExperimentServiceClient::new(channel.clone());
