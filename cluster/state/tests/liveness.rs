@@ -88,7 +88,7 @@ fn the_system_says_who_is_up_and_people_say_who_drains_and_how_much_each_takes()
         (system(), says(2, Mark::Up, 0), "INVALID_ARGUMENT", "marks.boot"),
         (system(), says(0, Mark::Down, 0), "INVALID_ARGUMENT", "marks.node"),
     ] {
-        let refused = refusal(driver.command_as(who, marks(vec![mark.clone()])));
+        let refused = refusal(driver.command_as(who, marks(vec![mark])));
         assert_eq!((refused.code.as_str(), refused.field.as_str()), (code, field), "{mark:?}");
     }
     for many in [vec![], (1..=65).map(|node| says(node, Mark::Down, 0)).collect()] {
