@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "featureops/v1/backup.proto",
         "featureops/v1/upgrade.proto",
         "featureops/log/v1/ledger.proto",
+        "featureops/log/v1/liveness.proto",
         "featureops/log/v1/log.proto",
         "featureops/log/v1/snapshot.proto",
     ];

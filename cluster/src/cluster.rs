@@ -80,6 +80,8 @@ pub struct Health {
     pub cluster: u64,
     /// That of its data folder.
     pub incarnation: u64,
+    /// Drawn when the folder was opened last: another one is another life of the node. 0: it is not open.
+    pub boot: u64,
     /// The members it knows, learners among them.
     pub members: Vec<MemberHealth>,
     /// What a node that is to join waits for.
@@ -178,8 +180,8 @@ impl<F: Fold> Cluster<F> {
         let Stores { log, machine, shared, faults, lanes, syncs, identity, hold } =
             open_stores(&environment, options.node, genesis, sink)?;
         shared.growth().bound(options.snapshot_after_bytes);
-        let peers = Peers::new(environment.clone(), identity, log.lane());
         let seed = environment.entropy.next_u64();
+        let peers = Peers::new(environment.clone(), identity, boot_of(seed), log.lane());
         let network = Network(peers.clone());
         let started = Runtime::scope(seed, Raft::new(options.node, Arc::new(config), network, log, machine));
         let raft = started.await.map_err(|error| {
@@ -383,6 +385,7 @@ impl<F: Fold> Cluster<F> {
             node: metrics.id,
             cluster: identity.cluster,
             incarnation: identity.incarnation,
+            boot: self.proposer.peers().boot(),
             members,
             joins: self.joins.borrow().clone(),
             received_bytes: self.receiver.bytes(),
@@ -455,6 +458,11 @@ impl Running {
         }
         drop(hold);
     }
+}
+
+/// The number of a life: from the chance that raft draws its seed from, and as good as apart from that. Never 0.
+fn boot_of(seed: u64) -> u64 {
+    seed.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {

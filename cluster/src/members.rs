@@ -107,6 +107,8 @@ pub struct MemberHealth {
     pub matched: Option<u64>,
     /// Milliseconds since it was last heard: only the leader knows.
     pub heard_ms_ago: Option<u64>,
+    /// Of its present life, as it said when it was heard last; 0: it said none.
+    pub boot: u64,
     /// How far its wall clock is ahead of this node's (behind it, when negative), in milliseconds.
     pub clock_ahead_ms: Option<i64>,
     /// Why this node does not reach it.
@@ -173,6 +175,7 @@ pub(crate) fn members<F: Fold>(proposer: &Proposer<F>) -> Vec<MemberHealth> {
             voter: voters.contains(node),
             matched,
             heard_ms_ago: ago,
+            boot: if *node == own { peers.boot() } else { heard.map_or(0, |heard| heard.boot) },
             clock_ahead_ms: heard.zip(ago).map(|(heard, ago)| {
                 heard.clock_ms.saturating_add_unsigned(ago).saturating_sub(peers.clock_ms())
             }),

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use featureops_cluster::storage::is_file_bound;
 use featureops_cluster::{Health, Surveyed, Waits};
 use featureops_proto::log::ErasuresRecord;
+use featureops_proto::v1::member::Mark;
 use featureops_proto::v1::{NodeHealth, node_health::Check};
 use featureops_proto::{ErrorCode, timestamp_if_set};
 use featureops_state::{LEAST_HISTORY, LedgerUsage, MAX_HISTORY, MAX_HISTORY_BYTES};
@@ -83,6 +84,7 @@ fn examined(host: &Host, members: &[Surveyed]) -> NodeHealth {
         host.replica.read(|state| (state.ledger_usage(), *state.erasures(), state.shortened_histories()));
     findings.push(ledger_finding(&usage));
     findings.push(history_finding(shortened));
+    findings.extend(placement_finding(host));
     findings.push(access_finding(host));
     findings.extend(around::findings(host, &health, log_time_ms, members));
     findings.extend(host.tls.as_ref().map(|tls| certificate_finding(tls, host.clock.unix_ms())));
@@ -248,7 +250,14 @@ fn serving_findings(host: &Host, health: &Health, log_time_ms: i64) -> Vec<Findi
         Finding::new(
             "drain",
             true,
-            host.is_draining().then(|| "this node is draining".to_owned()),
+            match (host.is_draining(), host.is_drained_by_person()) {
+                (true, _) => Some("this node is draining".to_owned()),
+                (false, true) => Some(format!(
+                    "this node is draining by a person's word; it answers (featureops cluster drain {} --undo)",
+                    health.node
+                )),
+                (false, false) => None,
+            },
             "taking requests".to_owned(),
             "send new work to another node",
         ),
@@ -338,6 +347,38 @@ fn ledger_finding(usage: &LedgerUsage) -> Finding {
         "when it is full, half of the hash space that is counted leaves for good: stop experiments that have their answer (their \
          units go when their windows close), put fewer units in them by a layer's share, or give room (featureops budget set)",
     )
+}
+
+/// Where the owners of all nodes are; nothing to say in a cluster of one.
+fn placement_finding(host: &Host) -> Option<Finding> {
+    let (owned, marks) = host.replica.read(|state| {
+        let marks: Vec<_> = state.liveness().values().cloned().collect();
+        (state.running_experiments(), marks)
+    });
+    if marks.is_empty() {
+        return None;
+    }
+    let stands = |node: u64| marks.iter().find(|record| record.node == node).map(|record| record.mark());
+    let orphans = owned.iter().filter(|owned| stands(owned.node).is_none()).count();
+    let mut faults = Vec::new();
+    if orphans > 0 {
+        faults.push(format!("{orphans} running experiments have no owner among the members"));
+    }
+    for record in marks.iter().filter(|record| record.mark() != Mark::Up) {
+        let count = owned.iter().filter(|owned| owned.node == record.node).count();
+        if count > 0 {
+            faults.push(format!("node {} is not up, and owns {count} running experiments", record.node));
+        }
+    }
+    let up = marks.iter().filter(|record| record.mark() == Mark::Up).count();
+    Some(Finding::new(
+        "placement",
+        false,
+        (!faults.is_empty()).then(|| faults.join("; ")),
+        format!("{} running experiments on {up} members that are up", owned.len()),
+        "their allocations keep serving; the leader places them within seconds: if this stays, see 'leader', and whether a voter is \
+         up that does not drain (featureops cluster members)",
+    ))
 }
 
 /// Who is let in.

@@ -23,6 +23,7 @@ use crate::exposures::{Exposures, FactLog};
 use crate::fronts::Fronts;
 use crate::observation::{Observation, Proposed};
 use crate::owners::Owners;
+use crate::parting::Parting;
 use crate::publisher::Publisher;
 use crate::refusal::{self, Failure};
 use crate::replica::Replica;
@@ -73,6 +74,8 @@ pub struct Host {
     pub loopback_only: bool,
     /// True once a drain has begun: nothing new is taken, and streams end.
     pub drain: watch::Receiver<bool>,
+    /// Asks those who are connected to go elsewhere, once a person drains this node.
+    pub parting: Arc<Parting>,
     /// Where heavy work runs.
     pub compute: Arc<dyn Compute>,
     /// One piece of heavy work at a time: each may hold a copy of State.
@@ -248,13 +251,24 @@ impl Host {
         *self.drain.borrow()
     }
 
-    /// Waits for a drain to begin.
+    /// Waits for a drain to begin, of the process or by a person's word.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut drain = self.drain.clone();
+        let (mut drain, parting) = (self.drain.clone(), self.parting.asked());
         async move {
-            // Nobody left to begin it is as good as begun.
-            let _ = drain.wait_for(|drains| *drains).await;
+            tokio::select! {
+                biased;
+                // Nobody left to begin it is as good as begun.
+                _ = drain.wait_for(|drains| *drains) => {}
+                () = parting => {}
+            }
         }
+    }
+
+    /// Whether a person drains this member of the cluster. It answers, and wants no new clients.
+    #[must_use]
+    pub fn is_drained_by_person(&self) -> bool {
+        let node = self.replica.health().node;
+        self.replica.read(|state| state.liveness_of(node).is_some_and(|record| record.draining))
     }
 
     /// Refuses while a drain is under way.

@@ -38,6 +38,8 @@ pub mod observation;
 pub mod outgoing;
 pub mod owners;
 pub mod page;
+pub mod parting;
+pub mod placement;
 pub mod publisher;
 pub mod recovery;
 pub mod refusal;

@@ -32,11 +32,13 @@ use crate::http;
 use crate::identity::{fetch_key, follow_key, give_identity, read_unit_key, secret_of};
 use crate::observation::Observation;
 use crate::owners::{Bell, Owners};
+use crate::parting::Parting;
+use crate::placement;
 use crate::publisher::Publisher;
 use crate::recovery;
 use crate::replica::Replica;
 use crate::schedules;
-use crate::serve::serve;
+use crate::serve::{Leaving, serve};
 use crate::services::cluster::follow_members;
 use crate::tls::Tls;
 use crate::unit_key::{KeyFile, UnitKeyStore};
@@ -259,6 +261,7 @@ impl Node {
 
         let drain = watch::Sender::new(false);
         let vital = Arc::new(Vital::default());
+        let parting = Arc::new(Parting::default());
         let host = Arc::new(Host {
             replica: replica.clone(),
             publisher: Arc::clone(&publisher),
@@ -278,6 +281,7 @@ impl Node {
             tls: tls.clone(),
             loopback_only: config.loopback_only && on_loopback,
             drain: drain.subscribe(),
+            parting: Arc::clone(&parting),
             compute: Arc::clone(&environment.compute),
             heavy: Semaphore::new(1),
             snapshot_every_entries: config.snapshot_every_entries,
@@ -299,6 +303,11 @@ impl Node {
         tasks.spawn(vital.watched("publisher", publisher.run(Arc::new(replica.clone()))));
         tasks.spawn(vital.watched("exposures", sender.run()));
         tasks.spawn(vital.watched("schedules", schedules::run(replica.clone(), due)));
+        if peer_address.is_some() {
+            let clock = Arc::clone(&environment.clock);
+            let placing = placement::run(replica.clone(), clock, Arc::clone(&bell));
+            tasks.spawn(vital.watched("placement", placing));
+        }
         tasks.spawn(vital.watched("owners", owners.run(replica)));
         if let Some(tls) = tls {
             tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
@@ -311,7 +320,8 @@ impl Node {
         let listeners = flagd.into_iter().map(|(listener, _)| listener).zip(ways.flagd);
         let serving = std::iter::once((listener, ways.main)).chain(listeners).map(|(listener, front)| {
             let (limits, observation) = (config.limits.clone(), Arc::clone(&observation));
-            let served = serve(listener, front, limits, observation, drain.subscribe(), config.drain_timeout);
+            let leaving = Leaving { drain: drain.subscribe(), parting: Arc::clone(&parting) };
+            let served = serve(listener, front, limits, observation, leaving, config.drain_timeout);
             tokio::spawn(served)
         });
         let serving = serving.collect();
@@ -373,11 +383,15 @@ impl Node {
         let Self { host, health, drain, serving, mut tasks, .. } = self;
         http::set_serving(&health, false).await;
         drain.send_replace(true);
-        for served in serving {
-            if let Err(error) = served.await {
-                tracing::error!(error = %error, "serving did not end by itself");
+        let served = async {
+            for served in serving {
+                if let Err(error) = served.await {
+                    tracing::error!(error = %error, "serving did not end by itself");
+                }
             }
-        }
+        };
+        // Its owners go while requests in flight get their answers.
+        tokio::join!(served, placement::leave(&host.replica));
         if !host.exposures.flush(FLUSH_PATIENCE).await {
             tracing::warn!(waiting = host.exposures.waiting(), "implied exposures were lost in the drain");
         }
@@ -437,7 +451,15 @@ async fn listen(
 /// Keeps gRPC health at what `/readyz` says.
 async fn follow_readiness(host: Arc<Host>, health: HealthReporter) {
     let mut said = None;
+    // One that is drained already when it starts asks nobody to go: whoever comes knows.
+    let mut drained = host.is_drained_by_person();
     loop {
+        let drains = host.is_drained_by_person();
+        if drains && !std::mem::replace(&mut drained, drains) {
+            tracing::info!("drained by a person's word: clients are asked to go elsewhere");
+            host.parting.begin();
+        }
+        drained = drains;
         let ready = doctor::is_ready(&host);
         if said.replace(ready) != Some(ready) {
             http::set_serving(&health, ready).await;

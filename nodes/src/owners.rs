@@ -3,7 +3,8 @@
 //! ```text
 //!   apply ── effects ──> bell ──> reconcile: State's assignments for this node  ──> actors start and stop
 //!        └── Frozen ──────────> owner looks ──> mind ──> Proposer ──> SubmitDecision, stamped ──> log
-//!   leader ── unassigned experiments, and all of its own after a restart ──> one AssignOwners
+//!   leader of several ── marks, moves ──> AssignOwners (`placement.rs`)
+//!   a node that is alone ── unassigned experiments, and all of its own after a restart ──> one AssignOwners
 //! ```
 //!
 //! Truth stays in the log: an assignment counts when it was applied here, and a decision counts when apply let it through.
@@ -18,11 +19,12 @@ use featureops_actors::ports::{
     Answer, Clock, Compute, OwnerView, Ports, Proposal, Proposer, Submission, Views, Work, Worked,
 };
 use featureops_actors::supervisor::Restarts;
-use featureops_cluster::Environment;
+use featureops_cluster::{Environment, Health};
 use featureops_decision::owner::{FrozenView, Recent};
 use featureops_proto::log::{AssignOwners, Entry, assign_owners::Assignment, entry, reply};
 use featureops_proto::{ErrorCode, log, unix_ms, v1};
-use featureops_state::{Effect, State};
+use featureops_state::Effect;
+use featureops_state::placement::Owned;
 use prost::Message as _;
 use tokio::sync::Notify;
 
@@ -47,12 +49,23 @@ pub struct Owners {
 #[derive(Default)]
 pub struct Bell {
     notify: Notify,
+    placing: Notify,
 }
 
 impl Bell {
     /// Something about experiments or their owners changed.
     pub fn ring(&self) {
         self.notify.notify_one();
+    }
+
+    /// Who may own, or what there is to own, changed.
+    fn ring_to_place(&self) {
+        self.placing.notify_one();
+    }
+
+    /// Waits for that.
+    pub(crate) async fn placing(&self) {
+        self.placing.notified().await;
     }
 }
 
@@ -84,7 +97,11 @@ impl Owners {
                 Effect::Frozen { number } => {
                     self.actors.frozen(*number);
                 }
-                Effect::ExperimentChanged { .. } | Effect::OwnerAssigned { .. } => self.bell.ring(),
+                Effect::ExperimentChanged { .. } | Effect::LivenessChanged => {
+                    self.bell.ring();
+                    self.bell.ring_to_place();
+                }
+                Effect::OwnerAssigned { .. } => self.bell.ring(),
                 _ => {}
             }
         }
@@ -96,14 +113,23 @@ impl Owners {
         // A new incarnation takes new epochs, so that whatever the last one still had under way is fenced off.
         let mut claimed = BTreeSet::new();
         loop {
-            let node = replica.health().node;
-            let running = replica.read(State::running_experiments);
+            let health = replica.health();
+            let node = health.node;
+            let (running, marked, stands) = replica.read(|state| {
+                let stands = state.liveness_of(node).map(|record| record.boot);
+                (state.running_experiments(), !state.liveness().is_empty(), stands)
+            });
+            if marked {
+                // What was assigned before this life was noted is of the last one: its epoch may be in use still.
+                claimed.clear();
+            }
+            let lives = marked && stands == Some(health.boot);
             let mut mine = BTreeSet::new();
-            for (number, owner, epoch) in &running {
-                if *owner == node && claimed.contains(number) {
-                    mine.insert(*number);
-                    if let Err(full) = self.actors.assigned(*number, *epoch) {
-                        tracing::warn!(experiment = number, error = %full, "owner not started");
+            for Owned { experiment, node: owner, epoch } in &running {
+                if *owner == node && (lives || claimed.contains(experiment)) {
+                    mine.insert(*experiment);
+                    if let Err(full) = self.actors.assigned(*experiment, *epoch) {
+                        tracing::warn!(experiment, error = %full, "owner not started");
                     }
                 }
             }
@@ -111,10 +137,10 @@ impl Owners {
                 self.actors.ended(*gone);
             }
             known = mine;
-            if replica.health().leads {
-                claim(&replica, node, &running, &mut claimed).await;
+            if health.leads && !marked {
+                claim(&replica, &health, &running, &mut claimed).await;
             }
-            claimed.retain(|number| running.iter().any(|(running, _, _)| running == number));
+            claimed.retain(|number| running.iter().any(|owned| owned.experiment == *number));
             let _ = tokio::time::timeout(LOOK, self.bell.notify.notified()).await;
         }
     }
@@ -139,18 +165,22 @@ impl Owners {
     }
 }
 
-/// Proposes this node as owner of what has none, and again of what was its own before it started.
-async fn claim(replica: &Replica, node: u64, running: &[(u32, u64, u64)], claimed: &mut BTreeSet<u32>) {
+/// Proposes this node as owner of what has none, or had one that is no member any more, and again of what was its own before it
+/// started.
+async fn claim(replica: &Replica, health: &Health, running: &[Owned], claimed: &mut BTreeSet<u32>) {
+    let node = health.node;
+    let is_other = |owner: u64| owner != node && health.members.iter().any(|member| member.node == owner);
     let wanted: Vec<u32> = running
         .iter()
-        .filter(|(number, owner, _)| (*owner == 0 || *owner == node) && !claimed.contains(number))
-        .map(|(number, _, _)| *number)
+        .filter(|owned| !is_other(owned.node) && !claimed.contains(&owned.experiment))
+        .map(|owned| owned.experiment)
         .take(ASSIGNMENTS_MAX)
         .collect();
     if wanted.is_empty() {
         return;
     }
-    let assignments = wanted.iter().map(|experiment| Assignment { experiment: *experiment, node }).collect();
+    let assignment = |experiment: &u32| Assignment { experiment: *experiment, node, from_epoch: None };
+    let assignments = wanted.iter().map(assignment).collect();
     let entry = Entry {
         principal: Some(caller::system("placement")),
         command: Some(entry::Command::AssignOwners(AssignOwners { assignments })),

@@ -165,6 +165,7 @@ impl Publisher {
                     | Effect::AuditAppended { .. }
                     | Effect::UnitErased { .. }
                     | Effect::TokensChanged
+                    | Effect::LivenessChanged
                     | Effect::OversightChanged { .. } => {}
                 }
             }

@@ -123,6 +123,8 @@ meant! {
     RevokeTokenRequest {}
     RaiseLevelRequest {}
     RecordBackupRequest { ; backup: backup::noted }
+    DrainMemberRequest {}
+    SetOwnerWeightRequest {}
 }
 
 impl Meant for v1::SetFlagRequest {

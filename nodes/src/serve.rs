@@ -19,6 +19,7 @@ use crate::config::Limits;
 use crate::front::Front;
 use crate::observation::Observation;
 use crate::outgoing::Tasks;
+use crate::parting::Parting;
 
 /// A connection is pinged after this time without traffic, and closed when the answer takes as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -44,15 +45,25 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause after the operating system could not hand over a connection (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Why connections are to end.
+#[derive(Clone)]
+pub struct Leaving {
+    /// True once the process ends: nothing is taken any more.
+    pub drain: watch::Receiver<bool>,
+    /// Asks those who are connected to go elsewhere.
+    pub parting: Arc<Parting>,
+}
+
 /// Serves until `drain` turns true, then lets what is in flight finish, at most `patience` long.
 pub async fn serve(
     listener: Box<dyn Listener>,
     front: Front,
     limits: Limits,
     observation: Arc<Observation>,
-    mut drain: watch::Receiver<bool>,
+    leaving: Leaving,
     patience: Duration,
 ) {
+    let mut drain = leaving.drain.clone();
     let limits = Arc::new(limits);
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -76,7 +87,7 @@ pub async fn serve(
                 seated.push(Arc::downgrade(front.connection()));
                 observation.connections_taken.fetch_add(1, Ordering::Relaxed);
                 let served =
-                    connection(Arc::clone(&limits), stream, front, drain.clone(), Arc::clone(&observation));
+                    connection(Arc::clone(&limits), stream, front, leaving.clone(), Arc::clone(&observation));
                 connections.spawn(async move {
                     served.await;
                     drop(place);
@@ -148,13 +159,13 @@ async fn connection(
     limits: Arc<Limits>,
     stream: BoxStream,
     front: Front,
-    mut drain: watch::Receiver<bool>,
+    mut leaving: Leaving,
     observation: Arc<Observation>,
 ) {
     observation.connections.fetch_add(1, Ordering::Relaxed);
-    let greeted = greeted(stream, &front, &mut drain).await;
+    let greeted = greeted(stream, &front, &mut leaving.drain).await;
     match greeted {
-        Some(stream) => spoken(limits, stream, front, drain).await,
+        Some(stream) => spoken(limits, stream, front, leaving).await,
         None => tracing::debug!("a connection was not greeted: no TLS, or no certificate that is asked for"),
     }
     observation.connections.fetch_sub(1, Ordering::Relaxed);
@@ -172,7 +183,9 @@ async fn greeted(stream: BoxStream, front: &Front, drain: &mut watch::Receiver<b
     }
 }
 
-async fn spoken(limits: Arc<Limits>, stream: BoxStream, front: Front, mut drain: watch::Receiver<bool>) {
+async fn spoken(limits: Arc<Limits>, stream: BoxStream, front: Front, leaving: Leaving) {
+    let Leaving { mut drain, parting } = leaving;
+    let parting = parting.asked();
     let spoke = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Opening { stream, matched: 0, spoke: Arc::clone(&spoke) });
     let (held, patience) = (Arc::clone(front.connection()), limits.request_timeout);
@@ -197,6 +210,11 @@ async fn spoken(limits: Arc<Limits>, stream: BoxStream, front: Front, mut drain:
             tracing::debug!("an idle connection made room for another");
             served.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(LEAVE_TIMEOUT, served).await;
+        }
+        () = parting => {
+            // As below, and not for longer than any request may take: streams end by themselves.
+            served.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(limits.request_timeout.saturating_add(LEAVE_TIMEOUT), served).await;
         }
         () = silence => tracing::debug!("a connection said too little and was closed"),
         () = drained(&mut drain) => {

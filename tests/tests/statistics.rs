@@ -130,7 +130,8 @@ impl Line {
         self.number = self.state.experiment("p", "e").unwrap().number;
         self.primary = self.state.metric("p", "sale").unwrap().number;
         self.guardrail = self.state.metric("p", "stay").unwrap().number;
-        let assignment = log::assign_owners::Assignment { experiment: self.number, node: 1 };
+        let assignment =
+            log::assign_owners::Assignment { experiment: self.number, node: 1, from_epoch: None };
         self.done(C::AssignOwners(log::AssignOwners { assignments: vec![assignment] }));
     }
 

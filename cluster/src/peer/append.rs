@@ -58,7 +58,7 @@ impl Answers {
             match wait.await {
                 Ok(Ok(Some(response))) => {
                     self.answered = self.answered.saturating_add(1);
-                    self.peers.heard(self.target.node, response.clock_ms);
+                    self.peers.heard(self.target.node, response.clock_ms, response.boot);
                     self.peers.well(self.target.node);
                     let read = wire::raft_append_response(response);
                     return Some(read.map_err(|error| unreachable(&error).into()));

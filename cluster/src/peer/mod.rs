@@ -105,6 +105,8 @@ impl Target {
 pub(crate) struct Heard {
     /// Its wall clock, in unix milliseconds.
     pub clock_ms: i64,
+    /// Of its present life.
+    pub boot: u64,
     /// When, by this node's monotonic clock, in milliseconds.
     pub at_ms: u64,
 }
@@ -113,6 +115,7 @@ struct Inner {
     environment: Environment,
     node: u64,
     incarnation: u64,
+    boot: u64,
     cluster: AtomicU64,
     /// Let go of at the end, so that the lane ends.
     lane: Mutex<Option<LogLane>>,
@@ -129,12 +132,13 @@ pub struct Peers(Arc<Inner>);
 impl Peers {
     /// No link yet; each is made when it is needed.
     #[must_use]
-    pub(crate) fn new(environment: Environment, identity: Identity, lane: LogLane) -> Self {
+    pub(crate) fn new(environment: Environment, identity: Identity, boot: u64, lane: LogLane) -> Self {
         Self(Arc::new(Inner {
             links: Links::new(Arc::clone(&environment.transport), Arc::clone(&environment.clock)),
             environment,
             node: identity.node,
             incarnation: identity.incarnation,
+            boot,
             cluster: AtomicU64::new(identity.cluster),
             lane: Mutex::new(Some(lane)),
             heard: Mutex::default(),
@@ -146,6 +150,11 @@ impl Peers {
     pub(crate) fn identity(&self) -> Identity {
         let cluster = self.0.cluster.load(Ordering::Acquire);
         Identity { cluster, node: self.0.node, incarnation: self.0.incarnation }
+    }
+
+    /// Of this life: drawn when it was opened, never 0.
+    pub(crate) fn boot(&self) -> u64 {
+        self.0.boot
     }
 
     /// Enters a cluster: durable when this returns.
@@ -239,9 +248,9 @@ impl Peers {
         self.0.faults.lock().get(&node).cloned()
     }
 
-    /// Notes a peer's clock.
-    pub(crate) fn heard(&self, node: u64, clock_ms: i64) {
-        let heard = Heard { clock_ms, at_ms: self.monotonic_ms() };
+    /// Notes a peer's clock, and in which life it is.
+    pub(crate) fn heard(&self, node: u64, clock_ms: i64, boot: u64) {
+        let heard = Heard { clock_ms, boot, at_ms: self.monotonic_ms() };
         let mut all = self.0.heard.lock();
         if all.len() < CLOCKS_MAX || all.contains_key(&node) {
             all.insert(node, heard);

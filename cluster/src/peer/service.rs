@@ -136,8 +136,9 @@ impl<F: Fold> PeerService for Service<F> {
                 let results = proposer.raft().stream_append(requests);
                 let mut results = std::pin::pin!(results);
                 while let Some(result) = results.next().await {
-                    let clock_ms = proposer.peers().clock_ms();
-                    let answer = result.map(|result| wire::append_response(&result, clock_ms)).map_err(ended);
+                    let (clock_ms, boot) = (proposer.peers().clock_ms(), proposer.peers().boot());
+                    let answer = result.map(|result| wire::append_response(&result, clock_ms, boot));
+                    let answer = answer.map_err(ended);
                     if answers.send(answer).await.is_err() {
                         return;
                     }

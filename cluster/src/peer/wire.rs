@@ -126,7 +126,7 @@ pub fn raft_append_request(request: AppendRequest) -> io::Result<AppendEntriesRe
 
 /// raft's answer to entries.
 #[must_use]
-pub fn append_response(result: &StreamAppendResult<Types>, clock_ms: i64) -> AppendResponse {
+pub fn append_response(result: &StreamAppendResult<Types>, clock_ms: i64, boot: u64) -> AppendResponse {
     let result = match result {
         Ok(matching) => {
             append_response::Result::Matching(Matching { position: matching.as_ref().map(position) })
@@ -134,7 +134,7 @@ pub fn append_response(result: &StreamAppendResult<Types>, clock_ms: i64) -> App
         Err(StreamAppendError::Conflict(at)) => append_response::Result::Conflict(position(at)),
         Err(StreamAppendError::HigherVote(vote)) => append_response::Result::HigherVote(ballot(vote)),
     };
-    AppendResponse { result: Some(result), clock_ms }
+    AppendResponse { result: Some(result), clock_ms, boot }
 }
 
 /// An answer to entries, as raft has it.

@@ -56,6 +56,8 @@ pub enum Effect {
         /// Rising.
         epoch: u64,
     },
+    /// A mark of a member changed, or its weight, or it drains.
+    LivenessChanged,
     /// A decision was made or resolved.
     DecisionChanged {
         /// Number.

@@ -9,6 +9,7 @@ use crate::State;
 use crate::allocation::BUCKETS;
 use crate::flags::above;
 use crate::ledger::{NO_CAP, Shape};
+use crate::placement::Owned;
 use crate::ramps;
 use crate::state::key;
 
@@ -69,15 +70,15 @@ impl State {
             .collect()
     }
 
-    /// Experiments whose owner may decide: number, node, epoch.
+    /// Experiments whose owner may decide, by number.
     #[must_use]
-    pub fn running_experiments(&self) -> Vec<(u32, u64, u64)> {
+    pub fn running_experiments(&self) -> Vec<Owned> {
         self.experiments
             .values()
             .filter(|record| record.state() == Phase::Running)
             .map(|record| {
-                let owner = record.owner.clone().unwrap_or_default();
-                (record.number, owner.node, owner.epoch)
+                let (node, epoch) = record.owner.as_ref().map_or((0, 0), |owner| (owner.node, owner.epoch));
+                Owned { experiment: record.number, node, epoch }
             })
             .collect()
     }

@@ -20,16 +20,24 @@ pub const FIRST_FEATURE_LEVEL: u32 = 1;
 /// The highest level that this build knows.
 pub const FEATURE_LEVEL: u32 = 2;
 
+/// From which on owners are placed by marks.
+const MARKS_LEVEL: u32 = 2;
+
 /// What each level brings, in one sentence.
 pub const FEATURE_LEVELS: [(u32, &str); 2] = [
     (FIRST_FEATURE_LEVEL, "everything up to release 0.1"),
-    (2, "backups are noted in the log (cluster.note_backup); clusters that were restored from one"),
+    (
+        2,
+        "owners are placed over the members by marks of who is up (cluster.liveness); backups are noted in the log \
+         (cluster.note_backup); clusters that were restored from one",
+    ),
 ];
 
 /// The level from which on the log may hold a command: the one table. What is not named is of the first.
 const fn needed(kind: &C) -> u32 {
     match kind {
         C::NoteBackup(_) => 2,
+        C::NoteLiveness(_) => MARKS_LEVEL,
         _ => FIRST_FEATURE_LEVEL,
     }
 }
@@ -53,6 +61,12 @@ impl State {
     #[must_use]
     pub fn feature_level(&self) -> u32 {
         self.feature_level.max(FIRST_FEATURE_LEVEL)
+    }
+
+    /// Whether the log may hold marks of who is up.
+    #[must_use]
+    pub fn may_hold_marks(&self) -> bool {
+        self.feature_level() >= MARKS_LEVEL
     }
 
     /// A state that knows levels up to `level_max` only, as an older build would.

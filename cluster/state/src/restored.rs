@@ -96,6 +96,7 @@ impl State {
         self.receipt_keys.insert(0, key);
         self.receipt_keys.truncate(LIVE_KEYS);
         self.members = MembersRecord::default();
+        self.liveness.clear();
         self.feature_level = self.feature_level_max();
         let owned: Vec<u32> =
             self.experiments.values().filter(|held| held.owner.is_some()).map(|held| held.number).collect();

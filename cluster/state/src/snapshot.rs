@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use featureops_proto::log::{
     ClustersRecord, EnvironmentRecord, ExperimentRecord, FlagHistoryRecord, FlagRecord, FrozenRecord,
-    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, MarkRecord, MembersRecord,
-    MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord, SegmentRecord,
-    SegmentUnitsRecord, ShardRecord, SideRecord, TokenRecord,
+    HeaderRecord, HeldRecord, HoldoutRecord, LayerRecord, LedgerRecord, LivenessRecord, MarkRecord,
+    MembersRecord, MetricRecord, OversightRecord, ProducerRecord, RequestRecord, ScheduleRecord,
+    SegmentRecord, SegmentUnitsRecord, ShardRecord, SideRecord, TokenRecord,
 };
 use featureops_proto::v1::{self, AuditRecord, Decision, FlagVersionRecord};
 use featureops_proto::{Collection, Name};
@@ -129,6 +129,9 @@ impl State {
         }
         if let Some(members) = self.members_record() {
             sections.push(section("members", [members]));
+        }
+        if !self.liveness.is_empty() {
+            sections.push(section("liveness", self.liveness.values()));
         }
         for (number, ledger) in &self.ledgers {
             sections.push(section(&format!("ledger/{number:010}"), [&self.ledger_record(*number, ledger)]));
@@ -255,6 +258,9 @@ impl State {
         }
         if let Some(members) = optional::<MembersRecord>(sections, "members")?.pop() {
             state.members = members;
+        }
+        for record in optional::<LivenessRecord>(sections, "liveness")? {
+            state.liveness.insert(record.node, record);
         }
         for producer in records::<ProducerRecord>(find("producers")?)? {
             if !state.producers.restore(producer) {

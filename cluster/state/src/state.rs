@@ -142,6 +142,8 @@ pub struct State {
     pub(crate) restored: Option<featureops_proto::log::RestoredRecord>,
     /// The one that was noted last.
     pub(crate) backup: Option<featureops_proto::v1::BackupRecord>,
+    /// Of the members; empty: nothing was ever noted of any.
+    pub(crate) liveness: BTreeMap<u64, featureops_proto::log::LivenessRecord>,
     /// What the command in hand has changed, as it was before: a violation puts it back.
     pub(crate) before: Vec<Before>,
 }

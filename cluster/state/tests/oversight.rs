@@ -102,7 +102,7 @@ fn fences_refuse_what_is_late_foreign_or_made_up() {
     assert_eq!(weights(&d), [5_000, 5_000]);
     // A new owner fences the old one.
     d.done(entry::Command::AssignOwners(log::AssignOwners {
-        assignments: vec![log::assign_owners::Assignment { experiment: e, node: 2 }],
+        assignments: vec![log::assign_owners::Assignment { experiment: e, node: 2, from_epoch: None }],
     }));
     d.tick(500);
     let (_, decision) = d.reallocation(e, &[4_000, 6_000]);

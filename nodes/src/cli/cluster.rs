@@ -1,14 +1,21 @@
 //! `cluster ...`: the members of a cluster, and who leads. Any node may be asked; changes go to the leader by themselves.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use featureops_proto::v1::{self, Cluster, member};
+use tokio::time::Instant;
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::page::{Cell, Page, Tone};
 use super::render::{count_text, word_of};
-use super::session::{RequestArgs, Session, principal_text};
+use super::session::{RequestArgs, Session, WriteArgs, principal_text, rehearsed, verb};
 use super::span::moment_text;
 use crate::rpc::cluster_service_client::ClusterServiceClient;
+
+/// Between two looks at a member that drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
@@ -59,6 +66,40 @@ pub enum ClusterCommand {
     },
     /// Let another voter lead.
     TransferLeader(NodeArgs),
+    /// Move a member's owners, lead and clients elsewhere, and wait until it has none; it stays a member and answers.
+    #[command(after_help = "Example: a machine that is to be repaired
+  featureops cluster drain 3
+  (stop the node, repair, start it)
+  featureops cluster drain 3 --undo")]
+    Drain {
+        /// The node's number.
+        #[arg(value_name = "NODE")]
+        node: u64,
+        /// Let it take owners and the lead again.
+        #[arg(long)]
+        undo: bool,
+        /// Longest wait for its owners and its lead to be elsewhere, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+        wait: u64,
+        #[command(flatten)]
+        request: WriteArgs,
+    },
+    /// Say how many owners a member takes beside the others; 100 is the usual weight.
+    Weight {
+        /// The node's number.
+        #[arg(value_name = "NODE")]
+        node: u64,
+        /// 1 to 10,000.
+        #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        weight: u32,
+        #[command(flatten)]
+        request: WriteArgs,
+    },
+    /// Move every owner at once to the member that should have it; by itself the cluster moves 64 a second.
+    Rebalance {
+        #[command(flatten)]
+        request: WriteArgs,
+    },
     /// List the members.
     Members,
     /// Show the cluster as the asked node knows it.
@@ -126,6 +167,40 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<(), Failu
             let message = v1::TransferLeadershipRequest { node, ..v1::TransferLeadershipRequest::default() };
             write!(session, request, transfer_leadership, message)
         }
+        ClusterCommand::Drain { node, undo, wait, request } => {
+            let validate_only = request.dry_run;
+            let message =
+                v1::DrainMemberRequest { node, undo, validate_only, ..v1::DrainMemberRequest::default() };
+            let cluster = write!(session, request, drain_member, message);
+            if undo || validate_only {
+                return session.show(&cluster, |page| {
+                    members(page, &cluster);
+                    rehearsed(page, &request);
+                });
+            }
+            return drained(session, node, Duration::from_secs(wait), cluster).await;
+        }
+        ClusterCommand::Weight { node, weight, request } => {
+            let message = v1::SetOwnerWeightRequest {
+                node,
+                owner_weight: weight,
+                validate_only: request.dry_run,
+                ..v1::SetOwnerWeightRequest::default()
+            };
+            let cluster = write!(session, request, set_owner_weight, message);
+            return session.show(&cluster, |page| {
+                members(page, &cluster);
+                rehearsed(page, &request);
+            });
+        }
+        ClusterCommand::Rebalance { request } => {
+            let message = v1::RebalanceOwnersRequest {
+                validate_only: request.dry_run,
+                ..v1::RebalanceOwnersRequest::default()
+            };
+            let response = write!(session, request, rebalance_owners, message);
+            return session.show(&response, |page| moves(page, &response, request.dry_run));
+        }
         ClusterCommand::Members => {
             let cluster = fetch(session, false).await?;
             return session.show(&cluster, |page| members(page, &cluster));
@@ -147,6 +222,63 @@ async fn fetch(session: &Session, digest: bool) -> Result<Cluster, Failure> {
         .await
 }
 
+/// Waits until a drained member owns nothing and does not lead.
+async fn drained(session: &Session, node: u64, wait: Duration, cluster: Cluster) -> Result<(), Failure> {
+    let until = Instant::now() + wait;
+    let mut cluster = cluster;
+    let owns = |cluster: &Cluster| {
+        cluster.members.iter().find(|member| member.node == node).map_or(0, |member| member.owners)
+    };
+    loop {
+        if owns(&cluster) == 0 && cluster.leader != node && cluster.leader != 0 {
+            return session.show(&cluster, |page| {
+                page.line(
+                    Tone::Good,
+                    format!("node {node} owns nothing and does not lead; it may be stopped"),
+                );
+                members(page, &cluster);
+            });
+        }
+        if Instant::now() >= until {
+            let leads = if cluster.leader == node { ", and leads" } else { "" };
+            let owners = owns(&cluster);
+            return Err(Failure::new(
+                Exit::Unavailable,
+                format!(
+                    "node {node} drains, and after {} s it still owns {owners} experiments{leads}",
+                    wait.as_secs()
+                ),
+            )
+            .note("see: featureops cluster members; asked again, the command waits on"));
+        }
+        tokio::time::sleep(DRAIN_LOOK).await;
+        // The asked node sends its clients away when it is the one: asked again, it answers.
+        if let Ok(seen) = fetch(session, false).await {
+            cluster = seen;
+        }
+    }
+}
+
+fn moves(page: &mut Page, response: &v1::RebalanceOwnersResponse, dry_run: bool) {
+    let mut flows = BTreeMap::<(u64, u64), u64>::new();
+    for found in &response.moves {
+        *flows.entry((found.from, found.to)).or_default() += 1;
+    }
+    let verb = verb(dry_run, "moved", "would move");
+    let all = count_text(u64::from(response.move_count));
+    page.line(Tone::Plain, format!("{all} owners {verb}"));
+    if response.moves.len() < response.move_count as usize {
+        page.line(Tone::Faint, format!("of the first {}:", count_text(response.moves.len() as u64)));
+    }
+    let named = |node: u64| if node == 0 { "nobody".to_owned() } else { format!("node {node}") };
+    let rows = flows.iter().map(|((from, to), count)| {
+        vec![Cell::new(named(*from)), Cell::new(named(*to)), Cell::new(count_text(*count))]
+    });
+    if !flows.is_empty() {
+        page.table(&["FROM", "TO", "OWNERS"], rows.collect(), "");
+    }
+}
+
 fn describe(page: &mut Page, cluster: &Cluster) {
     let leader = match cluster.leader {
         0 => "none is known".to_owned(),
@@ -166,12 +298,36 @@ fn describe(page: &mut Page, cluster: &Cluster) {
             ),
         ),
     ]);
+    let mut owners = format!("{} running experiments", count_text(u64::from(cluster.experiments)));
+    if cluster.unowned > 0 {
+        owners.push_str(&format!(", {} without an owner", count_text(u64::from(cluster.unowned))));
+    }
+    if cluster.misplaced > 0 {
+        let misplaced = count_text(u64::from(cluster.misplaced));
+        owners.push_str(&format!(", {misplaced} on their way to a better place"));
+    }
+    page.facts([("owners", owners)]);
     if !cluster.digest.is_empty() {
         let position = count_text(cluster.digest_position);
         page.line(Tone::Plain, format!("digest {} at {position}", cluster.digest));
     }
     if !cluster.joins.is_empty() {
         page.line(Tone::Warn, format!("it waits to join: {}", cluster.joins));
+    }
+}
+
+/// Whether it may own, in words.
+fn standing(member: &v1::Member) -> String {
+    let mark = match member.mark() {
+        member::Mark::Unspecified => "-",
+        member::Mark::Up => "up",
+        member::Mark::Down => "down",
+        member::Mark::Left => "left",
+    };
+    match (&member.drained_by, member.draining) {
+        (Some(by), true) => format!("{mark}, draining by {}", principal_text(Some(by))),
+        (_, true) => format!("{mark}, draining"),
+        _ => mark.to_owned(),
     }
 }
 
@@ -199,10 +355,17 @@ fn members(page: &mut Page, cluster: &Cluster) {
                 }
                 None => "-".to_owned(),
             }),
+            Cell::new(standing(member)),
+            Cell::new(count_text(u64::from(member.owners))),
+            Cell::new(match member.owner_weight {
+                0 => "-".to_owned(),
+                weight => count_text(u64::from(weight)),
+            }),
             Cell::new(&member.fault),
         ]
     });
     let rows = rows.collect();
-    let heads = ["NODE", "ROLE", "ADDRESS", "BEHIND", "HEARD", "CHANGED BY", "FAULT"];
+    let heads =
+        ["NODE", "ROLE", "ADDRESS", "BEHIND", "HEARD", "CHANGED BY", "STANDING", "OWNERS", "WEIGHT", "FAULT"];
     page.table(&heads, rows, "the node is in no cluster");
 }

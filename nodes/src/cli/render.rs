@@ -35,6 +35,7 @@ named!(
     BudgetsStatus,
     CreateTokenResponse,
     ListTokensResponse,
+    RebalanceOwnersResponse,
     RevokeTokenResponse,
     Token,
     Cluster,

@@ -33,7 +33,7 @@ pub struct WriteArgs {
     #[command(flatten)]
     pub request: RequestArgs,
     /// The server checks everything and changes nothing.
-    #[arg(long)]
+    #[arg(long, alias = "validate-only")]
     pub dry_run: bool,
 }
 

@@ -1,28 +1,34 @@
 //! The cluster: members, their changes, who leads. What a change may do is the cluster room's to say; here it is asked, and
 //! noted in the log under the name of whoever asked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use featureops_cluster::{Change, ChangeError, Health, MemberHealth, Newcomer};
-use featureops_proto::log::{Entry, NoteMembers, entry};
+use featureops_proto::log::{Entry, LivenessMark, NoteLiveness, NoteMembers, entry};
 use featureops_proto::v1::{
-    AddLearnerRequest, Cluster, GetClusterRequest, InitializeClusterRequest, JoinClusterRequest, Member,
-    Principal, PromoteMemberRequest, RemoveMemberRequest, ReplaceMemberRequest, TransferLeadershipRequest,
-    member, principal,
+    AddLearnerRequest, Cluster, DrainMemberRequest, GetClusterRequest, InitializeClusterRequest,
+    JoinClusterRequest, Member, OwnerMove, Principal, PromoteMemberRequest, RebalanceOwnersRequest,
+    RebalanceOwnersResponse, RemoveMemberRequest, ReplaceMemberRequest, SetOwnerWeightRequest,
+    TransferLeadershipRequest, member, principal,
 };
 use featureops_proto::{ErrorCode, timestamp_if_set};
+use featureops_state::liveness::{OWNER_WEIGHT, weight_of};
+use featureops_state::placement::{Candidate, Owned, moves};
 use featureops_state::{MAX_MEMBERS, State};
 use tonic::{Request, Response, Status};
 
 use crate::access::grant::granted;
 use crate::caller;
 use crate::config::is_reachable;
-use crate::host::Host;
+use crate::host::{Host, Write};
 use crate::identity::{give_identity, take_key};
+use crate::placement;
 use crate::refusal;
 use crate::replica::failure;
 use crate::rpc::cluster_service_server::ClusterService;
+use crate::sent::{Sent, sent};
 use crate::services;
 
 /// How long a node that founds a cluster waits to lead it.
@@ -32,6 +38,8 @@ const COMMIT_LOOK: Duration = Duration::from_millis(10);
 const COMMIT_LOOKS: usize = 100;
 /// How often the leader looks whether the members are noted.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+/// Moves of owners that an answer tells one by one.
+const MOVES_TOLD_MAX: usize = 1_000;
 
 /// The service.
 pub struct Clusters(pub Arc<Host>);
@@ -134,18 +142,77 @@ impl Clusters {
     }
 
     async fn cluster(&self) -> Cluster {
-        let mut cluster = cluster_of(&self.0.replica.health());
-        self.0.replica.read(|state| {
-            for record in state.members() {
-                let node = record.member.as_ref().map_or(0, |member| member.node);
-                if let Some(member) = cluster.members.iter_mut().find(|member| member.node == node) {
-                    member.changed_by.clone_from(&record.changed_by);
-                    member.change_time = timestamp_if_set(record.changed_ms);
-                }
-            }
-        });
+        let mut cluster = self.shown();
+        self.0.replica.read(|state| note_of(&mut cluster, state));
+        let (owned, candidates) =
+            self.0.replica.read(|state| (state.running_experiments(), state.candidates()));
+        placed(&mut cluster, &owned, &candidates);
         cluster
     }
+
+    /// As raft has it.
+    fn shown(&self) -> Cluster {
+        let owners_running = u32::try_from(self.0.owners.running()).unwrap_or(u32::MAX);
+        Cluster { owners_running, ..cluster_of(&self.0.replica.health()) }
+    }
+
+    /// Notes what a person says of a member, and answers with what came of it.
+    async fn mark(
+        &self,
+        from: Sent,
+        request_id: &str,
+        validate_only: bool,
+        mark: LivenessMark,
+    ) -> Result<Response<Cluster>, Status> {
+        let incarnation = self.0.replica.read(|state| {
+            let members = state.members().iter().filter_map(|record| record.member.as_ref());
+            members.filter(|member| member.node == mark.node).map(|member| member.incarnation).next()
+        });
+        let mark = LivenessMark { incarnation: incarnation.unwrap_or_default(), ..mark };
+        let command = entry::Command::NoteLiveness(NoteLiveness { marks: vec![mark] });
+        let write = Write { from: &from, request_id, validate_only, command };
+        let mut cluster = self.shown();
+        let marked = self.0.write(write, |state, _| {
+            note_of(&mut cluster, state);
+            placed(&mut cluster, &state.running_experiments(), &state.candidates());
+            Some(())
+        });
+        marked.await?;
+        Ok(Response::new(cluster))
+    }
+}
+
+/// Adds what the log says of the members.
+fn note_of(cluster: &mut Cluster, state: &State) {
+    for record in state.members() {
+        let node = record.member.as_ref().map_or(0, |member| member.node);
+        let Some(member) = cluster.members.iter_mut().find(|member| member.node == node) else { continue };
+        member.changed_by.clone_from(&record.changed_by);
+        member.change_time = timestamp_if_set(record.changed_ms);
+        member.owner_weight = OWNER_WEIGHT;
+        if let Some(marked) = state.liveness_of(node) {
+            member.mark = marked.mark;
+            member.mark_time = timestamp_if_set(marked.marked_ms);
+            member.draining = marked.draining;
+            member.drained_by.clone_from(&marked.drained_by);
+            member.owner_weight = weight_of(marked);
+        }
+    }
+}
+
+/// Adds where owners are.
+fn placed(cluster: &mut Cluster, owned: &[Owned], candidates: &[Candidate]) {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let mut by_node = BTreeMap::<u64, u32>::new();
+    for owned in owned {
+        *by_node.entry(owned.node).or_default() += 1;
+    }
+    for member in &mut cluster.members {
+        member.owners = by_node.remove(&member.node).unwrap_or(0);
+    }
+    cluster.experiments = count(owned.len());
+    cluster.unowned = by_node.values().sum();
+    cluster.misplaced = count(moves(owned, candidates).iter().filter(|found| found.may_wait).count());
 }
 
 /// A cluster as one node knows it.
@@ -172,8 +239,7 @@ pub fn cluster_of(health: &Health) -> Cluster {
             heard_ms_ago: member.heard_ms_ago,
             clock_ahead_ms: member.clock_ahead_ms,
             fault: member.fault.clone().unwrap_or_default(),
-            changed_by: None,
-            change_time: None,
+            ..Member::default()
         }
     };
     Cluster {
@@ -185,8 +251,7 @@ pub fn cluster_of(health: &Health) -> Cluster {
         joins: health.joins.clone().unwrap_or_default(),
         last_index: last,
         applied_index: health.applied,
-        digest: String::new(),
-        digest_position: 0,
+        ..Cluster::default()
     }
 }
 
@@ -277,5 +342,61 @@ impl ClusterService for Clusters {
     ) -> Result<Response<Cluster>, Status> {
         let TransferLeadershipRequest { node, request_id } = request.get_ref().clone();
         self.change(&request, &request_id, Change::Transfer(number(node, "node")?)).await
+    }
+
+    async fn drain_member(&self, request: Request<DrainMemberRequest>) -> Result<Response<Cluster>, Status> {
+        person(&self.0, &request)?;
+        let (from, request) = sent(request);
+        let DrainMemberRequest { node, undo, validate_only, request_id } = request;
+        let mark =
+            LivenessMark { node: number(node, "node")?, draining: Some(!undo), ..LivenessMark::default() };
+        self.mark(from, &request_id, validate_only, mark).await
+    }
+
+    async fn set_owner_weight(
+        &self,
+        request: Request<SetOwnerWeightRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        person(&self.0, &request)?;
+        let (from, request) = sent(request);
+        let SetOwnerWeightRequest { node, owner_weight, validate_only, request_id } = request;
+        let mark = LivenessMark {
+            node: number(node, "node")?,
+            owner_weight: Some(owner_weight),
+            ..LivenessMark::default()
+        };
+        self.mark(from, &request_id, validate_only, mark).await
+    }
+
+    async fn rebalance_owners(
+        &self,
+        request: Request<RebalanceOwnersRequest>,
+    ) -> Result<Response<RebalanceOwnersResponse>, Status> {
+        let principal = person(&self.0, &request)?;
+        let RebalanceOwnersRequest { validate_only, request_id } = request.into_inner();
+        services::request_id(&request_id)?;
+        self.0.accepts_writes()?;
+        self.0.replica.current().await?;
+        let (owned, candidates) =
+            self.0.replica.read(|state| (state.running_experiments(), state.candidates()));
+        let moves = moves(&owned, &candidates);
+        let told = self.0.replica.read(|state| {
+            let told = moves.iter().take(MOVES_TOLD_MAX).map(|found| OwnerMove {
+                experiment: state
+                    .experiment_by_number(found.owned.experiment)
+                    .map_or_else(String::new, |experiment| experiment.name),
+                from: found.owned.node,
+                to: found.to,
+            });
+            told.collect()
+        });
+        if !validate_only {
+            // Without the request's id: a repeat finds what is left to move, and a move that was made is passed over.
+            for entry in placement::assignments(&moves, &principal) {
+                self.0.propose(&entry).await?;
+            }
+        }
+        let move_count = u32::try_from(moves.len()).unwrap_or(u32::MAX);
+        Ok(Response::new(RebalanceOwnersResponse { moves: told, move_count }))
     }
 }

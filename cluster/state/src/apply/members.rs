@@ -41,6 +41,7 @@ impl State {
                 told.push(format!("node {} removed", gone.node));
             }
         }
+        self.forget_liveness();
         let done = Done { version: c.index, took_effect: true, ..Done::default() };
         Ok(Outcome { detail: told.join("; "), ..Outcome::from(done) })
     }

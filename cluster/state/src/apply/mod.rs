@@ -13,6 +13,7 @@ mod ingest;
 mod joining;
 mod layer;
 mod level;
+mod liveness;
 mod members;
 mod metric;
 mod oversight;
@@ -290,7 +291,7 @@ impl State {
             C::ResumeFlag(c) => self.resume_flag(ctx, c, effects),
             C::SetOversight(c) => self.set_oversight(ctx, c, effects),
             C::SetFlagAutonomy(c) => self.set_flag_autonomy(ctx, c, effects),
-            C::AssignOwners(c) => self.assign_owners(c, effects),
+            C::AssignOwners(c) => self.assign_owners(ctx, c, effects),
             C::CreateSchedule(c) => self.create_schedule(ctx, c),
             C::CancelSchedule(c) => self.cancel_schedule(ctx, c),
             C::ExecuteSchedule(c) => self.execute_schedule(ctx, c, effects),
@@ -300,6 +301,7 @@ impl State {
             C::NoteMembers(c) => self.note_members(ctx, c),
             C::RaiseLevel(c) => self.raise_level(ctx, c),
             C::NoteBackup(c) => self.note_backup(ctx, c),
+            C::NoteLiveness(c) => self.note_liveness(ctx, c, effects),
             // These two never come here: `apply` took them out.
             C::Tick(_) | C::Ingest(_) => Ok(Outcome::default()),
         }
@@ -441,6 +443,7 @@ fn described(kind: &entry::Command) -> (&'static str, String) {
         C::NoteMembers(_) => ("cluster.members", String::new()),
         C::RaiseLevel(c) => ("cluster.raise_level", c.feature_level.to_string()),
         C::NoteBackup(_) => ("cluster.note_backup", String::new()),
+        C::NoteLiveness(_) => ("cluster.liveness", String::new()),
         C::Tick(_) => ("tick", String::new()),
         C::Ingest(_) => ("ingest", String::new()),
     }

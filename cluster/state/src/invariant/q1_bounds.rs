@@ -34,6 +34,7 @@ pub fn check(state: &State) -> Result<(), String> {
     most("holdouts", state.holdouts.len() as u64, crate::layers::MAX_ALL_HOLDOUTS as u64)?;
     state.schedules.check()?;
     most("tokens", state.tokens.len() as u64, crate::tokens::MAX_TOKENS as u64)?;
+    most("marks of members", state.liveness.len() as u64, crate::members::MAX_MEMBERS as u64)?;
     let budgets = state.budgets();
     if rows != state.rows {
         return Err(format!("rows over all: {rows}, counted {}", state.rows));

@@ -139,7 +139,7 @@ impl Driver {
             etag: String::new(),
         }));
         let experiment = self.state.experiment("production", name).unwrap().number;
-        let assignments = vec![log::assign_owners::Assignment { experiment, node: 1 }];
+        let assignments = vec![log::assign_owners::Assignment { experiment, node: 1, from_epoch: None }];
         self.done(entry::Command::AssignOwners(log::AssignOwners { assignments }));
     }
 

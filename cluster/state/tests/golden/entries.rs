@@ -360,7 +360,11 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
         (
             "assign_owners",
             C::AssignOwners(log::AssignOwners {
-                assignments: vec![log::assign_owners::Assignment { experiment: 3, node: 1 }],
+                assignments: vec![log::assign_owners::Assignment {
+                    experiment: 3,
+                    node: 1,
+                    from_epoch: None,
+                }],
             }),
         ),
         (
@@ -551,6 +555,39 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
             }),
         ),
         ("note_backup", C::NoteBackup(log::NoteBackup { backup: Some(backup()) })),
+        (
+            "note_liveness",
+            C::NoteLiveness(log::NoteLiveness {
+                marks: vec![
+                    log::LivenessMark {
+                        node: 1,
+                        incarnation: 0xfeed,
+                        mark: v1::member::Mark::Up.into(),
+                        boot: 0xb007,
+                        draining: None,
+                        owner_weight: None,
+                    },
+                    log::LivenessMark {
+                        node: 2,
+                        incarnation: 7,
+                        mark: v1::member::Mark::Unspecified.into(),
+                        boot: 0,
+                        draining: Some(true),
+                        owner_weight: Some(50),
+                    },
+                ],
+            }),
+        ),
+        (
+            "assign_owners_from_epoch",
+            C::AssignOwners(log::AssignOwners {
+                assignments: vec![log::assign_owners::Assignment {
+                    experiment: 3,
+                    node: 2,
+                    from_epoch: Some(4),
+                }],
+            }),
+        ),
     ]
 }
 

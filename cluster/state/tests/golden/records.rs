@@ -2,6 +2,7 @@
 //! changes shows in the bytes. A field that is added does not compile here until a further file holds it.
 
 mod decisions;
+mod liveness;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use prost_types::{Timestamp, Value, value};
 
 use crate::{Golden, replies, text};
 use decisions::{audit, decision};
+use liveness::liveness;
 
 const ENVIRONMENT: &str = "production";
 const FLAG: &str = "environments/production/flags/checkout";
@@ -78,6 +80,7 @@ fn every_record_reads_and_writes_its_golden_bytes() {
     golden.keeps("shard_packed", &ShardRecord { rows: Vec::new(), packed_rows: vec![7, 8], ..shard() });
     golden.keeps("decision_thinned", &decision_thinned());
     golden.keeps("members", &members());
+    golden.keeps("liveness", &liveness());
     golden.has_nothing_else();
 }
 

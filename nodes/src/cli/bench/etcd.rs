@@ -15,7 +15,7 @@ use tonic_prost::ProstCodec;
 
 use super::flight::{Caller, IN_FLIGHT};
 use super::replicated::VALUE_BYTES;
-use super::three::{NODES, PATIENCE};
+use super::seats::{NODES, PATIENCE};
 use super::world::{connect, failed, one_of};
 use crate::cli::failure::Failure;
 

@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 
 use super::Plan;
 use super::report::{Bar, Figure, median};
-use super::three::{NODES, PATIENCE, Seat, found, settled};
+use super::seats::{NODES, PATIENCE, Seat, found, settled};
 use super::world::{ENVIRONMENT, context_of, failed, folder};
 use crate::cli::failure::Failure;
 use crate::rpc::evaluation_service_client::EvaluationServiceClient;
@@ -37,7 +37,7 @@ const CALM: Duration = Duration::from_millis(900);
 
 pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let place = folder(&plan.data)?;
-    let mut seats = found(place.path()).await?;
+    let mut seats = found(place.path(), NODES).await?;
     write(&seats, 0, "before").await?.map_err(failed)?;
     let mut trials = Trials::default();
     for trial in 0..TRIALS {

@@ -144,7 +144,7 @@ impl Fold {
         self.command(entry::Command::StartExperiment(log::StartExperiment { name, autonomy, etag }))?;
         let missing = || Failure::internal("the experiment is not in the state");
         let experiment = self.state.experiment("bench", id).ok_or_else(missing)?.number;
-        let assignments = vec![assign_owners::Assignment { experiment, node: 1 }];
+        let assignments = vec![assign_owners::Assignment { experiment, node: 1, from_epoch: None }];
         self.command(entry::Command::AssignOwners(log::AssignOwners { assignments }))?;
         let number = |metric: &String| Some(self.state.metric("bench", metric)?.number);
         let metrics = metrics.iter().map(number).collect::<Option<Vec<u32>>>().ok_or_else(missing)?;

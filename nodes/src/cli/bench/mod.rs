@@ -8,6 +8,7 @@
 //!   scale      a node of its own process, full and restarted, beside the same process empty
 //!   failover   three nodes of their own processes, the leader killed; only when it is asked for
 //!   replicated three such nodes   beside  the bare log engine, and a three-member etcd; only when it is asked for
+//!   owners     five nodes of their own processes and 1,000 experiments, one killed; only when it is asked for
 //!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
 //!   fleet      the fold alone, with 38.9 million units; only when it is asked for
 //! ```
@@ -26,11 +27,12 @@ mod flight;
 mod fold;
 mod lag;
 mod ledger;
+mod owners;
 mod replicated;
 mod report;
 mod scale;
+mod seats;
 mod shared;
-mod three;
 mod world;
 
 use std::path::PathBuf;
@@ -65,13 +67,15 @@ pub enum Measurement {
     Failover,
     /// Facts and flag writes that three nodes replicate a second, the writes beside etcd's.
     Replicated,
+    /// From a node's kill -9 to all of its owners running elsewhere, with 1,000 experiments; takes minutes.
+    Owners,
     /// The ledger with the units of a whole fleet; takes minutes and a gigabyte.
     Fleet,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure [default: everything but failover, replicated and fleet].
+    /// What to measure [default: everything but failover, replicated, owners and fleet].
     #[arg(value_enum)]
     measurements: Vec<Measurement>,
     /// Seconds under load for each comparison; setting up comes on top.
@@ -120,7 +124,10 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
         etcd: args.etcd,
     };
     let usual = |measurement: &&Measurement| {
-        !matches!(measurement, Measurement::Fleet | Measurement::Failover | Measurement::Replicated)
+        !matches!(
+            measurement,
+            Measurement::Fleet | Measurement::Failover | Measurement::Replicated | Measurement::Owners
+        )
     };
     let wanted = if args.measurements.is_empty() {
         Measurement::value_variants().iter().filter(usual).copied().collect()
@@ -144,6 +151,7 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
             Measurement::Ledger => ledger::measure().await?,
             Measurement::Failover => failover::measure(&plan).await?,
             Measurement::Replicated => replicated::measure(&plan).await?,
+            Measurement::Owners => owners::measure(&plan).await?,
             Measurement::Fleet => ledger::measure_fleet().await?,
         });
     }

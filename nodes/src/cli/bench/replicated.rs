@@ -20,7 +20,7 @@ use super::etcd::{Etcds, Putting};
 use super::facts::{self, Engine, Producers, UNITS};
 use super::flight::{self, Caller, IN_FLIGHT, Slices};
 use super::report::{Bar, Figure, median};
-use super::three::{Seat, found, settled};
+use super::seats::{NODES, Seat, found, settled};
 use super::world::{ENVIRONMENT, connect, define_metrics, folder, one_of, settled_units, start_experiment};
 use super::{Plan, processor_seconds};
 use crate::cli::failure::Failure;
@@ -32,7 +32,7 @@ pub const VALUE_BYTES: usize = 256;
 
 pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let place = folder(&plan.data)?;
-    let seats = found(place.path()).await?;
+    let seats = found(place.path(), NODES).await?;
     let leader = settled(&seats).await?;
     let channels = over(&seats.iter().map(Seat::address).collect::<Result<Vec<_>, _>>()?).await?;
     let control = one_of(&channels, leader)?;

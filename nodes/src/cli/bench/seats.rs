@@ -1,4 +1,4 @@
-//! Three nodes, each a process of its own on this machine, and all three vote.
+//! Nodes, each a process of its own on this machine, that are one cluster, and all of them vote.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::world::{connect, failed, one_of};
 use crate::cli::failure::Failure;
 use crate::rpc::cluster_service_client::ClusterServiceClient;
 
-/// How many.
+/// How many are the usual cluster.
 pub const NODES: usize = 3;
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,17 +45,18 @@ impl Seat {
         one_of(&connect(self.address()?, 1).await?, 0)
     }
 
-    async fn cluster(&self) -> Result<Cluster, Failure> {
+    /// The cluster as it knows it.
+    pub async fn cluster(&self) -> Result<Cluster, Failure> {
         let mut client = ClusterServiceClient::new(self.channel().await?);
         Ok(client.get_cluster(GetClusterRequest::default()).await.map_err(failed)?.into_inner())
     }
 }
 
-/// Three voters.
-pub async fn found(place: &Path) -> Result<Vec<Seat>, Failure> {
-    let mut peers = Vec::with_capacity(NODES);
-    let mut held = Vec::with_capacity(NODES);
-    for _ in 0..NODES {
+/// So many voters.
+pub async fn found(place: &Path, nodes: usize) -> Result<Vec<Seat>, Failure> {
+    let mut peers = Vec::with_capacity(nodes);
+    let mut held = Vec::with_capacity(nodes);
+    for _ in 0..nodes {
         let free = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)));
         let free = free.map_err(|error| Failure::internal(format!("no free port: {error}")))?;
         peers.push(free.local_addr().map_err(|error| Failure::internal(error.to_string()))?.to_string());
@@ -63,7 +64,7 @@ pub async fn found(place: &Path) -> Result<Vec<Seat>, Failure> {
         held.push(free);
     }
     drop(held);
-    let mut seats: Vec<Seat> = Vec::with_capacity(NODES);
+    let mut seats: Vec<Seat> = Vec::with_capacity(nodes);
     for (node, peer) in (1_u64..).zip(&peers) {
         let mut arguments =
             vec!["--node".to_owned(), node.to_string(), "--peer-listen".to_owned(), peer.clone()];
@@ -97,7 +98,7 @@ async fn promote(seat: &Seat, node: u64) -> Result<(), Failure> {
 pub async fn settled(seats: &[Seat]) -> Result<usize, Failure> {
     let began = Instant::now();
     loop {
-        let mut seen = Vec::with_capacity(NODES);
+        let mut seen = Vec::with_capacity(seats.len());
         for seat in seats {
             seen.push(seat.cluster().await?);
         }
