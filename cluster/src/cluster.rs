@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::entrust::settle;
 use crate::environment::Environment;
 use crate::facts::{Facts, coalesce};
 use crate::fold::{EffectSink, Fold, Halted};
@@ -23,7 +24,7 @@ use crate::options::Options;
 use crate::peer::network::Network;
 use crate::peer::serve::serve;
 use crate::peer::service::Service;
-use crate::peer::{Peers, Receiver, Use};
+use crate::peer::{Keyring, Peers, Receiver, Use};
 use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::types::{Peer, Runtime};
 use crate::raft::{Stores, open_stores};
@@ -79,6 +80,8 @@ pub struct Health {
     pub cluster: u64,
     /// That of its data folder.
     pub incarnation: u64,
+    /// Whether it has the key by which members prove who they are.
+    pub peer_key: bool,
     /// The members it knows, learners among them.
     pub members: Vec<MemberHealth>,
     /// What a node that is to join waits for.
@@ -169,11 +172,13 @@ impl<F: Fold> Cluster<F> {
         genesis: F,
         sink: Arc<dyn EffectSink<F>>,
     ) -> Result<Self, StartError> {
+        let keyring = Keyring::open(options.peer_keys.clone());
+        let keyring = keyring.map_err(|error| StartError::Options { why: format!("peer key: {error}") })?;
         let config = options.raft().map_err(|error| StartError::Options { why: error.to_string() })?;
         let Stores { log, machine, shared, faults, lanes, identity, hold } =
             open_stores(&environment, options.node, genesis, sink)?;
         shared.growth().bound(options.snapshot_after_bytes);
-        let peers = Peers::new(environment.clone(), identity, log.lane());
+        let peers = Peers::new(environment.clone(), identity, log.lane(), keyring);
         let seed = environment.entropy.next_u64();
         let network = Network(peers.clone());
         let started = Runtime::scope(seed, Raft::new(options.node, Arc::new(config), network, log, machine));
@@ -200,6 +205,7 @@ impl<F: Fold> Cluster<F> {
             tokio::spawn(coalesce(proposer.clone(), queue, time)),
             tokio::spawn(tick(proposer.clone(), clock.clone(), ticked)),
             tokio::spawn(trim(proposer.clone())),
+            tokio::spawn(settle(proposer.clone())),
         ];
         let seeds = watch::Sender::new(proposer.options().join.clone());
         let (awaited, joins) = watch::channel(None);
@@ -243,7 +249,7 @@ impl<F: Fold> Cluster<F> {
         Ok(())
     }
 
-    /// What the members share and the log does not hold, as the leader holds it: handed over on one machine only.
+    /// What the members share and the log does not hold, as the leader holds it: handed over over loopback or TLS only.
     ///
     /// # Errors
     /// Why not, in words.
@@ -359,6 +365,12 @@ impl<F: Fold> Cluster<F> {
         asked.map_err(|error| ProposeError::Stopped { why: error.to_string() })
     }
 
+    /// The token by which a node was let in, if it was here and since the start.
+    #[must_use]
+    pub fn admitted_by(&self, node: u64, incarnation: u64) -> Option<String> {
+        self.proposer.peers().admitted_by(node, incarnation)
+    }
+
     /// How this node is, now.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -373,6 +385,7 @@ impl<F: Fold> Cluster<F> {
             node: metrics.id,
             cluster: identity.cluster,
             incarnation: identity.incarnation,
+            peer_key: self.proposer.peers().keyring().key().is_some(),
             members,
             joins: self.joins.borrow().clone(),
             received_bytes: self.receiver.bytes(),
@@ -467,6 +480,9 @@ async fn enter<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
 
 /// Makes a cluster of one voter, named by its founder's incarnation.
 async fn found<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
+    // Before the cluster: the other way round a crash would leave one of before there were keys.
+    let made = proposer.peers().keyring().make(proposer.peers().environment()).await;
+    made.map_err(|error| StartError::Options { why: format!("peer key: {error}") })?;
     enter(proposer).await?;
     let options = proposer.options();
     let incarnation = proposer.peers().identity().incarnation;

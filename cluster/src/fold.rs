@@ -55,6 +55,22 @@ pub trait Fold: Clone + Send + Sync + 'static {
         effects: &mut Vec<Self::Effect>,
     ) -> Result<Reply, Violation>;
 
+    /// Refuses an entry that a peer handed over and that none of this node's own would be: in the log it would stop the fold.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    fn inspect(_entry: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// By which token a node that shows `token` (empty: none) is let in; an empty name where nobody asks for one.
+    ///
+    /// # Errors
+    /// Why it is not let in, and the way out.
+    fn admits(&self, _token: &str) -> Result<String, String> {
+        Ok(String::new())
+    }
+
     /// The state as bytes, the same on every node.
     fn encode(&self) -> Vec<u8>;
 

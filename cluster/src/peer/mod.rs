@@ -10,7 +10,7 @@
 //! A link is one long-lived channel for what must not wait (votes, heartbeats, barriers), and one for what is long
 //! (entries, snapshots, forwarded proposals). Every call has a deadline, every queue a bound. Every call says who
 //! asks and whom it means ([`caller`]): a node whose folder was emptied is another incarnation, and what is meant for the
-//! one before never reaches it, so that it cannot vote or acknowledge in its name.
+//! one before never reaches it, so that it cannot vote or acknowledge in its name. Members prove that they are such ([`proof`]).
 //!
 //! What this room must not do: decide. Raft decides who leads, the fold what an entry does.
 
@@ -20,6 +20,7 @@ pub mod failure;
 mod install;
 mod link;
 pub mod network;
+pub mod proof;
 pub mod serve;
 pub mod service;
 pub mod wire;
@@ -43,6 +44,7 @@ pub(crate) use install::Receiver;
 use link::Links;
 pub use link::Use;
 pub(crate) use link::was_not_sent;
+pub(crate) use proof::Keyring;
 
 /// The stubs.
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub)]
@@ -53,7 +55,9 @@ pub mod rpc {
 pub(crate) type Client = rpc::peer_service_client::PeerServiceClient<Channel>;
 
 /// Level of the peer protocol that this release speaks.
-pub const LEVEL: u32 = 1;
+pub const LEVEL: u32 = 2;
+/// The level from which on calls are proven.
+pub const LEVEL_OF_PROOFS: u32 = 2;
 /// Oldest level it still understands.
 pub const LEVEL_MIN: u32 = 1;
 /// Longest message, in bytes: an entry of 8 MiB, or several of 4 MiB together, and what is around them.
@@ -79,6 +83,24 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
+}
+
+/// What a node shows that asks to be let in, read anew at each attempt, so that a file may be replaced meanwhile.
+#[derive(Clone)]
+pub struct JoinToken(pub Arc<dyn Fn() -> Result<String, String> + Send + Sync>);
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinToken")
+    }
+}
+
+/// Whether an address is this machine's own, by its form: what goes there nobody else's network carries.
+#[must_use]
+pub fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whom a call means.
@@ -117,9 +139,12 @@ struct Inner {
     /// Let go of at the end, so that the lane ends.
     lane: Mutex<Option<LogLane>>,
     links: Links,
+    keyring: Keyring,
     heard: Mutex<BTreeMap<u64, Heard>>,
     /// Why a peer refuses this node, or cannot be reached, in words; absent while it answers.
     faults: Mutex<BTreeMap<u64, String>>,
+    /// By which token a node was let in here: its incarnation, and the token's name.
+    admitted: Mutex<BTreeMap<u64, (u64, String)>>,
 }
 
 /// The other nodes as this one reaches them; clones share the links.
@@ -129,16 +154,18 @@ pub struct Peers(Arc<Inner>);
 impl Peers {
     /// No link yet; each is made when it is needed.
     #[must_use]
-    pub(crate) fn new(environment: Environment, identity: Identity, lane: LogLane) -> Self {
+    pub(crate) fn new(environment: Environment, identity: Identity, lane: LogLane, keyring: Keyring) -> Self {
         Self(Arc::new(Inner {
             links: Links::new(Arc::clone(&environment.transport), Arc::clone(&environment.clock)),
             environment,
+            keyring,
             node: identity.node,
             incarnation: identity.incarnation,
             cluster: AtomicU64::new(identity.cluster),
             lane: Mutex::new(Some(lane)),
             heard: Mutex::default(),
             faults: Mutex::default(),
+            admitted: Mutex::default(),
         }))
     }
 
@@ -155,6 +182,15 @@ impl Peers {
         lane.enter(cluster).await?;
         self.0.cluster.store(cluster, Ordering::Release);
         Ok(())
+    }
+
+    /// The key by which members know each other.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.0.keyring
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.0.environment
     }
 
     pub(crate) fn clock_ms(&self) -> i64 {
@@ -176,14 +212,18 @@ impl Peers {
     pub(crate) fn request<T>(&self, target: &Target, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         let Identity { cluster, node, incarnation } = self.identity();
-        let caller = peer::Caller {
+        let mut caller = peer::Caller {
             cluster,
             node,
             incarnation,
             level: LEVEL,
             to_node: target.node,
             to_incarnation: target.incarnation,
+            proof: Vec::new(),
         };
+        if let Some(key) = self.0.keyring.key() {
+            caller.proof = key.proof(&caller);
+        }
         caller::write(&caller, request.metadata_mut());
         request
     }
@@ -237,6 +277,21 @@ impl Peers {
     /// Why a peer does not answer, if it does not.
     pub(crate) fn fault_of(&self, node: u64) -> Option<String> {
         self.0.faults.lock().get(&node).cloned()
+    }
+
+    /// Notes by which token a node is let in.
+    pub(crate) fn admitted(&self, node: u64, incarnation: u64, token: String) {
+        let mut all = self.0.admitted.lock();
+        if all.len() >= CLOCKS_MAX {
+            all.clear();
+        }
+        all.insert(node, (incarnation, token));
+    }
+
+    /// The token by which a node was let in here.
+    pub(crate) fn admitted_by(&self, node: u64, incarnation: u64) -> Option<String> {
+        let all = self.0.admitted.lock();
+        all.get(&node).filter(|(known, _)| *known == incarnation).map(|(_, token)| token.clone())
     }
 
     /// Notes a peer's clock.

@@ -32,6 +32,7 @@ pub(crate) async fn serve<F: Fold>(
     service: Service<F>,
     mut closing: watch::Receiver<bool>,
 ) {
+    let secured = service.is_secured();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -43,7 +44,7 @@ pub(crate) async fn serve<F: Fold>(
         match accepted {
             Ok((stream, from)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let service = PeerServiceServer::new(service.over(from.ip().is_loopback()))
+                    let service = PeerServiceServer::new(service.over(from.ip().is_loopback() || secured))
                         .max_decoding_message_size(MESSAGE_BYTES_MAX)
                         .max_encoding_message_size(MESSAGE_BYTES_MAX);
                     connections.spawn(async move {
