@@ -37,6 +37,7 @@ pub mod observation;
 pub mod outgoing;
 pub mod owners;
 pub mod page;
+pub mod peer_key;
 pub mod publisher;
 pub mod recovery;
 pub mod refusal;

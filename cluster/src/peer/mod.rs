@@ -62,6 +62,10 @@ pub const LEVEL_OF_PROOFS: u32 = 2;
 pub const LEVEL_MIN: u32 = 1;
 /// Longest message, in bytes: an entry of 8 MiB, or several of 4 MiB together, and what is around them.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// A reason why a peer is not reached is said once in this time, in milliseconds.
+const SAY_AGAIN_MS: u64 = 30_000;
+/// Reasons that are remembered of one peer: more than these say that it is another one each time.
+const REASONS_MAX: usize = 8;
 /// Clocks of peers that are held.
 const CLOCKS_MAX: usize = 256;
 
@@ -143,6 +147,8 @@ struct Inner {
     heard: Mutex<BTreeMap<u64, Heard>>,
     /// Why a peer refuses this node, or cannot be reached, in words; absent while it answers.
     faults: Mutex<BTreeMap<u64, String>>,
+    /// When a reason was said last of a peer, in milliseconds of this process.
+    said: Mutex<BTreeMap<u64, Vec<(String, u64)>>>,
     /// By which token a node was let in here: its incarnation, and the token's name.
     admitted: Mutex<BTreeMap<u64, (u64, String)>>,
 }
@@ -165,6 +171,7 @@ impl Peers {
             lane: Mutex::new(Some(lane)),
             heard: Mutex::default(),
             faults: Mutex::default(),
+            said: Mutex::default(),
             admitted: Mutex::default(),
         }))
     }
@@ -258,7 +265,7 @@ impl Peers {
         self.0.faults.lock().remove(&node);
     }
 
-    /// Notes why a peer does not answer; said once for each reason.
+    /// Notes why a peer does not answer; each reason is said once in [`SAY_AGAIN_MS`].
     pub(crate) fn fault(&self, target: &Target, status: &Status) {
         if target.node == 0 {
             return;
@@ -267,11 +274,29 @@ impl Peers {
             tonic::Code::FailedPrecondition => status.message().to_owned(),
             _ => format!("{} does not answer: {}", target.address, cause(status)),
         };
-        let mut faults = self.0.faults.lock();
-        if faults.get(&target.node) != Some(&text) && faults.len() < CLOCKS_MAX {
+        if self.is_news(target.node, &text) {
             tracing::warn!(peer = target.node, why = text, "a peer is not reached");
+        }
+        let mut faults = self.0.faults.lock();
+        if faults.len() < CLOCKS_MAX || faults.contains_key(&target.node) {
             faults.insert(target.node, text);
         }
+    }
+
+    /// Whether a reason was not said lately of a peer: reasons that take turns would fill the log.
+    fn is_news(&self, node: u64, text: &str) -> bool {
+        let now_ms = self.monotonic_ms();
+        let mut all = self.0.said.lock();
+        if all.len() >= CLOCKS_MAX && !all.contains_key(&node) {
+            return false;
+        }
+        let said = all.entry(node).or_default();
+        said.retain(|(_, at_ms)| now_ms.saturating_sub(*at_ms) < SAY_AGAIN_MS);
+        if said.len() >= REASONS_MAX || said.iter().any(|(known, _)| known == text) {
+            return false;
+        }
+        said.push((text.to_owned(), now_ms));
+        true
     }
 
     /// Why a peer does not answer, if it does not.

@@ -47,6 +47,8 @@ pub enum RoleName {
     Operate,
     /// All of these, tokens and budgets
     Admin,
+    /// Lets a node into the cluster (serve --join-token), and nothing else: takes --expires
+    Join,
     /// View and edit as an agent: what takes a person it may not do; goes with no approve and no admin
     Agent,
 }
@@ -61,6 +63,7 @@ impl RoleName {
             Self::Approve => Role::Approve,
             Self::Operate => Role::Operate,
             Self::Admin => Role::Admin,
+            Self::Join => Role::Join,
             Self::Agent => Role::Agent,
         }
     }
@@ -72,6 +75,7 @@ impl RoleName {
   featureops token create anna --role edit --role approve
   featureops token create shop --role evaluate --role track --in production --expires +90d
   featureops token create tuner --role agent --in staging --flags checkout-
+  featureops token create node-4 --role join --expires +1h -o json | jq -r .secret > join.token
   featureops token create ci --role edit --in staging -o json | jq -r .secret > ci.token
 
 The name is whom the audit names; a person and a service have one each. -o json has the secret in `secret`.")]

@@ -106,10 +106,34 @@ pub async fn follow_members(host: Arc<Host>) {
         let Some((index, _)) = host.replica.member().committed_members() else { continue };
         // Whoever asked for it comes first.
         if std::mem::replace(&mut seen, index) == index
-            && let Err(status) = note(&host, caller::system("membership"), String::new()).await
+            && let Err(status) = note(&host, noticed_by(&host), String::new()).await
         {
             tracing::debug!(why = status.message(), "the members are not noted yet");
         }
+    }
+}
+
+/// In whose name a change is noted that nobody at an API asked for: that of the token by which a node was let in, or this
+/// node's own.
+fn noticed_by(host: &Host) -> Principal {
+    let member = host.replica.member();
+    let Some((_, members)) = member.committed_members() else { return caller::system("membership") };
+    let is_new = |node: u64, incarnation: u64| {
+        host.replica.read(|state| {
+            let known = state.members().iter().filter_map(|record| record.member.as_ref());
+            !known.into_iter().any(|known| known.node == node && known.incarnation == incarnation)
+        })
+    };
+    let token = members
+        .iter()
+        .filter(|noted| is_new(noted.node, noted.incarnation))
+        .find_map(|noted| member.admitted_by(noted.node, noted.incarnation));
+    // One that has ended since is nobody any more: the log would refuse its name.
+    match token
+        .filter(|token| host.replica.read(|state| state.token(token).is_some_and(|held| !held.expired)))
+    {
+        Some(id) => Principal { kind: principal::Kind::Human.into(), id, verified: true },
+        None => caller::system("membership"),
     }
 }
 
