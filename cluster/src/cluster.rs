@@ -82,6 +82,8 @@ pub struct Health {
     pub incarnation: u64,
     /// Whether it has the key by which members prove who they are.
     pub peer_key: bool,
+    /// Members of another cluster call for the node that was here before its folder was emptied, in words.
+    pub estranged: Option<String>,
     /// The members it knows, learners among them.
     pub members: Vec<MemberHealth>,
     /// What a node that is to join waits for.
@@ -386,6 +388,7 @@ impl<F: Fold> Cluster<F> {
             cluster: identity.cluster,
             incarnation: identity.incarnation,
             peer_key: self.proposer.peers().keyring().key().is_some(),
+            estranged: self.proposer.peers().estranged(),
             members,
             joins: self.joins.borrow().clone(),
             received_bytes: self.receiver.bytes(),
@@ -465,6 +468,14 @@ async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
     if begun {
         // A folder of before there were peers names no cluster: it is the one that it founded.
         return enter(proposer).await;
+    }
+    let own = proposer.peers().identity();
+    if own.cluster != 0 && own.cluster == own.incarnation {
+        // The start that founded it ended before the first entry: there is no such cluster, and nobody else is in it.
+        tracing::warn!(
+            "an earlier start began a cluster of its own and did not finish: it is begun anew, or another is joined"
+        );
+        proposer.peers().leave();
     }
     if proposer.options().initialize { found(proposer).await } else { Ok(()) }
 }

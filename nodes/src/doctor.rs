@@ -111,6 +111,9 @@ fn findings(host: &Host, health: &Health, initialized: bool, log_time_ms: i64) -
     let mut findings = log_findings(health, initialized);
     findings.extend(vital_findings(host, log_time_ms));
     findings.extend(serving_findings(host, health, log_time_ms));
+    if host.has_peers {
+        findings.push(membership_finding(health));
+    }
     findings
 }
 
@@ -346,6 +349,20 @@ fn access_finding(host: &Host) -> Finding {
         closed.then(|| detail.clone()),
         detail,
         "start the node with --recover-admin: it leaves an admin token in the data folder",
+    )
+}
+
+/// Whether this node is in the cluster that others take it to be in. One that is not must get no work: it would answer from a
+/// state of its own.
+fn membership_finding(health: &Health) -> Finding {
+    let members = health.members.len();
+    Finding::new(
+        "membership",
+        true,
+        health.estranged.clone(),
+        if health.cluster == 0 { "in no cluster yet".to_owned() } else { format!("{members} members") },
+        "if its data folder was emptied by mistake, put it back; else empty it again, remove the node from the cluster \
+         (featureops cluster remove, on another node) and start it with --join, as every node of a cluster should be",
     )
 }
 

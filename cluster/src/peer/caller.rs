@@ -20,7 +20,11 @@ pub fn write(caller: &Caller, metadata: &mut MetadataMap) {
     metadata.insert_bin(METADATA, value);
 }
 
-fn read(metadata: &MetadataMap) -> Result<Caller, Status> {
+/// Who calls, by their word.
+///
+/// # Errors
+/// The call does not say it, or not in its form.
+pub fn read(metadata: &MetadataMap) -> Result<Caller, Status> {
     let value = metadata.get_bin(METADATA).and_then(|value| value.to_bytes().ok());
     let caller = value.and_then(|bytes| Caller::decode(bytes).ok());
     caller.ok_or_else(|| {

@@ -149,6 +149,8 @@ struct Inner {
     faults: Mutex<BTreeMap<u64, String>>,
     /// When a reason was said last of a peer, in milliseconds of this process.
     said: Mutex<BTreeMap<u64, Vec<(String, u64)>>>,
+    /// Who calls this node under an incarnation that it is not, as a member of another cluster; and when, by this process.
+    strangers: Mutex<Option<(String, u64)>>,
     /// By which token a node was let in here: its incarnation, and the token's name.
     admitted: Mutex<BTreeMap<u64, (u64, String)>>,
 }
@@ -172,6 +174,7 @@ impl Peers {
             heard: Mutex::default(),
             faults: Mutex::default(),
             said: Mutex::default(),
+            strangers: Mutex::default(),
             admitted: Mutex::default(),
         }))
     }
@@ -198,6 +201,11 @@ impl Peers {
 
     pub(crate) fn environment(&self) -> &Environment {
         &self.0.environment
+    }
+
+    /// Forgets a cluster that never began; the mark follows with the next one that is entered.
+    pub(crate) fn leave(&self) {
+        self.0.cluster.store(0, Ordering::Release);
     }
 
     pub(crate) fn clock_ms(&self) -> i64 {
@@ -302,6 +310,32 @@ impl Peers {
     /// Why a peer does not answer, if it does not.
     pub(crate) fn fault_of(&self, node: u64) -> Option<String> {
         self.0.faults.lock().get(&node).cloned()
+    }
+
+    /// Notes a call for the node that was at this address before its folder was emptied: this one founded another cluster then.
+    pub(crate) fn called_as_before(&self, caller: &peer::Caller) {
+        let own = self.identity();
+        let meant = caller.to_node == own.node && caller.to_incarnation != 0;
+        let founded = own.cluster != 0 && own.cluster == own.incarnation;
+        if !meant || !founded || caller.to_incarnation == own.incarnation || caller.cluster == own.cluster {
+            return;
+        }
+        let text = format!(
+            "node {} of cluster {:016x} calls node {} under incarnation {:016x}, and this one, {:016x}, made a cluster of its own: \
+             its data folder was emptied, or another node has its number and address",
+            caller.node, caller.cluster, own.node, caller.to_incarnation, own.incarnation
+        );
+        if self.is_news(caller.node, &text) {
+            tracing::error!(why = text, "this node is no part of the cluster that its peers know");
+        }
+        *self.0.strangers.lock() = Some((text, self.monotonic_ms()));
+    }
+
+    /// Who called lately for the node of before.
+    pub(crate) fn estranged(&self) -> Option<String> {
+        let strangers = self.0.strangers.lock();
+        let (text, at_ms) = strangers.as_ref()?;
+        (self.monotonic_ms().saturating_sub(*at_ms) < SAY_AGAIN_MS).then(|| text.clone())
     }
 
     /// Notes by which token a node is let in.

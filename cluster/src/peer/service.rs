@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::caller::{Purpose, check};
+use super::caller::{Purpose, check, read};
 use super::install::Receiver;
 use super::proof::{PEER_KEY_BYTES, PeerKey};
 use super::rpc::peer_service_server::PeerService;
@@ -62,7 +62,8 @@ impl<F: Fold> Service<F> {
     async fn raft_caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let own = self.proposer.peers().identity();
         let key = self.proposer.peers().keyring().key();
-        let caller = check(metadata, &own, Purpose::Raft, key.as_ref())?;
+        let caller =
+            check(metadata, &own, Purpose::Raft, key.as_ref()).inspect_err(|_| self.note_call(metadata))?;
         if own.cluster == 0 {
             tracing::info!(
                 cluster = format!("{:016x}", caller.cluster),
@@ -78,6 +79,14 @@ impl<F: Fold> Service<F> {
     fn writer(&self, metadata: &MetadataMap, purpose: Purpose) -> Result<Caller, Status> {
         let peers = self.proposer.peers();
         check(metadata, &peers.identity(), purpose, peers.keyring().key().as_ref())
+            .inspect_err(|_| self.note_call(metadata))
+    }
+
+    /// What a refused call says of this node.
+    fn note_call(&self, metadata: &MetadataMap) {
+        if let Ok(caller) = read(metadata) {
+            self.proposer.peers().called_as_before(&caller);
+        }
     }
 
     /// Whether a caller is of this cluster, by its proof; by its word where there is no key.

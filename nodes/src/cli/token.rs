@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::session::{Session, WriteArgs, principal_text, verb};
-use super::span::{moment_text, parse_moment_from};
+use super::span::{moment_text, parse_moment_from, parse_span};
 use crate::access::role_text;
 use crate::rpc::token_service_client::TokenServiceClient;
 
@@ -91,7 +91,7 @@ pub struct CreateArgs {
     /// Of flags whose keys begin so only [default: all].
     #[arg(long = "flags", value_name = "PREFIX", default_value = "", hide_default_value = true)]
     flag_prefix: String,
-    /// When it ends: RFC 3339, unix seconds or milliseconds, or a span from now on, as +90d [default: never].
+    /// When it ends: RFC 3339, unix seconds or milliseconds, or a span from now on, as +90d or 90d [default: never].
     #[arg(long, value_name = "TIME", value_parser = moment)]
     expires: Option<Timestamp>,
     /// What it is for.
@@ -103,7 +103,10 @@ pub struct CreateArgs {
 
 /// A span counts from this machine's clock; the cluster's log time decides when it is over.
 fn moment(text: &str) -> Result<Timestamp, String> {
-    parse_moment_from(text, SystemClock::start().unix_ms())
+    // `1h` is meant as `+1h`; a bare number is a moment.
+    let is_span = text.trim().ends_with(|unit: char| unit.is_ascii_lowercase()) && parse_span(text).is_ok();
+    let text = if is_span { format!("+{}", text.trim()) } else { text.to_owned() };
+    parse_moment_from(&text, SystemClock::start().unix_ms())
 }
 
 fn name_of(id: &str) -> String {
