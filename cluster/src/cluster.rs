@@ -367,12 +367,6 @@ impl<F: Fold> Cluster<F> {
         asked.map_err(|error| ProposeError::Stopped { why: error.to_string() })
     }
 
-    /// The token by which a node was let in, if it was here and since the start.
-    #[must_use]
-    pub fn admitted_by(&self, node: u64, incarnation: u64) -> Option<String> {
-        self.proposer.peers().admitted_by(node, incarnation)
-    }
-
     /// How this node is, now.
     #[must_use]
     pub fn health(&self) -> Health {

@@ -296,12 +296,6 @@ impl<F: Fold> Member<F> {
         self.opened().ok()?.committed_members()
     }
 
-    /// As [`Cluster::admitted_by`].
-    #[must_use]
-    pub fn admitted_by(&self, node: u64, incarnation: u64) -> Option<String> {
-        self.opened().ok()?.admitted_by(node, incarnation)
-    }
-
     /// As [`Cluster::is_alone`]; while nothing is opened, by what was known last.
     #[must_use]
     pub fn is_alone(&self) -> bool {

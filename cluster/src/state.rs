@@ -2,8 +2,11 @@
 //!
 //! The snapshot store checks sums; here lengths are checked, so that damaged bytes are an error and never a panic.
 
-use featureops_proto::log::Reply;
+use featureops_proto::log::entry::Command;
+use featureops_proto::log::{ClusterMember, Entry, NoteMembers, Reply};
+use featureops_proto::v1::{Principal, principal::Kind};
 use featureops_state::{Effect, JoinRefused, Section, State};
+use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -65,6 +68,17 @@ impl Fold for State {
         Err(format!("{refused}; {WAY_OUT}"))
     }
 
+    fn admission(token: &str, index: u64, members: Vec<ClusterMember>) -> Option<Vec<u8>> {
+        let principal = Principal { kind: Kind::Human.into(), id: token.to_owned(), verified: true };
+        let note = NoteMembers { index, members, ..NoteMembers::default() };
+        let entry = Entry {
+            principal: Some(principal),
+            command: Some(Command::NoteMembers(note)),
+            ..Entry::default()
+        };
+        Some(entry.encode_to_vec())
+    }
+
     fn encode(&self) -> Vec<u8> {
         // Room that is not used costs no memory; growing by doubling would, twice over.
         let mut bytes = Vec::with_capacity(self.size_hint().saturating_add(LAYOUT.len()));
@@ -113,8 +127,7 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use featureops_proto::log::{Entry, Initialize, ReceiptKey, Tick, entry::Command};
-    use prost::Message;
+    use featureops_proto::log::{Initialize, ReceiptKey, Tick};
 
     fn state() -> State {
         let mut state = State::new();

@@ -305,9 +305,14 @@ async fn where_there_are_tokens_a_node_is_let_in_by_one_of_the_role_join_and_no_
     let joined = joining(&machine, Some(good)).await;
     joined.ready(10_000).await.unwrap();
     assert_eq!(machine.key.id(), first.key.id(), "with the join it has the key");
-    let incarnation = joined.health().incarnation;
-    assert_eq!(cluster.admitted_by(number, incarnation), Some("door".to_owned()));
-    assert_eq!(cluster.admitted_by(number, 1), None);
+    eventually("the audit names the token", || {
+        let told = cluster.read(|state| state.audit(0, 100));
+        let added = format!("node {number} added as a learner");
+        told.iter().any(|record| {
+            record.principal.as_ref().is_some_and(|who| who.id == "door") && record.detail.contains(&added)
+        })
+    })
+    .await;
     // What it forwards is taken by its proof, and what no door makes is not.
     eventually("the state", || joined.read(State::is_initialized)).await;
     let reply = does(&joined, entry::Command::SetMetric(log::SetMetric::default())).await;
@@ -380,4 +385,59 @@ fn a_store_that_cannot_be_read_ends_the_start_with_the_reason() {
         assert!(error.contains("peer key") && error.contains("chmod 600"), "{error}");
     });
     let _ = KeyFile::default();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founding_that_broke_off_before_the_first_entry_is_begun_anew_or_given_up_for_another_cluster() {
+    use featureops_cluster::environment::Environment;
+    use featureops_cluster::storage::Mark;
+    let net = Net::default();
+    let first = Machine::new(&net, 1);
+    let cluster: Cluster<Toy> = first.start(&[]).await;
+    cluster.ready(5_000).await.unwrap();
+    // What such a start leaves: a folder that names its own cluster, and nothing in it.
+    let broken = async |machine: &Machine, incarnation: u64| {
+        let Environment { storage, .. } = machine.environment();
+        let disk = storage.open(machine.node, incarnation).unwrap();
+        let mark = Mark { cluster: incarnation, ..disk.marks.current() };
+        assert!(mark.is_unfounded());
+        disk.marks.write(mark, true).await.unwrap();
+    };
+    let joins = Machine::new(&net, 2);
+    broken(&joins, 700).await;
+    let joined: Cluster<Toy> = joins.start(&[1]).await;
+    joined.ready(10_000).await.unwrap();
+    assert_eq!(joined.health().cluster, cluster.health().cluster);
+    joined.shutdown().await;
+    let joined: Cluster<Toy> = joins.start(&[1]).await;
+    joined.ready(10_000).await.unwrap();
+    assert_eq!(joined.health().cluster, cluster.health().cluster, "it is written");
+
+    let waits = Machine::new(&net, 3);
+    broken(&waits, 800).await;
+    let told: Cluster<Toy> = waits.start(&[9]).await;
+    assert_eq!(told.health().cluster, 0);
+    told.initialize().await.unwrap();
+    told.ready(5_000).await.unwrap();
+    assert_eq!(told.health().cluster, told.health().incarnation);
+
+    let founds = Machine::new(&net, 4);
+    broken(&founds, 900).await;
+    let own: Cluster<Toy> = founds.start(&[]).await;
+    own.ready(5_000).await.unwrap();
+    own.propose(entry("begun")).await.unwrap();
+    assert_eq!(own.health().cluster, 900);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_node_that_made_a_cluster_of_its_own_hears_from_its_peers_that_it_is_another() {
+    let net = Net::default();
+    let (machines, clusters) = voters::<Toy>(&net, 3).await;
+    clusters[0].shutdown().await;
+    let alone: Cluster<Toy> = machines[0].emptied().start(&[]).await;
+    alone.ready(5_000).await.unwrap();
+    eventually("it hears", || alone.health().estranged.is_some()).await;
+    let why = alone.health().estranged.unwrap();
+    assert!(why.contains("made a cluster of its own") && why.contains("emptied"), "{why}");
+    assert!(clusters[1].health().estranged.is_none());
 }

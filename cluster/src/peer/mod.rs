@@ -21,6 +21,7 @@ mod install;
 mod link;
 pub mod network;
 pub mod proof;
+mod said;
 pub mod serve;
 pub mod service;
 pub mod wire;
@@ -45,6 +46,7 @@ use link::Links;
 pub use link::Use;
 pub(crate) use link::was_not_sent;
 pub(crate) use proof::Keyring;
+use said::{SAY_AGAIN_MS, Said};
 
 /// The stubs.
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub)]
@@ -62,10 +64,6 @@ pub const LEVEL_OF_PROOFS: u32 = 2;
 pub const LEVEL_MIN: u32 = 1;
 /// Longest message, in bytes: an entry of 8 MiB, or several of 4 MiB together, and what is around them.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// A reason why a peer is not reached is said once in this time, in milliseconds.
-const SAY_AGAIN_MS: u64 = 30_000;
-/// Reasons that are remembered of one peer: more than these say that it is another one each time.
-const REASONS_MAX: usize = 8;
 /// Clocks of peers that are held.
 const CLOCKS_MAX: usize = 256;
 
@@ -148,11 +146,9 @@ struct Inner {
     /// Why a peer refuses this node, or cannot be reached, in words; absent while it answers.
     faults: Mutex<BTreeMap<u64, String>>,
     /// When a reason was said last of a peer, in milliseconds of this process.
-    said: Mutex<BTreeMap<u64, Vec<(String, u64)>>>,
+    said: Mutex<Said>,
     /// Who calls this node under an incarnation that it is not, as a member of another cluster; and when, by this process.
     strangers: Mutex<Option<(String, u64)>>,
-    /// By which token a node was let in here: its incarnation, and the token's name.
-    admitted: Mutex<BTreeMap<u64, (u64, String)>>,
 }
 
 /// The other nodes as this one reaches them; clones share the links.
@@ -175,7 +171,6 @@ impl Peers {
             faults: Mutex::default(),
             said: Mutex::default(),
             strangers: Mutex::default(),
-            admitted: Mutex::default(),
         }))
     }
 
@@ -291,20 +286,10 @@ impl Peers {
         }
     }
 
-    /// Whether a reason was not said lately of a peer: reasons that take turns would fill the log.
+    /// Whether a reason was not said lately of a peer.
     fn is_news(&self, node: u64, text: &str) -> bool {
         let now_ms = self.monotonic_ms();
-        let mut all = self.0.said.lock();
-        if all.len() >= CLOCKS_MAX && !all.contains_key(&node) {
-            return false;
-        }
-        let said = all.entry(node).or_default();
-        said.retain(|(_, at_ms)| now_ms.saturating_sub(*at_ms) < SAY_AGAIN_MS);
-        if said.len() >= REASONS_MAX || said.iter().any(|(known, _)| known == text) {
-            return false;
-        }
-        said.push((text.to_owned(), now_ms));
-        true
+        self.0.said.lock().is_news(node, text, now_ms)
     }
 
     /// Why a peer does not answer, if it does not.
@@ -336,21 +321,6 @@ impl Peers {
         let strangers = self.0.strangers.lock();
         let (text, at_ms) = strangers.as_ref()?;
         (self.monotonic_ms().saturating_sub(*at_ms) < SAY_AGAIN_MS).then(|| text.clone())
-    }
-
-    /// Notes by which token a node is let in.
-    pub(crate) fn admitted(&self, node: u64, incarnation: u64, token: String) {
-        let mut all = self.0.admitted.lock();
-        if all.len() >= CLOCKS_MAX {
-            all.clear();
-        }
-        all.insert(node, (incarnation, token));
-    }
-
-    /// The token by which a node was let in here.
-    pub(crate) fn admitted_by(&self, node: u64, incarnation: u64) -> Option<String> {
-        let all = self.0.admitted.lock();
-        all.get(&node).filter(|(known, _)| *known == incarnation).map(|(_, token)| token.clone())
     }
 
     /// Notes a peer's clock.

@@ -1,5 +1,7 @@
 //! What this node does for its peers. Each call is checked for who asks before anything else, and runs inside raft's scope.
 
+use std::time::Duration;
+
 use featureops_proto::log::Batch;
 use featureops_proto::peer::{
     AppendRequest, AppendResponse, BarrierRequest, BarrierResponse, Caller, ChangeRequest, ChangeResponse,
@@ -10,6 +12,7 @@ use featureops_proto::peer::{
 };
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use hyper::HeaderMap;
 use openraft::raft::TransferLeaderRequest;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -30,6 +33,9 @@ use crate::raft::Identity;
 
 /// Answers of a follower that wait to be sent.
 const ANSWERS_MAX: usize = 64;
+/// How often, and how long, it is looked whether a change is known as committed.
+const COMMIT_LOOK: Duration = Duration::from_millis(5);
+const COMMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// Batches of one call.
 const BATCHES_MAX: usize = 4_096;
 
@@ -82,6 +88,17 @@ impl<F: Fold> Service<F> {
             .inspect_err(|_| self.note_call(metadata))
     }
 
+    /// Checks who calls a method, before anything of the call is decoded. The handlers check it again, each for itself.
+    pub(super) fn let_pass(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
+        let purpose = match path.rsplit('/').next() {
+            Some("Vote" | "Append" | "Install" | "Transfer") => Purpose::Raft,
+            // Asked by those who are in no cluster yet; none of them holds a list.
+            Some("Hello" | "Change" | "Entrust") => return Ok(()),
+            _ => Purpose::Write,
+        };
+        self.writer(&MetadataMap::from_headers(headers.clone()), purpose).map(drop)
+    }
+
     /// What a refused call says of this node.
     fn note_call(&self, metadata: &MetadataMap) {
         if let Ok(caller) = read(metadata) {
@@ -96,8 +113,8 @@ impl<F: Fold> Service<F> {
         own != 0 && caller.cluster == own && peers.keyring().key().is_none_or(|key| key.proves(caller))
     }
 
-    /// Lets a node in that asks for itself, by the token that it shows; `Err` says why not.
-    async fn let_in(&self, caller: &Caller, newcomer: &Newcomer, token: &str) -> Result<(), ChangeError> {
+    /// Lets a node in that asks for itself, by the token that it shows: its name; empty where nobody asks for one.
+    async fn let_in(&self, caller: &Caller, newcomer: &Newcomer, token: &str) -> Result<String, ChangeError> {
         let refused = |why: String| Err(ChangeError::Refused { why });
         if caller.node != newcomer.node || caller.incarnation != newcomer.incarnation {
             return refused(format!(
@@ -111,13 +128,29 @@ impl<F: Fold> Service<F> {
         // Whatever was revoked before this is known here then.
         self.proposer.linearizable().await?;
         match self.proposer.shared().read(|state| state.admits(token)) {
-            Ok(name) if name.is_empty() => Ok(()),
             Ok(name) => {
-                tracing::info!(node = newcomer.node, token = name, "a node shows a token to join");
-                self.proposer.peers().admitted(newcomer.node, newcomer.incarnation, name);
-                Ok(())
+                tracing::info!(node = newcomer.node, token = name, "a node asks to be let in");
+                Ok(name)
             }
             Err(why) => refused(why),
+        }
+    }
+
+    /// Notes in the log which token let a node in, before anybody else notes that it is there. Should it fail, the leader notes the
+    /// members a moment later, under its own name.
+    async fn note_admission(&self, token: &str, position: u64) {
+        let committed = async {
+            loop {
+                match crate::members::committed(&self.proposer) {
+                    Some((index, members)) if index >= position => return (index, members),
+                    _ => tokio::time::sleep(COMMIT_LOOK).await,
+                }
+            }
+        };
+        let Ok((index, members)) = tokio::time::timeout(COMMIT_PATIENCE, committed).await else { return };
+        let Some(entry) = F::admission(token, index, members) else { return };
+        if let Err(error) = self.proposer.take(entry.into()).await {
+            tracing::warn!(error = %error, token, "it was not noted which token let a node in");
         }
     }
 
@@ -295,7 +328,12 @@ impl<F: Fold> PeerService for Service<F> {
             if let Change::Admit(newcomer) = &request_change
                 && !self.is_of_cluster(&caller)
             {
-                self.let_in(&caller, newcomer, join_token(request.get_ref())).await?;
+                let token = self.let_in(&caller, newcomer, join_token(request.get_ref())).await?;
+                let position = crate::members::change_here(&self.proposer, &request_change).await?;
+                if !token.is_empty() {
+                    self.note_admission(&token, position).await;
+                }
+                return Ok(position);
             }
             crate::members::change_here(&self.proposer, &request_change).await
         };
