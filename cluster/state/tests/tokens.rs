@@ -170,7 +170,9 @@ fn a_token_of_the_role_join_lets_nodes_in_until_it_ends_or_is_revoked() {
     let key_id = d.state.token("door").unwrap().key_id;
     let root_key = d.state.token("root").unwrap().key_id;
     assert_eq!(d.state.join_token(&key_id).unwrap().token, "door");
-    assert!(matches!(d.state.join_token(&root_key), Err(JoinRefused::Role(record)) if record.token == "root"));
+    assert!(
+        matches!(d.state.join_token(&root_key), Err(JoinRefused::Role(record)) if record.token == "root")
+    );
     assert_eq!(d.state.join_token("0"), Err(JoinRefused::Unknown));
     d.tick(6_000);
     assert!(matches!(d.state.join_token(&key_id), Err(JoinRefused::Expired(_))));
