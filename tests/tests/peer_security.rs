@@ -199,7 +199,7 @@ fn nodes_behind_certificates_join_by_a_token_and_hear_why_when_one_of_the_two_is
             (Some(expired), "its certificate has expired", "has expired"),
             (Some(foreign), "is of another authority", "is of another authority"),
             (Some(misnamed), "", "is not of the name that was dialed"),
-            (None, "it speaks no TLS", "hung up in the greeting"),
+            (None, "it speaks no TLS", "speaks no TLS"),
         ] {
             drop(two.drain().await);
             second = match files {
