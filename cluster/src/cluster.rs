@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::entrust::settle;
 use crate::environment::Environment;
 use crate::facts::{Facts, coalesce};
 use crate::fold::{EffectSink, Fold, Halted};
@@ -23,7 +24,7 @@ use crate::options::Options;
 use crate::peer::network::Network;
 use crate::peer::serve::serve;
 use crate::peer::service::Service;
-use crate::peer::{Peers, Receiver, Use};
+use crate::peer::{Keyring, Peers, Receiver, Use};
 use crate::proposer::{ProposeError, Proposer, Raft};
 use crate::raft::types::{Peer, Runtime};
 use crate::raft::{Stores, open_stores};
@@ -82,6 +83,10 @@ pub struct Health {
     pub incarnation: u64,
     /// Drawn when the folder was opened last: another one is another life of the node. 0: it is not open.
     pub boot: u64,
+    /// Whether it has the key by which members prove who they are.
+    pub peer_key: bool,
+    /// Members of another cluster call for the node that was here before its folder was emptied, in words.
+    pub estranged: Option<String>,
     /// The members it knows, learners among them.
     pub members: Vec<MemberHealth>,
     /// What a node that is to join waits for.
@@ -176,12 +181,14 @@ impl<F: Fold> Cluster<F> {
         genesis: F,
         sink: Arc<dyn EffectSink<F>>,
     ) -> Result<Self, StartError> {
+        let keyring = Keyring::open(options.peer_keys.clone());
+        let keyring = keyring.map_err(|error| StartError::Options { why: format!("peer key: {error}") })?;
         let config = options.raft().map_err(|error| StartError::Options { why: error.to_string() })?;
         let Stores { log, machine, shared, faults, lanes, syncs, identity, hold } =
             open_stores(&environment, options.node, genesis, sink)?;
         shared.growth().bound(options.snapshot_after_bytes);
         let seed = environment.entropy.next_u64();
-        let peers = Peers::new(environment.clone(), identity, boot_of(seed), log.lane());
+        let peers = Peers::new(environment.clone(), identity, boot_of(seed), log.lane(), keyring);
         let network = Network(peers.clone());
         let started = Runtime::scope(seed, Raft::new(options.node, Arc::new(config), network, log, machine));
         let raft = started.await.map_err(|error| {
@@ -207,6 +214,7 @@ impl<F: Fold> Cluster<F> {
             tokio::spawn(coalesce(proposer.clone(), queue, time)),
             tokio::spawn(tick(proposer.clone(), clock.clone(), ticked)),
             tokio::spawn(trim(proposer.clone())),
+            tokio::spawn(settle(proposer.clone())),
         ];
         let seeds = watch::Sender::new(proposer.options().join.clone());
         let (awaited, joins) = watch::channel(None);
@@ -250,7 +258,7 @@ impl<F: Fold> Cluster<F> {
         Ok(())
     }
 
-    /// What the members share and the log does not hold, as the leader holds it: handed over on one machine only.
+    /// What the members share and the log does not hold, as the leader holds it: handed over over loopback or TLS only.
     ///
     /// # Errors
     /// Why not, in words.
@@ -386,6 +394,8 @@ impl<F: Fold> Cluster<F> {
             cluster: identity.cluster,
             incarnation: identity.incarnation,
             boot: self.proposer.peers().boot(),
+            peer_key: self.proposer.peers().keyring().key().is_some(),
+            estranged: self.proposer.peers().estranged(),
             members,
             joins: self.joins.borrow().clone(),
             received_bytes: self.receiver.bytes(),
@@ -472,6 +482,14 @@ async fn initialize<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
         // A folder of before there were peers names no cluster: it is the one that it founded.
         return enter(proposer).await;
     }
+    let own = proposer.peers().identity();
+    if own.cluster != 0 && own.cluster == own.incarnation {
+        // The start that founded it ended before the first entry: there is no such cluster, and nobody else is in it.
+        tracing::warn!(
+            "an earlier start began a cluster of its own and did not finish: it is begun anew, or another is joined"
+        );
+        proposer.peers().leave();
+    }
     if proposer.options().initialize { found(proposer).await } else { Ok(()) }
 }
 
@@ -486,6 +504,9 @@ async fn enter<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
 
 /// Makes a cluster of one voter, named by its founder's incarnation.
 async fn found<F: Fold>(proposer: &Proposer<F>) -> Result<(), StartError> {
+    // Before the cluster: the other way round a crash would leave one of before there were keys.
+    let made = proposer.peers().keyring().make(proposer.peers().environment()).await;
+    made.map_err(|error| StartError::Options { why: format!("peer key: {error}") })?;
     enter(proposer).await?;
     let options = proposer.options();
     let incarnation = proposer.peers().identity().incarnation;

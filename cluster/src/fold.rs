@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use featureops_proto::log::Reply;
+use featureops_proto::log::{ClusterMember, Reply};
 
 /// A broken invariant: the fold met an entry that it must not apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,27 @@ pub trait Fold: Clone + Send + Sync + 'static {
         entry: &[u8],
         effects: &mut Vec<Self::Effect>,
     ) -> Result<Reply, Violation>;
+
+    /// Refuses an entry that a peer handed over and that none of this node's own would be: in the log it would stop the fold.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    fn inspect(_entry: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// By which token a node that shows `token` (empty: none) is let in; an empty name where nobody asks for one.
+    ///
+    /// # Errors
+    /// Why it is not let in, and the way out.
+    fn admits(&self, _token: &str) -> Result<String, String> {
+        Ok(String::new())
+    }
+
+    /// The entry that says that the members now are these, by a node that the token of this name let in; none where nobody tells it.
+    fn admission(_token: &str, _index: u64, _members: Vec<ClusterMember>) -> Option<Vec<u8>> {
+        None
+    }
 
     /// The state as bytes, the same on every node.
     fn encode(&self) -> Vec<u8>;

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+mod entrust;
 pub mod environment;
 pub mod facts;
 pub mod fold;
@@ -44,7 +45,8 @@ pub use fold::{EffectSink, Fold, Halted, NoSink, Violation};
 pub use member::Member;
 pub use members::{Change, ChangeError, MemberHealth, Newcomer};
 pub use options::Options;
-pub use peer::PeerListener;
+pub use peer::proof::{PEER_KEY_BYTES, PeerKey, PeerKeyStore, PeerKeys};
+pub use peer::{JoinToken, PeerListener};
 pub use proposer::ProposeError;
 pub use state::LAYOUT;
 pub use survey::Surveyed;

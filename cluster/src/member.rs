@@ -47,6 +47,7 @@ const RETRY_MS: u64 = 3_000;
 const LEADER_MS_MAX: u64 = 10_000;
 
 /// What a member reads and writes at present.
+#[allow(clippy::large_enum_variant, reason = "there is one of a node, and it is never moved about")]
 enum Standing<F: Fold> {
     /// Opened.
     Open(Cluster<F>),

@@ -22,9 +22,10 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::entrust::entrust;
 use crate::fold::Fold;
 use crate::peer::failure::{Meaning, read};
-use crate::peer::{LEVEL, LEVEL_MIN, Target, Use, was_not_sent};
+use crate::peer::{LEVEL, LEVEL_MIN, Target, Use, is_loopback, was_not_sent};
 use crate::proposer::{ProposeError, Proposer, unknown};
 use crate::raft::types::{Membership, Peer, Types};
 
@@ -120,7 +121,7 @@ impl Change {
     #[must_use]
     pub fn read(request: &ChangeRequest) -> Option<Self> {
         Some(match request.change.as_ref()? {
-            change_request::Change::Admit(Admit { node, incarnation, address }) => {
+            change_request::Change::Admit(Admit { node, incarnation, address, .. }) => {
                 Self::Admit(Newcomer { node: *node, incarnation: *incarnation, address: address.clone() })
             }
             change_request::Change::Promote(node) => Self::Promote(*node),
@@ -130,7 +131,7 @@ impl Change {
         })
     }
 
-    fn write(&self) -> ChangeRequest {
+    fn write(&self, join_token: String) -> ChangeRequest {
         ChangeRequest {
             change: Some(match self {
                 Self::Admit(Newcomer { node, incarnation, address }) => {
@@ -138,6 +139,7 @@ impl Change {
                         node: *node,
                         incarnation: *incarnation,
                         address: address.clone(),
+                        join_token,
                     })
                 }
                 Self::Promote(node) => change_request::Change::Promote(*node),
@@ -232,7 +234,8 @@ pub(crate) async fn ask<F: Fold>(
 ) -> Result<u64, ChangeError> {
     let peers = proposer.peers();
     let mut client = peers.client(&leader.address, Use::Bulk);
-    let request = peers.request(leader, change.write());
+    let token = token_for(proposer, leader, change)?;
+    let request = peers.request(leader, change.write(token));
     let within = Duration::from_millis(CHANGE_MS_MAX);
     let response = match peers.call(leader, within, client.change(request)).await {
         Ok(response) => response,
@@ -253,6 +256,22 @@ pub(crate) async fn ask<F: Fold>(
         }
         .into()),
         None => Err(unknown("the leader answered with no outcome").into()),
+    }
+}
+
+/// What this node shows to be let in; nothing for any other change, and nothing to where others could read along.
+fn token_for<F: Fold>(
+    proposer: &Proposer<F>,
+    leader: &Target,
+    change: &Change,
+) -> Result<String, ChangeError> {
+    let options = proposer.options();
+    let asks_for_itself = matches!(change, Change::Admit(newcomer) if newcomer.node == options.node);
+    match &options.join_token {
+        Some(token) if asks_for_itself && (options.secured || is_loopback(&leader.address)) => {
+            (token.0)().map_err(|why| ChangeError::Refused { why })
+        }
+        _ => Ok(String::new()),
     }
 }
 
@@ -445,6 +464,9 @@ async fn admit<F: Fold>(
                  and let it join again"
             ));
         }
+        // Before it is a member: one that is has the key, whatever becomes of either side.
+        let target = Target { incarnation: found.incarnation, ..target };
+        entrust(proposer, &target, &found).await.map_err(|why| ChangeError::Refused { why })?;
         found.incarnation
     };
     let change = match member {

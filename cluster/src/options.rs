@@ -2,7 +2,8 @@
 
 use openraft::SnapshotPolicy;
 
-use crate::peer::{PeerListener, Secret};
+use crate::peer::proof::PeerKeys;
+use crate::peer::{JoinToken, PeerListener, Secret};
 
 /// Options of one node.
 #[derive(Clone, Debug)]
@@ -15,10 +16,16 @@ pub struct Options {
     pub initialize: bool,
     /// Where it listens for peers; without it it has none.
     pub listener: Option<PeerListener>,
-    /// What it hands to a member that asks over loopback.
+    /// What it hands to a member that asks over loopback or TLS.
     pub secret: Option<Secret>,
     /// The release of this node's build, as it tells its peers.
     pub release: String,
+    /// Where it keeps the key by which members prove who they are; without it the cluster believes whoever calls.
+    pub peer_keys: Option<PeerKeys>,
+    /// Whether nobody reads along on the way between nodes, wherever they are: keys are then handed over beyond loopback, too.
+    pub secured: bool,
+    /// What it shows to be let in, where that is asked for.
+    pub join_token: Option<JoinToken>,
     /// Addresses of nodes that a node outside any cluster asks to let it in.
     pub join: Vec<String>,
     /// Entries after which a snapshot is taken.
@@ -69,6 +76,9 @@ impl Options {
             listener: None,
             secret: None,
             release: String::new(),
+            peer_keys: None,
+            secured: false,
+            join_token: None,
             join: Vec::new(),
             snapshot_after_entries: 20_000,
             snapshot_after_bytes: 8 << 20,

@@ -176,6 +176,13 @@ impl<F: Fold> Proposer<F> {
         metrics.membership_config.membership().get_node(&node).cloned()
     }
 
+    /// The members, as the membership holds them.
+    pub(crate) fn members(&self) -> Vec<(u64, Peer)> {
+        let receiver = self.0.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        metrics.membership_config.membership().nodes().map(|(node, peer)| (*node, peer.clone())).collect()
+    }
+
     /// A member, as it is reached.
     pub(crate) fn target(&self, node: u64) -> Option<Target> {
         self.member(node).map(|peer| target_of(node, &peer))

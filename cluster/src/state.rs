@@ -2,8 +2,13 @@
 //!
 //! The snapshot store checks sums; here lengths are checked, so that damaged bytes are an error and never a panic.
 
-use featureops_proto::log::Reply;
-use featureops_state::{Effect, Section, State};
+use featureops_proto::log::entry::Command;
+use featureops_proto::log::{ClusterMember, Entry, NoteMembers, Reply};
+use featureops_proto::v1::{Principal, principal::Kind};
+use featureops_state::{Effect, JoinRefused, Section, State};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 
 use crate::fold::{Fold, Violation};
 
@@ -13,6 +18,8 @@ pub const LAYOUT: &[u8; 8] = b"fostate1";
 const NAME_BYTES_MAX: usize = 256;
 /// Sections of one state: a few, and up to 257 per experiment.
 const SECTIONS_MAX: usize = 64 << 20;
+/// What every token begins with, before its public part, `_` and the secret.
+const TOKEN_PREFIX: &str = "fo_";
 
 impl Fold for State {
     type Effect = Effect;
@@ -23,6 +30,53 @@ impl Fold for State {
             invariant: violation.invariant.name().to_owned(),
             detail: violation.detail,
         })
+    }
+
+    fn inspect(entry: &[u8]) -> Result<(), String> {
+        State::inspect(entry)
+    }
+
+    fn admits(&self, token: &str) -> Result<String, String> {
+        if !self.has_tokens() {
+            return Ok(String::new());
+        }
+        const WAY_OUT: &str = "an admin makes one with 'featureops token create NAME --role join --expires +1h', and the node is \
+                               started with --join-token FILE";
+        if token.is_empty() {
+            return Err(format!("this cluster has tokens, and the node that joins showed none: {WAY_OUT}"));
+        }
+        let key_id =
+            token.strip_prefix(TOKEN_PREFIX).and_then(|rest| rest.split_once('_')).map(|(key_id, _)| key_id);
+        let held = self.join_token(key_id.unwrap_or_default());
+        let shown = Sha256::digest(token.as_bytes());
+        let refused = match held {
+            // Only whoever has the secret is told more.
+            Ok(record) | Err(JoinRefused::Role(record) | JoinRefused::Expired(record))
+                if !bool::from(record.secret_hash.as_slice().ct_eq(shown.as_slice())) =>
+            {
+                "this cluster knows no such token: it was revoked, or mistyped, or is another cluster's"
+                    .to_owned()
+            }
+            Err(JoinRefused::Unknown) => {
+                "this cluster knows no such token: it was revoked, or mistyped, or is another cluster's"
+                    .to_owned()
+            }
+            Ok(record) => return Ok(record.token.clone()),
+            Err(JoinRefused::Role(record)) => format!("token '{}' has no role join", record.token),
+            Err(JoinRefused::Expired(record)) => format!("token '{}' has expired", record.token),
+        };
+        Err(format!("{refused}; {WAY_OUT}"))
+    }
+
+    fn admission(token: &str, index: u64, members: Vec<ClusterMember>) -> Option<Vec<u8>> {
+        let principal = Principal { kind: Kind::Human.into(), id: token.to_owned(), verified: true };
+        let note = NoteMembers { index, members, ..NoteMembers::default() };
+        let entry = Entry {
+            principal: Some(principal),
+            command: Some(Command::NoteMembers(note)),
+            ..Entry::default()
+        };
+        Some(entry.encode_to_vec())
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -85,8 +139,7 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use featureops_proto::log::{Entry, Initialize, ReceiptKey, Tick, entry::Command};
-    use prost::Message;
+    use featureops_proto::log::{Initialize, ReceiptKey, Tick};
 
     fn state() -> State {
         let mut state = State::new();

@@ -14,9 +14,11 @@ use std::time::Duration;
 use featureops_state::{MAX_ADDRESS_BYTES, MAX_MEMBERS};
 
 use crate::access::Anonymous;
+use crate::access::secret::PREFIX;
 use crate::fronts::settings::{self, Settings};
 use crate::nearest::nearest;
 use crate::tls;
+use crate::tls::peers;
 
 /// Default port of everything a node serves.
 pub const PORT: u16 = 7400;
@@ -80,6 +82,49 @@ impl Default for Limits {
     }
 }
 
+/// A token that lets this node into a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum JoinToken {
+    /// It shows none.
+    #[default]
+    None,
+    /// In this file, read anew at each attempt.
+    File(PathBuf),
+    /// Itself.
+    Text(Hidden),
+}
+
+/// A text that does not print itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
+impl JoinToken {
+    /// What is shown; empty: nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no token; it is named.
+    pub fn read(&self) -> Result<String, String> {
+        let text = match self {
+            Self::None => return Ok(String::new()),
+            Self::Text(Hidden(text)) => return Ok(text.clone()),
+            Self::File(path) => tls::text("join_token", path)?,
+        };
+        let text = String::from_utf8_lossy(&text);
+        let text = text.trim();
+        if text.starts_with(PREFIX) {
+            return Ok(text.to_owned());
+        }
+        Err("join_token: the file holds no token, as 'featureops token create NAME --role join' shows it"
+            .to_owned())
+    }
+}
+
 /// Everything [`crate::node::Node::start`] needs besides its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -89,12 +134,16 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// This node's number in its cluster.
     pub node: u64,
-    /// Where to listen for the other nodes; without it this node runs alone. Loopback only, as `listen`.
+    /// Where to listen for the other nodes; without it this node runs alone. Beyond loopback only with `peer_tls`.
     pub peer_listen: Option<SocketAddr>,
     /// Where the other nodes reach it; empty: where it listens for them.
     pub advertise: String,
     /// Peer addresses of nodes that a node outside any cluster asks to let it in; none: it makes its own.
     pub join: Vec<String>,
+    /// What it shows to be let in, where the cluster has tokens.
+    pub join_token: JoinToken,
+    /// Certificates between nodes: all three, or plain text on loopback.
+    pub peer_tls: peers::Files,
     /// Entries after which a snapshot of the state is taken.
     pub snapshot_every_entries: u64,
     /// Bytes of entries after which one is taken, too, when the last one is not larger; then after as many as that has.
@@ -117,7 +166,8 @@ pub struct NodeConfig {
     pub tls: tls::Files,
     /// Listens beyond loopback without TLS of its own: another one speaks it before the node.
     pub plain_text: bool,
-    /// A start that makes an admin token, for whoever lost them all.
+    /// A start that makes an admin token, for whoever lost them all. No setting: a file or a variable that stays would make
+    /// another one at each start after the first was moved away.
     pub recover_admin: bool,
     /// The highest feature level that it takes part in; absent: that of the build.
     pub feature_level_max: Option<u32>,
@@ -137,6 +187,8 @@ impl Default for NodeConfig {
             peer_listen: None,
             advertise: String::new(),
             join: Vec::new(),
+            join_token: JoinToken::default(),
+            peer_tls: peers::Files::default(),
             snapshot_every_entries: 50_000,
             snapshot_every_bytes: 8 << 20,
             drain_timeout: Duration::from_secs(10),
@@ -206,11 +258,18 @@ pub const KEYS: &[Key] = keys! {
     "data", "folder of the log, the snapshots and the unit key" => data = folder;
     "listen", "address and port, as 127.0.0.1:7400; beyond loopback only with TLS and a token" => listen = address;
     "node", "this node's number in its cluster, its own for good" => node = whole(1..=65_535);
-    "peer_listen", "address and port for the other nodes, as 127.0.0.1:7401; loopback only; empty: this node runs alone"
+    "peer_listen", "address and port for the other nodes, as 127.0.0.1:7401; beyond loopback only with peer_tls; empty: this node runs alone"
         => peer_listen = peer_address;
     "advertise", "host and port by which the other nodes reach it; empty: peer_listen" => advertise = reachable;
     "join", "peer addresses of nodes to be let in by, as 127.0.0.1:7401,127.0.0.1:7402; empty: it makes a cluster of its own"
         => join = reachables;
+    "join_token", "file that holds a token of the role join, or the token itself: shown to be let in where there are tokens"
+        => join_token = join_token;
+    "peer_tls.cert", "PEM file of this node's certificate chain for the other nodes, read again when it changes"
+        => peer_tls.cert = file;
+    "peer_tls.key", "PEM file of its private key" => peer_tls.key = file;
+    "peer_tls.ca", "PEM file of the authority of all nodes: every connection between nodes is of it, both ways"
+        => peer_tls.ca = file;
     "snapshot_every_entries", "log entries between two snapshots of the state"
         => snapshot_every_entries = whole(100..=100_000_000);
     "snapshot_every_bytes", "bytes of log entries between two snapshots; a larger snapshot waits for as many as it has"
@@ -240,8 +299,6 @@ pub const KEYS: &[Key] = keys! {
     "tls.client_ca", "PEM file of authorities: whoever connects must show a certificate of one of them"
         => tls.client_ca = file;
     "plain_text", "true listens beyond loopback without TLS, behind a proxy that speaks it" => plain_text = settings::truth;
-    "recover_admin", "true makes an admin token at the start, into the file admin.token in the data folder"
-        => recover_admin = settings::truth;
     "feature_level_max", "the highest feature level that this node takes part in, as an older release would: for trying an upgrade out"
         => feature_level_max = level;
     "cors_origins", "web pages whose scripts may evaluate by flagd's protocols and OFREP, as https://shop.example; * for all"
@@ -334,6 +391,14 @@ fn reachables(text: &str) -> Result<Vec<String>, String> {
         return Err(format!("names {} addresses; {MAX_MEMBERS} are enough", entries.len()));
     }
     entries.into_iter().map(reachable).collect()
+}
+
+fn join_token(text: &str) -> Result<JoinToken, String> {
+    Ok(match text.trim() {
+        "" => JoinToken::None,
+        secret if secret.starts_with(PREFIX) => JoinToken::Text(Hidden(secret.to_owned())),
+        path => JoinToken::File(PathBuf::from(path)),
+    })
 }
 
 fn collector(text: &str) -> Result<Option<String>, String> {

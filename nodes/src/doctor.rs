@@ -17,8 +17,10 @@ use featureops_proto::{ErrorCode, timestamp_if_set};
 use featureops_state::{LEAST_HISTORY, LedgerUsage, MAX_HISTORY, MAX_HISTORY_BYTES};
 
 use crate::host::Host;
+use crate::peer_key;
 use crate::services;
 use crate::tls::Tls;
+use crate::tls::peers::PeerTls;
 use crate::unit_key::Standing;
 
 /// A state older than this by the node's clock says that ticks do not arrive; one that is younger, that time stands.
@@ -88,6 +90,7 @@ fn examined(host: &Host, members: &[Surveyed]) -> NodeHealth {
     findings.push(access_finding(host));
     findings.extend(around::findings(host, &health, log_time_ms, members));
     findings.extend(host.tls.as_ref().map(|tls| certificate_finding(tls, host.clock.unix_ms())));
+    findings.extend(peer_findings(host, &health));
     if erasures.count > 0 {
         findings.push(erasure_finding(&erasures, &health));
     }
@@ -123,6 +126,9 @@ fn findings(host: &Host, health: &Health, initialized: bool, log_time_ms: i64) -
     let mut findings = log_findings(health, initialized);
     findings.extend(vital_findings(host, log_time_ms));
     findings.extend(serving_findings(host, health, log_time_ms));
+    if host.has_peers {
+        findings.push(membership_finding(health));
+    }
     findings
 }
 
@@ -400,13 +406,77 @@ fn access_finding(host: &Host) -> Finding {
     )
 }
 
+/// Whether this node is in the cluster that others take it to be in. One that is not must get no work: it would answer from a
+/// state of its own.
+fn membership_finding(health: &Health) -> Finding {
+    let members = health.members.len();
+    Finding::new(
+        "membership",
+        true,
+        health.estranged.clone(),
+        if health.cluster == 0 { "in no cluster yet".to_owned() } else { format!("{members} members") },
+        "if its data folder was emptied by mistake, put it back; else empty it again, remove the node from the cluster \
+         (featureops cluster remove, on another node) and start it with --join, as every node of a cluster should be",
+    )
+}
+
+/// How the nodes of a cluster know each other; nothing where this one has no peers.
+fn peer_findings(host: &Host, health: &Health) -> Vec<Finding> {
+    if !host.has_peers {
+        return Vec::new();
+    }
+    let lacks = health.cluster != 0 && !health.peer_key;
+    let key = Finding::new(
+        "peer key",
+        false,
+        lacks.then(|| {
+            format!(
+                "this node has no {}: it proves nothing to its peers, and believes whoever calls",
+                peer_key::FILE_NAME
+            )
+        }),
+        if health.peer_key { "members prove who they are" } else { "comes with the cluster that lets it in" }
+            .to_owned(),
+        "a cluster of before there were peer keys gets one as soon as all of its members answer, each of this release; where others \
+         have one, copy peer.key (mode 0600) from another member's data folder: the node takes it without a restart",
+    );
+    let own = host.peer_tls.as_ref().map(|tls| peer_certificate_finding(tls, host.clock.unix_ms()));
+    std::iter::once(key).chain(own).collect()
+}
+
+/// When the certificates between nodes end: this node's, and those that it was shown.
+fn peer_certificate_finding(tls: &PeerTls, now_ms: i64) -> Finding {
+    let own = ("this node's".to_owned(), tls.expires_ms());
+    let shown = tls.shown().into_iter().map(|(address, end_ms)| (format!("that of {address}"), Some(end_ms)));
+    let all: Vec<(String, Option<i64>)> = std::iter::once(own).chain(shown).collect();
+    let told = |(whose, end_ms): &(String, Option<i64>)| match end_ms {
+        Some(end_ms) => format!("{whose} {}", ends_text(*end_ms, now_ms).1),
+        None => format!("when {whose} ends cannot be read"),
+    };
+    let is_soon = |(_, end_ms): &&(String, Option<i64>)| {
+        end_ms.is_some_and(|end_ms| ends_text(end_ms, now_ms).0 < CERTIFICATE_DAYS_MIN)
+    };
+    let soon: Vec<String> = all.iter().filter(is_soon).map(told).collect();
+    let fault = tls.fault().map(|why| format!("the files are not used, those before them are: {why}"));
+    Finding::new(
+        "peer certificate",
+        false,
+        fault.or_else(|| (!soon.is_empty()).then(|| soon.join("; "))),
+        all.iter().map(told).collect::<Vec<_>>().join("; "),
+        "put new files in the place of peer_tls.cert and peer_tls.key of that node: it takes them within seconds, or on SIGHUP",
+    )
+}
+
+/// In how many days that is, and in words.
+fn ends_text(end_ms: i64, now_ms: i64) -> (i64, String) {
+    let days = end_ms.saturating_sub(now_ms).div_euclid(DAY_MS);
+    let text = timestamp_if_set(end_ms).map(|time| time.to_string()).unwrap_or_default();
+    (days, format!("ends {text}, in {days} days"))
+}
+
 /// When the listeners' certificate ends.
 fn certificate_finding(tls: &Tls, now_ms: i64) -> Finding {
-    let ends = tls.expires_ms().map(|end_ms| {
-        let days = end_ms.saturating_sub(now_ms).div_euclid(DAY_MS);
-        let text = timestamp_if_set(end_ms).map(|time| time.to_string()).unwrap_or_default();
-        (days, format!("ends {text}, in {days} days"))
-    });
+    let ends = tls.expires_ms().map(|end_ms| ends_text(end_ms, now_ms));
     let fault = tls.fault().map(|why| format!("the files are not used, those before them are: {why}"));
     let soon = ends.as_ref().filter(|(days, _)| *days < CERTIFICATE_DAYS_MIN).map(|(_, text)| text.clone());
     let detail = ends.map_or_else(|| "in use; when it ends cannot be read".to_owned(), |(_, text)| text);

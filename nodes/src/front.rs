@@ -150,8 +150,12 @@ impl Front {
                 match self.admit(&mut request) {
                     Err(refusal) => *refusal,
                     Ok(grant) => {
-                        let acts = grant.filter(|grant| streams && grant.principal().is_some());
-                        lasts = acts.map(|grant| standing(&self.host, grant));
+                        lasts = match grant {
+                            _ if !streams => None,
+                            None => Some(open(&self.host, request.uri().path())),
+                            Some(grant) if grant.principal().is_some() => Some(standing(&self.host, grant)),
+                            Some(_) => None,
+                        };
                         let answered = self.answer_within(allowed, streams, request, &account);
                         match lasts.take() {
                             None => answered.await,
@@ -363,6 +367,15 @@ fn standing(host: &Arc<Host>, grant: Arc<Grant>) -> Lasting {
         host.access.revoked(&grant, || host.log_time_ms()).await;
         let message = format!("token '{}' was revoked or has expired", grant.id());
         refusal::unauthenticated("TOKEN_UNKNOWN", message)
+    })
+}
+
+/// Ends with why once a caller without a token is not let in any more: whoever came before the first one was made must show one, too.
+fn open(host: &Arc<Host>, path: &str) -> Lasting {
+    let (host, rule) = (Arc::clone(host), rules::of(path));
+    Box::pin(async move {
+        host.access.closed(rule).await;
+        access::no_token()
     })
 }
 

@@ -30,6 +30,7 @@ use crate::replica::Replica;
 use crate::sent::Sent;
 use crate::services;
 use crate::tls::Tls;
+use crate::tls::peers::PeerTls;
 use crate::unit_key::{Standing, UnitKeyStore};
 use crate::vital::Vital;
 
@@ -70,6 +71,10 @@ pub struct Host {
     pub access: Arc<Access>,
     /// Certificates of the listeners; absent: plain text.
     pub tls: Option<Arc<Tls>>,
+    /// Certificates between nodes; absent: plain text, on loopback.
+    pub peer_tls: Option<Arc<PeerTls>>,
+    /// Whether it listens for other nodes.
+    pub has_peers: bool,
     /// Only loopback names reach this node.
     pub loopback_only: bool,
     /// True once a drain has begun: nothing new is taken, and streams end.

@@ -1,7 +1,7 @@
 //! What makes a cluster itself: its id, its unit key and its receipt key, made by the node that founds it. One that joins
 //! takes the id and the receipt key from the log, and the unit key from another node or from a person.
 //!
-//! The unit key never enters the log. Until the peer port has TLS it is handed over between nodes of one machine only;
+//! The unit key never enters the log. It is handed over between nodes of one machine, or over TLS;
 //! elsewhere a person copies the file, and the node finds it without a restart.
 
 use std::sync::Arc;

@@ -39,6 +39,7 @@ pub mod outgoing;
 pub mod owners;
 pub mod page;
 pub mod parting;
+pub mod peer_key;
 pub mod placement;
 pub mod publisher;
 pub mod recovery;

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use featureops_cluster::environment::Listener;
-use featureops_cluster::{EffectSink, Environment, Member, Options, PeerListener};
+use featureops_cluster::{EffectSink, Environment, JoinToken, Member, Options, PeerListener};
 use featureops_evaluation::UnitKey;
 use featureops_state::{Effect, State};
 use tokio::sync::{Semaphore, watch};
@@ -41,6 +41,7 @@ use crate::schedules;
 use crate::serve::{Leaving, serve};
 use crate::services::cluster::follow_members;
 use crate::tls::Tls;
+use crate::tls::peers::{PeerTls, Secured};
 use crate::unit_key::{KeyFile, UnitKeyStore};
 use crate::vital::Vital;
 
@@ -148,6 +149,7 @@ impl Node {
         keys: Arc<dyn UnitKeyStore>,
     ) -> Result<Self, StartError> {
         let tls = Tls::open(&config.tls).map_err(StartError::new)?.map(Arc::new);
+        let peer_tls = PeerTls::open(&config.peer_tls).map_err(StartError::new)?.map(Arc::new);
         let is_secret = tls.is_some() || config.plain_text;
         // The ports before the disk: of two nodes started by mistake, the second one touches nothing.
         let (listener, address) = listen(&environment, &config, "listen", config.listen, is_secret).await?;
@@ -177,9 +179,12 @@ impl Node {
             owners: OnceLock::new(),
             exposures: OnceLock::new(),
         });
+        // The cluster room hears nothing of it: it gets a transport.
+        let between = between(&environment, peer_tls.as_ref());
         let (peers, peer_address) = match config.peer_listen {
             Some(wanted) => {
-                let (listener, address) = listen(&environment, &config, "peer_listen", wanted, false).await?;
+                let (listener, address) =
+                    listen(&between, &config, "peer_listen", wanted, peer_tls.is_some()).await?;
                 (Some(PeerListener(Arc::from(listener))), Some(address))
             }
             None if config.join.is_empty() && config.advertise.is_empty() => (None, None),
@@ -203,11 +208,14 @@ impl Node {
             listener: peers,
             secret: Some(secret_of(&keys)),
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            peer_keys: keys.peer_keys(),
+            secured: peer_tls.is_some() || !config.loopback_only,
+            join_token: Some(shown(&config)),
             ..Options::new(config.node, advertised)
         };
         let heard: Arc<dyn EffectSink<State>> = Arc::<Sink>::clone(&sink);
         let genesis = config.feature_level_max.map_or_else(State::new, State::limited_to);
-        let starting = Member::start(environment.clone(), options, genesis, heard);
+        let starting = Member::start(between, options, genesis, heard);
         let member = Box::pin(starting).await.map_err(StartError::new)?;
         let replica = Replica::new(member);
         // A build that met a level which it does not know would serve what was before it for ever.
@@ -279,6 +287,8 @@ impl Node {
             fronts: Fronts::new(config.fronts.clone()),
             access,
             tls: tls.clone(),
+            peer_tls: peer_tls.clone(),
+            has_peers: peer_address.is_some(),
             loopback_only: config.loopback_only && on_loopback,
             drain: drain.subscribe(),
             parting: Arc::clone(&parting),
@@ -310,6 +320,9 @@ impl Node {
         }
         tasks.spawn(vital.watched("owners", owners.run(replica)));
         if let Some(tls) = tls {
+            tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
+        }
+        if let Some(tls) = peer_tls {
             tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
         }
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
@@ -359,6 +372,12 @@ impl Node {
         self.host.tls.as_ref()
     }
 
+    /// The certificates between nodes; absent: plain text, on loopback.
+    #[must_use]
+    pub fn peer_tls(&self) -> Option<&Arc<PeerTls>> {
+        self.host.peer_tls.as_ref()
+    }
+
     /// What the node counts of its work.
     #[must_use]
     pub fn observation(&self) -> &Arc<Observation> {
@@ -402,6 +421,19 @@ impl Node {
     }
 }
 
+/// The world as the cluster room sees it: with certificates, its streams are behind TLS.
+fn between(environment: &Environment, tls: Option<&Arc<PeerTls>>) -> Environment {
+    let Some(tls) = tls else { return environment.clone() };
+    let (inner, clock) = (Arc::clone(&environment.transport), Arc::clone(&environment.clock));
+    Environment { transport: Arc::new(Secured { inner, tls: Arc::clone(tls), clock }), ..environment.clone() }
+}
+
+/// The token that this node shows to be let in, read anew at each attempt.
+fn shown(config: &NodeConfig) -> JoinToken {
+    let token = config.join_token.clone();
+    JoinToken(Arc::new(move || token.read()))
+}
+
 /// Who may come in: the tokens as they stand, and the one that a recovery makes.
 async fn let_in(
     environment: &Environment,
@@ -435,7 +467,15 @@ async fn listen(
     wanted: SocketAddr,
     is_secret: bool,
 ) -> Result<(Box<dyn Listener>, SocketAddr), StartError> {
-    if config.loopback_only && !wanted.ip().is_loopback() && !is_secret {
+    let is_beyond = config.loopback_only && !wanted.ip().is_loopback() && !is_secret;
+    if is_beyond && setting == "peer_listen" {
+        return Err(StartError::new(format!(
+            "{setting}: '{wanted}' is not a loopback address, and what the nodes of a cluster say to each other would go there in \
+             plain text, keys among it: give every node certificates (--peer-tls-cert, --peer-tls-key, --peer-tls-ca), or listen on \
+             127.0.0.1"
+        )));
+    }
+    if is_beyond {
         return Err(StartError::new(format!(
             "{setting}: '{wanted}' is not a loopback address, and tokens would go there in plain text: give the node \
              certificates (--tls-cert, --tls-key), or listen on 127.0.0.1; behind a proxy that speaks TLS, --set plain_text=true"

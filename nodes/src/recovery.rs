@@ -7,9 +7,9 @@
 //!
 //! Whoever can write the folder and start the node could change everything in it anyway. The secret is in that file and nowhere else.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use prost::Message as _;
 
 use crate::access::secret;
 use crate::caller;
+use crate::peer_key::write_beside;
 use crate::replica::Replica;
 
 /// Name of the file in the data folder.
@@ -52,7 +53,7 @@ pub async fn make(folder: &Path, entropy: &dyn Entropy, replica: &Replica) -> Re
         let token = Token {
             name: format!("tokens/{id}"),
             roles: vec![Role::Admin.into()],
-            description: "made by a start with recover_admin".to_owned(),
+            description: "made by a start with --recover-admin".to_owned(),
             ..Token::default()
         };
         let command = entry::Command::CreateToken(CreateToken {
@@ -95,10 +96,41 @@ fn said(path: &Path, id: &str) -> Result<(), String> {
 
 fn keep(folder: &Path, text: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let path = folder.join(FILE_NAME);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
+    let beside = folder.join(format!("{FILE_NAME}.new"));
+    // A link, not a rename: it fails where a token's file is, so that nobody's is overwritten.
+    let kept = write_beside(&beside, format!("{text}\n").as_bytes())
+        .and_then(|()| std::fs::hard_link(&beside, folder.join(FILE_NAME)));
+    // A part of it would be taken for a token, and keep the next recovery from making one.
+    let removed = std::fs::remove_file(&beside);
+    kept?;
+    removed?;
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_there_whole_or_not_at_all_and_nobodys_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let read = std::fs::read_dir(folder.path()).unwrap();
+            read.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        // One that a crash left beside it is no hindrance.
+        std::fs::write(folder.path().join("admin.token.new"), "fo_ha").unwrap();
+        keep(folder.path(), "fo_one").unwrap();
+        assert_eq!(names(), [FILE_NAME]);
+        assert_eq!(std::fs::read_to_string(folder.path().join(FILE_NAME)).unwrap(), "fo_one\n");
+        let error = keep(folder.path(), "fo_two").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(names(), [FILE_NAME]);
+        assert_eq!(std::fs::read_to_string(folder.path().join(FILE_NAME)).unwrap(), "fo_one\n");
+        // A write that fails leaves nothing: here the name beside it is a folder's.
+        std::fs::remove_file(folder.path().join(FILE_NAME)).unwrap();
+        std::fs::create_dir(folder.path().join("admin.token.new")).unwrap();
+        assert!(keep(folder.path(), "fo_three").is_err());
+        assert_eq!(names(), ["admin.token.new"]);
+    }
 }

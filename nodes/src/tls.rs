@@ -8,6 +8,7 @@
 //! [`server_config`] and [`client_config`] take what was read and know nothing of listeners: whoever connects nodes uses the same.
 
 mod der;
+pub mod peers;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use der::not_after_ms;
 use featureops_cluster::environment::Compute;
 use parking_lot::Mutex;
 use tokio_rustls::rustls::crypto::ring;
@@ -27,7 +29,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 /// Largest PEM file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// How often the files are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Protocols of every listener, the preferred first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -58,6 +60,12 @@ impl Identity {
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| format!("holds no private key that can be read ({error})"))?;
         Ok(Self { chain, key })
+    }
+
+    /// When its certificate ends, in unix milliseconds; `None`: that cannot be read.
+    #[must_use]
+    pub fn expires_ms(&self) -> Option<i64> {
+        self.chain.first().and_then(|own| not_after_ms(own))
     }
 }
 
@@ -224,20 +232,22 @@ impl Tls {
     }
 }
 
-fn read(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Texts, String> {
-    let text = |setting: &str, path: &Path| -> Result<Vec<u8>, String> {
-        use std::io::Read as _;
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path);
-        let read = file.and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-        match read {
-            Err(error) => Err(format!("{setting}: '{}' cannot be read: {error}", path.display())),
-            Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
-                Err(format!("{setting}: '{}' has more than {FILE_BYTES_MAX} bytes", path.display()))
-            }
-            Ok(_) => Ok(bytes),
+/// The bytes of a PEM file, which a setting names.
+pub(crate) fn text(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path);
+    let read = file.and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) => Err(format!("{setting}: '{}' cannot be read: {error}", path.display())),
+        Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
+            Err(format!("{setting}: '{}' has more than {FILE_BYTES_MAX} bytes", path.display()))
         }
-    };
+        Ok(_) => Ok(bytes),
+    }
+}
+
+fn read(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Texts, String> {
     Ok(Texts {
         cert: text("tls.cert", cert)?,
         key: text("tls.key", key)?,
@@ -251,6 +261,6 @@ fn load(texts: Texts) -> Result<Loaded, String> {
     let client_roots = texts.client_ca.as_deref().map(roots).transpose();
     let client_roots = client_roots.map_err(|fault| format!("tls.client_ca: {fault}"))?;
     let config = server_config(&identity, client_roots, &ALPN)?;
-    let expires_ms = identity.chain.first().and_then(|own| der::not_after_ms(own));
+    let expires_ms = identity.expires_ms();
     Ok(Loaded { config: Arc::new(config), expires_ms, texts })
 }

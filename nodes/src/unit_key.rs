@@ -8,7 +8,9 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use featureops_cluster::PeerKeys;
 use featureops_evaluation::UnitKey;
 
 /// Name of the key's file in the data folder.
@@ -30,6 +32,11 @@ pub trait UnitKeyStore: Send + Sync + 'static {
     /// As [`UnitKeyStore::read`].
     fn bytes(&self) -> io::Result<Option<[u8; KEY_BYTES]>> {
         Ok(None)
+    }
+
+    /// Where the key is kept by which members know each other; none where there are no peers.
+    fn peer_keys(&self) -> Option<PeerKeys> {
+        None
     }
 
     /// Keeps a key, durably. One that is there already is never overwritten.
@@ -59,23 +66,36 @@ impl KeyFile {
 
 impl KeyFile {
     fn read_bytes(&self) -> io::Result<Option<Vec<u8>>> {
-        let path = self.path();
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mode = file.metadata()?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("'{}' has mode {:o}; run chmod 600 on it", path.display(), mode & 0o777),
-            ));
-        }
-        let mut bytes = Vec::new();
-        file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
+        read_private(&self.path(), KEY_BYTES)
     }
+
+    /// The data folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// What a file of its owner's alone holds, one byte more than `bytes_max` at most; `None`: there is none.
+///
+/// # Errors
+/// It cannot be read, or others may read it, too.
+pub fn read_private(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("'{}' has mode {:o}; run chmod 600 on it", path.display(), mode & 0o777),
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 impl UnitKeyStore for KeyFile {
@@ -87,6 +107,10 @@ impl UnitKeyStore for KeyFile {
     fn bytes(&self) -> io::Result<Option<[u8; KEY_BYTES]>> {
         let Some(bytes) = self.read_bytes()? else { return Ok(None) };
         bytes.try_into().map(Some).map_err(|_| damaged(&self.path()))
+    }
+
+    fn peer_keys(&self) -> Option<PeerKeys> {
+        Some(PeerKeys(Arc::new(self.clone())))
     }
 
     fn keep(&self, bytes: [u8; KEY_BYTES]) -> io::Result<()> {

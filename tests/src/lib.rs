@@ -18,6 +18,7 @@
     reason = "real processes live in real time, and a harness that cannot go on is a failed test"
 )]
 
+pub mod authority;
 pub mod binary;
 pub mod chance;
 pub mod check;

@@ -99,6 +99,11 @@ impl Site {
         self.variables.push((name.into(), value.into()));
     }
 
+    /// Takes a variable away for the lives to come.
+    pub fn unset(&mut self, name: &str) {
+        self.variables.retain(|(held, _)| held != name);
+    }
+
     /// Bounds the length of the files that the node writes in the lives to come, in blocks of 512 bytes.
     pub fn limit_files(&mut self, blocks_max: Option<u64>) {
         self.file_blocks_max = blocks_max;
@@ -269,6 +274,15 @@ impl Node {
     pub fn hold(&self, still: bool) {
         let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(id, if still { Signal::STOP } else { Signal::CONT }).unwrap();
+    }
+
+    /// Asks it to read its certificates again (SIGHUP).
+    ///
+    /// # Panics
+    /// The signal cannot be sent.
+    pub fn hang_up(&self) {
+        let id = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(id, Signal::HUP).unwrap();
     }
 
     /// Ends it as a power switch would, without a word.

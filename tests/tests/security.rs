@@ -12,13 +12,14 @@
 )]
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use featureops_client::{Event, Facts, Fate, Settings, Token};
+use featureops_tests::authority::{Authority, has_openssl};
 use featureops_tests::line::{Line, text};
 use featureops_tests::site::Site;
 use featureops_tests::{folder, http, runtime};
@@ -144,105 +145,6 @@ fn from_the_first_token_to_the_last_and_no_secret_in_any_log() {
         let log = std::fs::read_to_string(site.beside("node.log")).unwrap();
         assert!(log.contains(" h2::") && log.contains("TRACE"), "the log was not at its most talkative");
     });
-}
-
-/// Whether certificates can be made here.
-fn has_openssl() -> bool {
-    let there = Command::new("openssl").arg("version").output().is_ok_and(|ended| ended.status.success());
-    if !there {
-        println!("skipped: there is no openssl command to make certificates with");
-    }
-    there
-}
-
-/// An authority in a folder of its own, and what it signs.
-struct Authority<'a> {
-    folder: &'a Path,
-    name: &'static str,
-}
-
-impl Authority<'_> {
-    fn openssl(&self, arguments: &[&str]) {
-        let ended = Command::new("openssl").args(arguments).current_dir(self.folder).output().unwrap();
-        assert!(ended.status.success(), "openssl {}: {}", arguments.join(" "), text(&ended.stderr));
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.folder.join(file)
-    }
-
-    fn new<'a>(folder: &'a Path, name: &'static str) -> Authority<'a> {
-        let own = Authority { folder, name };
-        let (key, cert, subject) = (format!("{name}.key"), format!("{name}.pem"), format!("/CN={name}"));
-        own.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "400",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &cert,
-            "-addext",
-            "basicConstraints=critical,CA:TRUE",
-            "-addext",
-            "keyUsage=critical,keyCertSign",
-        ]);
-        own
-    }
-
-    /// Certificate and key of a name, good for so many days.
-    fn sign(&self, name: &str, days: u32) -> (PathBuf, PathBuf) {
-        let (key, request, cert) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
-        let extensions = format!("{name}.ext");
-        std::fs::write(
-            self.path(&extensions),
-            "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n",
-        )
-        .unwrap();
-        let subject = format!("/CN={name}");
-        self.openssl(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ]);
-        let (ca, ca_key, days) =
-            (format!("{}.pem", self.name), format!("{}.key", self.name), days.to_string());
-        self.openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-CAcreateserial",
-            "-days",
-            &days,
-            "-extfile",
-            &extensions,
-            "-out",
-            &cert,
-        ]);
-        (self.path(&cert), self.path(&key))
-    }
 }
 
 /// A node behind TLS, ended with this value.

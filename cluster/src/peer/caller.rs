@@ -5,7 +5,8 @@ use prost::Message;
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::LEVEL_MIN;
+use super::proof::PeerKey;
+use super::{LEVEL_MIN, LEVEL_OF_PROOFS};
 use crate::raft::Identity;
 
 /// Name of the metadata that holds the caller.
@@ -13,10 +14,17 @@ pub const METADATA: &str = "featureops-peer-bin";
 
 /// Writes the caller into a call's metadata.
 pub fn write(caller: &Caller, metadata: &mut MetadataMap) {
-    metadata.insert_bin(METADATA, MetadataValue::from_bytes(&caller.encode_to_vec()));
+    let mut value = MetadataValue::from_bytes(&caller.encode_to_vec());
+    // A proof is for the one who is meant, not for whoever reads a log.
+    value.set_sensitive(true);
+    metadata.insert_bin(METADATA, value);
 }
 
-fn read(metadata: &MetadataMap) -> Result<Caller, Status> {
+/// Who calls, by their word.
+///
+/// # Errors
+/// The call does not say it, or not in its form.
+pub fn read(metadata: &MetadataMap) -> Result<Caller, Status> {
     let value = metadata.get_bin(METADATA).and_then(|value| value.to_bytes().ok());
     let caller = value.and_then(|bytes| Caller::decode(bytes).ok());
     caller.ok_or_else(|| {
@@ -37,11 +45,17 @@ pub enum Purpose {
     Join,
 }
 
-/// The caller of a call to `own`.
+/// The caller of a call to `own`, who holds `key`.
 ///
 /// # Errors
-/// It is refused: another cluster, an older protocol, or somebody else is meant. The text says which, and the way out.
-pub fn check(metadata: &MetadataMap, own: &Identity, purpose: Purpose) -> Result<Caller, Status> {
+/// It is refused: another cluster, an older protocol, somebody else is meant, or nothing proves who asks. The text says which,
+/// and the way out.
+pub fn check(
+    metadata: &MetadataMap,
+    own: &Identity,
+    purpose: Purpose,
+    key: Option<&PeerKey>,
+) -> Result<Caller, Status> {
     let caller = read(metadata)?;
     let refuse = |why: String| Err(Status::failed_precondition(why));
     if caller.level < LEVEL_MIN {
@@ -89,7 +103,34 @@ pub fn check(metadata: &MetadataMap, own: &Identity, purpose: Purpose) -> Result
             own.node, caller.node
         ));
     }
+    if purpose != Purpose::Join
+        && let Some(key) = key
+        && !key.proves(&caller)
+    {
+        return refuse(unproven(&caller, own));
+    }
     Ok(caller)
+}
+
+/// Why a call without a good proof is refused.
+fn unproven(caller: &Caller, own: &Identity) -> String {
+    let what = match (caller.proof.is_empty(), caller.level < LEVEL_OF_PROOFS) {
+        (true, true) => {
+            return format!(
+                "node {} is of a release that proves nothing, and node {} asks for a proof: update node {}, and give it peer.key \
+                 (mode 0600) of another member's data folder",
+                caller.node, own.node, caller.node
+            );
+        }
+        (true, false) => "shows no proof that it is a member: it has no peer.key",
+        (false, _) => "shows a proof under another peer key than that of",
+    };
+    let whose = if caller.proof.is_empty() { String::new() } else { format!(" node {}", own.node) };
+    format!(
+        "node {} {what}{whose}; copy peer.key (mode 0600) from the data folder of node {} or of another member into that of node \
+         {}, or let it join again with an empty folder",
+        caller.node, own.node, caller.node
+    )
 }
 
 #[cfg(test)]
@@ -99,13 +140,21 @@ mod tests {
     const OWN: Identity = Identity { cluster: 7, node: 2, incarnation: 20 };
 
     fn caller() -> Caller {
-        Caller { cluster: 7, node: 1, incarnation: 10, level: 1, to_node: 2, to_incarnation: 20 }
+        Caller {
+            cluster: 7,
+            node: 1,
+            incarnation: 10,
+            level: 1,
+            to_node: 2,
+            to_incarnation: 20,
+            ..Caller::default()
+        }
     }
 
     fn checked(caller: &Caller, own: &Identity, purpose: Purpose) -> Result<Caller, String> {
         let mut metadata = MetadataMap::new();
         write(caller, &mut metadata);
-        check(&metadata, own, purpose).map_err(|status| status.message().to_owned())
+        check(&metadata, own, purpose, None).map_err(|status| status.message().to_owned())
     }
 
     #[test]
@@ -123,7 +172,7 @@ mod tests {
                 assert!(why.contains(part), "{why}");
             }
         }
-        let why = check(&MetadataMap::new(), &OWN, Purpose::Join).unwrap_err();
+        let why = check(&MetadataMap::new(), &OWN, Purpose::Join, None).unwrap_err();
         assert!(why.message().contains("clients use the other one"));
     }
 
@@ -137,5 +186,37 @@ mod tests {
         assert!(checked(&stranger, &OWN, Purpose::Join).is_ok());
         assert!(checked(&stranger, &OWN, Purpose::Raft).is_err());
         assert!(checked(&stranger, &OWN, Purpose::Write).is_err());
+    }
+
+    #[test]
+    fn whoever_holds_a_key_asks_for_a_proof_of_all_but_those_who_join() {
+        let (key, other) = (PeerKey::new([1; 32]), PeerKey::new([2; 32]));
+        let with = |key: &PeerKey, caller: Caller| Caller { proof: key.proof(&caller), ..caller };
+        let checked = |caller: &Caller, own: &Identity, purpose| {
+            let mut metadata = MetadataMap::new();
+            write(caller, &mut metadata);
+            check(&metadata, own, purpose, Some(&key)).map_err(|status| status.message().to_owned())
+        };
+        let caller = Caller { level: 2, ..caller() };
+        let good = with(&key, caller.clone());
+        for purpose in [Purpose::Raft, Purpose::Write] {
+            assert_eq!(checked(&good, &OWN, purpose), Ok(good.clone()));
+            for (refused, part) in [
+                (caller.clone(), "shows no proof"),
+                (Caller { level: 1, ..caller.clone() }, "update node 1"),
+                (with(&other, caller.clone()), "under another peer key"),
+                // Another node's proof, and one that was meant for another node.
+                (Caller { node: 3, ..good.clone() }, "under another peer key"),
+                (Caller { to_node: 0, to_incarnation: 0, ..good.clone() }, "under another peer key"),
+            ] {
+                let why = checked(&refused, &OWN, purpose).unwrap_err();
+                assert!(why.contains(part) && (why.contains("peer.key") || part == "update node 1"), "{why}");
+            }
+        }
+        assert!(checked(&caller, &OWN, Purpose::Join).is_ok());
+        // One that was entrusted with the key and is in no cluster yet lets nobody else bring it into one.
+        let none = Identity { cluster: 0, ..OWN };
+        assert!(checked(&caller, &none, Purpose::Raft).is_err());
+        assert!(checked(&good, &none, Purpose::Raft).is_ok());
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Links {
 struct Backoff {
     wait_ms: u64,
     not_before_ms: u64,
+    /// Why the last one failed.
+    why: String,
 }
 
 impl Links {
@@ -134,10 +136,14 @@ impl Service<Uri> for Connector {
         let (address, backoff) = (self.address.clone(), Arc::clone(&self.backoff));
         let (clock, transport) = (Arc::clone(&self.clock), Arc::clone(&self.transport));
         Box::pin(async move {
-            if clock.monotonic_ms() < backoff.lock().not_before_ms {
-                return Err(NotConnected(format!("{address} was not there a moment ago")));
+            {
+                // The same reason again: two that alternate would be told apart by everybody who hears them.
+                let backoff = backoff.lock();
+                if clock.monotonic_ms() < backoff.not_before_ms {
+                    return Err(NotConnected(backoff.why.clone()));
+                }
             }
-            let connect = transport.connect(address.clone());
+            let connect = transport.connect(address);
             let connected = tokio::time::timeout(Duration::from_millis(CONNECT_MS_MAX), connect).await;
             let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let mut backoff = backoff.lock();
@@ -150,7 +156,8 @@ impl Service<Uri> for Connector {
                     let (first_ms, last_ms) = BACKOFF_MS;
                     backoff.wait_ms = backoff.wait_ms.saturating_mul(2).clamp(first_ms, last_ms);
                     backoff.not_before_ms = clock.monotonic_ms().saturating_add(backoff.wait_ms);
-                    Err(NotConnected(error.to_string()))
+                    backoff.why = error.to_string();
+                    Err(NotConnected(backoff.why.clone()))
                 }
             }
         })

@@ -10,7 +10,7 @@
 //! A link is one long-lived channel for what must not wait (votes, heartbeats, barriers), and one for what is long
 //! (entries, snapshots, forwarded proposals). Every call has a deadline, every queue a bound. Every call says who
 //! asks and whom it means ([`caller`]): a node whose folder was emptied is another incarnation, and what is meant for the
-//! one before never reaches it, so that it cannot vote or acknowledge in its name.
+//! one before never reaches it, so that it cannot vote or acknowledge in its name. Members prove that they are such ([`proof`]).
 //!
 //! What this room must not do: decide. Raft decides who leads, the fold what an entry does.
 
@@ -20,6 +20,8 @@ pub mod failure;
 mod install;
 mod link;
 pub mod network;
+pub mod proof;
+mod said;
 pub mod serve;
 pub mod service;
 pub mod wire;
@@ -43,6 +45,8 @@ pub(crate) use install::Receiver;
 use link::Links;
 pub use link::Use;
 pub(crate) use link::was_not_sent;
+pub(crate) use proof::Keyring;
+use said::{SAY_AGAIN_MS, Said};
 
 /// The stubs.
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub)]
@@ -53,7 +57,9 @@ pub mod rpc {
 pub(crate) type Client = rpc::peer_service_client::PeerServiceClient<Channel>;
 
 /// Level of the peer protocol that this release speaks.
-pub const LEVEL: u32 = 1;
+pub const LEVEL: u32 = 2;
+/// The level from which on calls are proven.
+pub const LEVEL_OF_PROOFS: u32 = 2;
 /// Oldest level it still understands.
 pub const LEVEL_MIN: u32 = 1;
 /// Longest message, in bytes: an entry of 8 MiB, or several of 4 MiB together, and what is around them.
@@ -79,6 +85,24 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
+}
+
+/// What a node shows that asks to be let in, read anew at each attempt, so that a file may be replaced meanwhile.
+#[derive(Clone)]
+pub struct JoinToken(pub Arc<dyn Fn() -> Result<String, String> + Send + Sync>);
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinToken")
+    }
+}
+
+/// Whether an address is this machine's own, by its form: what goes there nobody else's network carries.
+#[must_use]
+pub fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whom a call means.
@@ -120,9 +144,14 @@ struct Inner {
     /// Let go of at the end, so that the lane ends.
     lane: Mutex<Option<LogLane>>,
     links: Links,
+    keyring: Keyring,
     heard: Mutex<BTreeMap<u64, Heard>>,
     /// Why a peer refuses this node, or cannot be reached, in words; absent while it answers.
     faults: Mutex<BTreeMap<u64, String>>,
+    /// When a reason was said last of a peer, in milliseconds of this process.
+    said: Mutex<Said>,
+    /// Who calls this node under an incarnation that it is not, as a member of another cluster; and when, by this process.
+    strangers: Mutex<Option<(String, u64)>>,
 }
 
 /// The other nodes as this one reaches them; clones share the links.
@@ -132,10 +161,17 @@ pub struct Peers(Arc<Inner>);
 impl Peers {
     /// No link yet; each is made when it is needed.
     #[must_use]
-    pub(crate) fn new(environment: Environment, identity: Identity, boot: u64, lane: LogLane) -> Self {
+    pub(crate) fn new(
+        environment: Environment,
+        identity: Identity,
+        boot: u64,
+        lane: LogLane,
+        keyring: Keyring,
+    ) -> Self {
         Self(Arc::new(Inner {
             links: Links::new(Arc::clone(&environment.transport), Arc::clone(&environment.clock)),
             environment,
+            keyring,
             node: identity.node,
             incarnation: identity.incarnation,
             boot,
@@ -143,6 +179,8 @@ impl Peers {
             lane: Mutex::new(Some(lane)),
             heard: Mutex::default(),
             faults: Mutex::default(),
+            said: Mutex::default(),
+            strangers: Mutex::default(),
         }))
     }
 
@@ -166,6 +204,20 @@ impl Peers {
         Ok(())
     }
 
+    /// The key by which members know each other.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.0.keyring
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.0.environment
+    }
+
+    /// Forgets a cluster that never began; the mark follows with the next one that is entered.
+    pub(crate) fn leave(&self) {
+        self.0.cluster.store(0, Ordering::Release);
+    }
+
     pub(crate) fn clock_ms(&self) -> i64 {
         self.0.environment.clock.unix_ms()
     }
@@ -185,14 +237,18 @@ impl Peers {
     pub(crate) fn request<T>(&self, target: &Target, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         let Identity { cluster, node, incarnation } = self.identity();
-        let caller = peer::Caller {
+        let mut caller = peer::Caller {
             cluster,
             node,
             incarnation,
             level: LEVEL,
             to_node: target.node,
             to_incarnation: target.incarnation,
+            proof: Vec::new(),
         };
+        if let Some(key) = self.0.keyring.key() {
+            caller.proof = key.proof(&caller);
+        }
         caller::write(&caller, request.metadata_mut());
         request
     }
@@ -227,7 +283,7 @@ impl Peers {
         self.0.faults.lock().remove(&node);
     }
 
-    /// Notes why a peer does not answer; said once for each reason.
+    /// Notes why a peer does not answer; each reason is said once in [`SAY_AGAIN_MS`].
     pub(crate) fn fault(&self, target: &Target, status: &Status) {
         if target.node == 0 {
             return;
@@ -236,16 +292,50 @@ impl Peers {
             tonic::Code::FailedPrecondition => status.message().to_owned(),
             _ => format!("{} does not answer: {}", target.address, cause(status)),
         };
-        let mut faults = self.0.faults.lock();
-        if faults.get(&target.node) != Some(&text) && faults.len() < CLOCKS_MAX {
+        if self.is_news(target.node, &text) {
             tracing::warn!(peer = target.node, why = text, "a peer is not reached");
+        }
+        let mut faults = self.0.faults.lock();
+        if faults.len() < CLOCKS_MAX || faults.contains_key(&target.node) {
             faults.insert(target.node, text);
         }
+    }
+
+    /// Whether a reason was not said lately of a peer.
+    fn is_news(&self, node: u64, text: &str) -> bool {
+        let now_ms = self.monotonic_ms();
+        self.0.said.lock().is_news(node, text, now_ms)
     }
 
     /// Why a peer does not answer, if it does not.
     pub(crate) fn fault_of(&self, node: u64) -> Option<String> {
         self.0.faults.lock().get(&node).cloned()
+    }
+
+    /// Notes a call for the node that was at this address before its folder was emptied: this one founded another cluster then.
+    pub(crate) fn called_as_before(&self, caller: &peer::Caller) {
+        let own = self.identity();
+        let meant = caller.to_node == own.node && caller.to_incarnation != 0;
+        let founded = own.cluster != 0 && own.cluster == own.incarnation;
+        if !meant || !founded || caller.to_incarnation == own.incarnation || caller.cluster == own.cluster {
+            return;
+        }
+        let text = format!(
+            "node {} of cluster {:016x} calls node {} under incarnation {:016x}, and this one, {:016x}, made a cluster of its own: \
+             its data folder was emptied, or another node has its number and address",
+            caller.node, caller.cluster, own.node, caller.to_incarnation, own.incarnation
+        );
+        if self.is_news(caller.node, &text) {
+            tracing::error!(why = text, "this node is no part of the cluster that its peers know");
+        }
+        *self.0.strangers.lock() = Some((text, self.monotonic_ms()));
+    }
+
+    /// Who called lately for the node of before.
+    pub(crate) fn estranged(&self) -> Option<String> {
+        let strangers = self.0.strangers.lock();
+        let (text, at_ms) = strangers.as_ref()?;
+        (self.monotonic_ms().saturating_sub(*at_ms) < SAY_AGAIN_MS).then(|| text.clone())
     }
 
     /// Notes a peer's clock, and in which life it is.

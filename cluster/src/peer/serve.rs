@@ -1,9 +1,13 @@
 //! The peer port: streams are taken one by one, bounded in number, and served until they or the node end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, watch};
@@ -12,7 +16,7 @@ use tokio::task::JoinSet;
 use super::rpc::peer_service_server::PeerServiceServer;
 use super::service::Service;
 use super::{MESSAGE_BYTES_MAX, PeerListener};
-use crate::environment::BoxStream;
+use crate::environment::{BoxFuture, BoxStream};
 use crate::fold::Fold;
 
 /// Streams taken at once: four of each of 64 members.
@@ -32,6 +36,7 @@ pub(crate) async fn serve<F: Fold>(
     service: Service<F>,
     mut closing: watch::Receiver<bool>,
 ) {
+    let secured = service.is_secured();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -43,9 +48,11 @@ pub(crate) async fn serve<F: Fold>(
         match accepted {
             Ok((stream, from)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let service = PeerServiceServer::new(service.over(from.ip().is_loopback()))
+                    let service = service.over(from.ip().is_loopback() || secured);
+                    let inner = PeerServiceServer::new(service.clone())
                         .max_decoding_message_size(MESSAGE_BYTES_MAX)
                         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                    let service = Door { service, inner };
                     connections.spawn(async move {
                         connection(stream, service).await;
                         drop(place);
@@ -63,7 +70,32 @@ pub(crate) async fn serve<F: Fold>(
     connections.shutdown().await;
 }
 
-async fn connection<F: Fold>(stream: BoxStream, service: PeerServiceServer<Service<F>>) {
+/// Asks who calls before anything of the call is decoded: a list of millions costs its reader memory, and whoever proves
+/// nothing shall cost none.
+#[derive(Clone)]
+struct Door<F: Fold> {
+    service: Service<F>,
+    inner: PeerServiceServer<Service<F>>,
+}
+
+impl<F: Fold> tower::Service<Request<Incoming>> for Door<F> {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        match self.service.let_pass(request.uri().path(), request.headers()) {
+            Ok(()) => Box::pin(self.inner.call(request)),
+            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+async fn connection<F: Fold>(stream: BoxStream, service: Door<F>) {
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_millis(PING_MS))

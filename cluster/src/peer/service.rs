@@ -1,15 +1,18 @@
 //! What this node does for its peers. Each call is checked for who asks before anything else, and runs inside raft's scope.
 
+use std::time::Duration;
+
 use featureops_proto::log::Batch;
 use featureops_proto::peer::{
     AppendRequest, AppendResponse, BarrierRequest, BarrierResponse, Caller, ChangeRequest, ChangeResponse,
-    ForwardRequest, ForwardResponse, HelloRequest, HelloResponse, IngestAnswer, IngestRequest,
-    IngestResponse, InstallRequest, InstallResponse, Placed, SecretRequest, SecretResponse, TransferRequest,
-    TransferResponse, VoteRequest, VoteResponse, barrier_response, change_response, forward_response,
-    ingest_answer,
+    EntrustRequest, EntrustResponse, ForwardRequest, ForwardResponse, HelloRequest, HelloResponse,
+    IngestAnswer, IngestRequest, IngestResponse, InstallRequest, InstallResponse, Placed, SecretRequest,
+    SecretResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse, barrier_response,
+    change_request, change_response, forward_response, ingest_answer,
 };
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use hyper::HeaderMap;
 use openraft::raft::TransferLeaderRequest;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -17,18 +20,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::caller::{Purpose, check};
+use super::caller::{Purpose, check, read};
 use super::install::Receiver;
+use super::proof::{PEER_KEY_BYTES, PeerKey};
 use super::rpc::peer_service_server::PeerService;
 use super::{LEVEL, append, failure, wire};
 use crate::facts::Facts;
 use crate::fold::Fold;
-use crate::members::{Change, ChangeError};
-use crate::proposer::Proposer;
+use crate::members::{Change, ChangeError, Newcomer};
+use crate::proposer::{ProposeError, Proposer};
 use crate::raft::Identity;
 
 /// Answers of a follower that wait to be sent.
 const ANSWERS_MAX: usize = 64;
+/// How often, and how long, it is looked whether a change is known as committed.
+const COMMIT_LOOK: Duration = Duration::from_millis(5);
+const COMMIT_PATIENCE: Duration = Duration::from_secs(1);
 /// Batches of one call.
 const BATCHES_MAX: usize = 4_096;
 
@@ -38,13 +45,18 @@ pub struct Service<F: Fold> {
     proposer: Proposer<F>,
     facts: Facts,
     receiver: Receiver,
-    /// Whether whoever calls is on this machine.
+    /// Whether whoever calls is on this machine, or nobody reads along.
     near: bool,
 }
 
 impl<F: Fold> Service<F> {
     pub(crate) fn new(proposer: Proposer<F>, facts: Facts, receiver: Receiver) -> Self {
         Self { proposer, facts, receiver, near: false }
+    }
+
+    /// Whether nobody reads along on the way to it, wherever a caller is.
+    pub(super) fn is_secured(&self) -> bool {
+        self.proposer.options().secured
     }
 
     /// The same for one connection.
@@ -55,7 +67,9 @@ impl<F: Fold> Service<F> {
     /// The caller of a call of raft's. One that means this very node brings it into its cluster.
     async fn raft_caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let own = self.proposer.peers().identity();
-        let caller = check(metadata, &own, Purpose::Raft)?;
+        let key = self.proposer.peers().keyring().key();
+        let caller =
+            check(metadata, &own, Purpose::Raft, key.as_ref()).inspect_err(|_| self.note_call(metadata))?;
         if own.cluster == 0 {
             tracing::info!(
                 cluster = format!("{:016x}", caller.cluster),
@@ -69,12 +83,99 @@ impl<F: Fold> Service<F> {
     }
 
     fn writer(&self, metadata: &MetadataMap, purpose: Purpose) -> Result<Caller, Status> {
-        check(metadata, &self.proposer.peers().identity(), purpose)
+        let peers = self.proposer.peers();
+        check(metadata, &peers.identity(), purpose, peers.keyring().key().as_ref())
+            .inspect_err(|_| self.note_call(metadata))
+    }
+
+    /// Checks who calls a method, before anything of the call is decoded. The handlers check it again, each for itself.
+    pub(super) fn let_pass(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
+        let purpose = match path.rsplit('/').next() {
+            Some("Vote" | "Append" | "Install" | "Transfer") => Purpose::Raft,
+            // Asked by those who are in no cluster yet; none of them holds a list.
+            Some("Hello" | "Change" | "Entrust") => return Ok(()),
+            _ => Purpose::Write,
+        };
+        self.writer(&MetadataMap::from_headers(headers.clone()), purpose).map(drop)
+    }
+
+    /// What a refused call says of this node.
+    fn note_call(&self, metadata: &MetadataMap) {
+        if let Ok(caller) = read(metadata) {
+            self.proposer.peers().called_as_before(&caller);
+        }
+    }
+
+    /// Whether a caller is of this cluster, by its proof; by its word where there is no key.
+    fn is_of_cluster(&self, caller: &Caller) -> bool {
+        let peers = self.proposer.peers();
+        let own = peers.identity().cluster;
+        own != 0 && caller.cluster == own && peers.keyring().key().is_none_or(|key| key.proves(caller))
+    }
+
+    /// Lets a node in that asks for itself, by the token that it shows: its name; empty where nobody asks for one.
+    async fn let_in(&self, caller: &Caller, newcomer: &Newcomer, token: &str) -> Result<String, ChangeError> {
+        let refused = |why: String| Err(ChangeError::Refused { why });
+        if caller.node != newcomer.node || caller.incarnation != newcomer.incarnation {
+            return refused(format!(
+                "node {} asks for node {}: whoever is no member asks for itself",
+                caller.node, newcomer.node
+            ));
+        }
+        if !self.proposer.raft().is_leader() {
+            return Err(ProposeError::NotLeader { leader: self.proposer.leader_elsewhere() }.into());
+        }
+        // Whatever was revoked before this is known here then.
+        self.proposer.linearizable().await?;
+        match self.proposer.shared().read(|state| state.admits(token)) {
+            Ok(name) => {
+                tracing::info!(node = newcomer.node, token = name, "a node asks to be let in");
+                Ok(name)
+            }
+            Err(why) => refused(why),
+        }
+    }
+
+    /// Notes in the log which token let a node in, before anybody else notes that it is there. Should it fail, the leader notes the
+    /// members a moment later, under its own name.
+    async fn note_admission(&self, token: &str, position: u64) {
+        let committed = async {
+            loop {
+                match crate::members::committed(&self.proposer) {
+                    Some((index, members)) if index >= position => return (index, members),
+                    _ => tokio::time::sleep(COMMIT_LOOK).await,
+                }
+            }
+        };
+        let Ok((index, members)) = tokio::time::timeout(COMMIT_PATIENCE, committed).await else { return };
+        let Some(entry) = F::admission(token, index, members) else { return };
+        if let Err(error) = self.proposer.take(entry.into()).await {
+            tracing::warn!(error = %error, token, "it was not noted which token let a node in");
+        }
+    }
+
+    /// Refuses what is secret where others could read along.
+    fn check_near(&self) -> Result<(), Status> {
+        if self.near {
+            return Ok(());
+        }
+        Err(Status::permission_denied(
+            "this port has no TLS: keys are handed over on one machine only; give the nodes --peer-tls-cert, --peer-tls-key and \
+             --peer-tls-ca, or copy unit.key and peer.key (mode 0600) from another node's data folder into the calling node's",
+        ))
     }
 }
 
 fn invalid(error: impl ToString) -> Status {
     Status::invalid_argument(error.to_string())
+}
+
+/// What a node shows that asks to be let in.
+fn join_token(request: &ChangeRequest) -> &str {
+    match &request.change {
+        Some(change_request::Change::Admit(admit)) => &admit.join_token,
+        _ => "",
+    }
 }
 
 fn ended(error: impl ToString) -> Status {
@@ -103,6 +204,7 @@ impl<F: Fold> PeerService for Service<F> {
             feature_level_max,
             feature_level,
             release: self.proposer.options().release.clone(),
+            peer_key_id: peers.keyring().key().map_or(0, |key| key.id()),
         }))
     }
 
@@ -167,7 +269,10 @@ impl<F: Fold> PeerService for Service<F> {
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
         self.writer(request.metadata(), Purpose::Write)?;
-        let outcome = match self.proposer.take(request.into_inner().entry).await {
+        let entry = request.into_inner().entry;
+        // At the door, as one of this node's own: in the log it would stop the fold everywhere.
+        F::inspect(&entry).map_err(|why| invalid(format!("the entry was not taken: {why}")))?;
+        let outcome = match self.proposer.take(entry).await {
             Ok((position, reply)) => {
                 forward_response::Outcome::Placed(Placed { position, reply: reply.encode_to_vec() })
             }
@@ -224,8 +329,21 @@ impl<F: Fold> PeerService for Service<F> {
             Change::Admit(_) => Purpose::Join,
             _ => Purpose::Write,
         };
-        self.writer(request.metadata(), purpose)?;
-        let outcome = match crate::members::change_here(&self.proposer, &request_change).await {
+        let caller = self.writer(request.metadata(), purpose)?;
+        let made = async {
+            if let Change::Admit(newcomer) = &request_change
+                && !self.is_of_cluster(&caller)
+            {
+                let token = self.let_in(&caller, newcomer, join_token(request.get_ref())).await?;
+                let position = crate::members::change_here(&self.proposer, &request_change).await?;
+                if !token.is_empty() {
+                    self.note_admission(&token, position).await;
+                }
+                return Ok(position);
+            }
+            crate::members::change_here(&self.proposer, &request_change).await
+        };
+        let outcome = match made.await {
             Ok(position) => change_response::Outcome::Position(position),
             Err(ChangeError::Refused { why }) => change_response::Outcome::Refused(why),
             Err(ChangeError::Failed(error)) => change_response::Outcome::Failure(failure::write(&error)),
@@ -235,17 +353,55 @@ impl<F: Fold> PeerService for Service<F> {
 
     async fn secret(&self, request: Request<SecretRequest>) -> Result<Response<SecretResponse>, Status> {
         let caller = self.writer(request.metadata(), Purpose::Write)?;
-        if !self.near {
-            return Err(Status::permission_denied(
-                "this port has no TLS: the cluster's unit key is handed over on one machine only; copy unit.key (mode 0600) from \
-                 another node's data folder into the calling node's",
-            ));
-        }
+        self.check_near()?;
         let known = self.proposer.member(caller.node);
         if known.is_none_or(|known| known.incarnation != caller.incarnation) {
             return Err(Status::permission_denied(format!("node {} is no member", caller.node)));
         }
         let secret = self.proposer.options().secret.as_ref().and_then(|secret| (secret.0)());
         Ok(Response::new(SecretResponse { secret: secret.unwrap_or_default() }))
+    }
+
+    async fn entrust(&self, request: Request<EntrustRequest>) -> Result<Response<EntrustResponse>, Status> {
+        let caller = self.writer(request.metadata(), Purpose::Join)?;
+        self.check_near()?;
+        let bytes = request.into_inner().peer_key;
+        let length = bytes.len();
+        let key = <[u8; PEER_KEY_BYTES]>::try_from(bytes)
+            .map_err(|_| invalid(format!("peer_key: has {length} bytes, a key has {PEER_KEY_BYTES}")))?;
+        let key = PeerKey::new(key);
+        let peers = self.proposer.peers();
+        let own = peers.identity();
+        let refuse = |why: String| Err(Status::failed_precondition(why));
+        if caller.cluster == 0 || caller.to_node != own.node || caller.to_incarnation != own.incarnation {
+            return refuse(format!("node {} is entrusted with a key by a member that means it", own.node));
+        }
+        match peers.keyring().key() {
+            Some(held) if held == key => return Ok(Response::new(EntrustResponse {})),
+            Some(held) if own.cluster != 0 => {
+                return refuse(format!(
+                    "node {} holds peer key {:016x}, and node {} hands over {:016x}: copy peer.key from the data folder of the \
+                     members that the cluster goes on with",
+                    own.node,
+                    held.id(),
+                    caller.node,
+                    key.id()
+                ));
+            }
+            // Before there was a key, a member is one by its word.
+            None if own.cluster != 0
+                && self
+                    .proposer
+                    .member(caller.node)
+                    .is_none_or(|known| known.incarnation != caller.incarnation) =>
+            {
+                return refuse(format!("node {} is no member that node {} knows", caller.node, own.node));
+            }
+            _ => {}
+        }
+        let kept = peers.keyring().keep(peers.environment(), key).await;
+        kept.map_err(|error| Status::unavailable(format!("the peer key was not kept: {error}")))?;
+        tracing::info!(by = caller.node, "entrusted with the cluster's peer key");
+        Ok(Response::new(EntrustResponse {}))
     }
 }

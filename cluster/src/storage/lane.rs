@@ -280,7 +280,9 @@ impl LogDevice {
                 LogWrite::Vote(vote) => mark.vote = Some(vote),
                 LogWrite::Installs => mark.installs = true,
                 // For good: who comes second finds another's there.
-                LogWrite::Cluster(cluster) if mark.cluster == 0 => mark.cluster = cluster,
+                LogWrite::Cluster(cluster) if mark.cluster == 0 || mark.is_unfounded() => {
+                    mark.cluster = cluster
+                }
                 LogWrite::Cluster(_) => {}
                 LogWrite::Installed(upto) => {
                     // The log first: a mark above its end looks like lost entries.

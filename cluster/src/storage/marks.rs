@@ -71,6 +71,16 @@ pub struct Mark {
     pub installs: bool,
 }
 
+impl Mark {
+    /// Whether it names a cluster of its own that never began: the start that founded it ended before raft's first entry, and
+    /// nothing was voted, acknowledged or stored in it.
+    #[must_use]
+    pub const fn is_unfounded(&self) -> bool {
+        let begun = self.vote.is_some() || self.durable.is_some() || self.installs;
+        self.cluster != 0 && self.cluster == self.incarnation && !begun
+    }
+}
+
 /// The mark file of one node.
 pub trait Marks: Send + Sync + 'static {
     /// The mark last written.

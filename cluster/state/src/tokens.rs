@@ -44,7 +44,36 @@ pub fn is_whole_admin(record: &TokenRecord) -> bool {
         && definition.expire_time.is_none()
 }
 
+/// Why a token lets no node into the cluster.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum JoinRefused<'a> {
+    /// There is none of this key.
+    Unknown,
+    /// It is for something else.
+    Role(&'a TokenRecord),
+    /// Its time is over.
+    Expired(&'a TokenRecord),
+}
+
 impl State {
+    /// The token of a key, if it lets a node into the cluster now. Its secret's hash is for the caller to compare.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn join_token(&self, key_id: &str) -> Result<&TokenRecord, JoinRefused<'_>> {
+        let found = self.tokens.values().find(|record| record.key_id == key_id);
+        let (record, definition) = found
+            .and_then(|record| Some((record.as_ref(), record.definition.as_ref()?)))
+            .ok_or(JoinRefused::Unknown)?;
+        if !definition.roles.contains(&(Role::Join as i32)) {
+            return Err(JoinRefused::Role(record));
+        }
+        if self.is_expired(definition) {
+            return Err(JoinRefused::Expired(record));
+        }
+        Ok(record)
+    }
+
     /// Every token as it is kept, by name.
     pub fn token_records(&self) -> impl Iterator<Item = &Arc<TokenRecord>> {
         self.tokens.values()

@@ -20,7 +20,7 @@ fn member(node: u64, voter: bool) -> ClusterMember {
 }
 
 fn note(index: u64, members: &[ClusterMember]) -> entry::Command {
-    entry::Command::NoteMembers(NoteMembers { index, members: members.to_vec() })
+    entry::Command::NoteMembers(NoteMembers { index, members: members.to_vec(), ..NoteMembers::default() })
 }
 
 fn by(kind: principal::Kind, id: &str) -> Principal {
@@ -52,6 +52,13 @@ fn who_comes_votes_moves_and_goes_is_told_once_under_the_name_of_whoever_did_it(
             "known since entry 15",
         ]
     );
+    // What was asked for is told, also where it changed no member.
+    let asked = |index, asked: &str| {
+        let (members, asked) = (vec![member(1, true), moved.clone()], asked.to_owned());
+        entry::Command::NoteMembers(NoteMembers { index, members, asked })
+    };
+    driver.command_as(by(principal::Kind::Human, "ida"), asked(15, "transfer leadership to node 2"));
+    assert_eq!(driver.state.audit(0, 100)[0].detail, "transfer leadership to node 2");
     let names: Vec<String> =
         driver.state.members().iter().map(|record| record.changed_by.clone().unwrap().id).collect();
     assert_eq!(names, ["membership", "eve"]);

@@ -144,6 +144,9 @@ fn what_cannot_be_kept_is_refused_by_its_field() {
         ("token.roles", Token { roles: vec![0], ..base() }),
         ("token.roles", token("x", &[Role::Agent, Role::Approve])),
         ("token.roles", token("x", &[Role::Agent, Role::Admin])),
+        ("token.roles", token("x", &[Role::Join, Role::View])),
+        ("token.roles", Token { environments: vec!["p".into()], ..token("x", &[Role::Join]) }),
+        ("token.expire_time", token("x", &[Role::Join])),
         ("token.environments", Token { environments: vec!["a/b".into()], ..base() }),
         ("token.environments", Token { environments: (0..17).map(|n| format!("e{n}")).collect(), ..base() }),
         ("token.flag_prefix", Token { flag_prefix: "a b".into(), ..base() }),
@@ -156,6 +159,25 @@ fn what_cannot_be_kept_is_refused_by_its_field() {
     let weak = CreateToken { token: Some(base()), secret_hash: vec![1; 31], key_id: "0".repeat(16) };
     let said = refusal(d.command_as(verified(human("root")), entry::Command::CreateToken(weak)));
     assert_eq!(said.field, "secret_hash");
+}
+
+#[test]
+fn a_token_of_the_role_join_lets_nodes_in_until_it_ends_or_is_revoked() {
+    use featureops_state::JoinRefused;
+    let mut d = with_root();
+    let ends = |ms| Token { expire_time: Some(timestamp(ms)), ..token("door", &[Role::Join]) };
+    done(d.command_as(verified(human("root")), create(ends(d.now_ms + 5_000))));
+    let key_id = d.state.token("door").unwrap().key_id;
+    let root_key = d.state.token("root").unwrap().key_id;
+    assert_eq!(d.state.join_token(&key_id).unwrap().token, "door");
+    assert!(
+        matches!(d.state.join_token(&root_key), Err(JoinRefused::Role(record)) if record.token == "root")
+    );
+    assert_eq!(d.state.join_token("0"), Err(JoinRefused::Unknown));
+    d.tick(6_000);
+    assert!(matches!(d.state.join_token(&key_id), Err(JoinRefused::Expired(_))));
+    done(d.command_as(verified(human("root")), revoke("door")));
+    assert_eq!(d.state.join_token(&key_id), Err(JoinRefused::Unknown));
 }
 
 #[test]

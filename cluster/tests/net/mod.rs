@@ -17,7 +17,8 @@ use featureops_cluster::environment::{
 };
 use featureops_cluster::storage::memory::MemoryDisk;
 use featureops_cluster::{
-    Change, ChangeError, Cluster, Fold, Health, Member, MemberHealth, NoSink, Options, PeerListener,
+    Change, ChangeError, Cluster, Fold, Health, Member, MemberHealth, NoSink, Options, PeerKey, PeerKeyStore,
+    PeerKeys, PeerListener,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -57,6 +58,13 @@ impl Net {
         let mut wires = self.0.lock();
         wires.cut.clear();
         wires.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Another name of a node's address.
+    pub fn alias(&self, name: &str, node: u64) {
+        let mut wires = self.0.lock();
+        let door = wires.doors[&address_of(node).to_string()].clone();
+        wires.doors.insert(name.to_owned(), door);
     }
 
     /// Every stream of a node breaks, and new ones are taken.
@@ -207,25 +215,55 @@ impl Clock for Watch {
     }
 }
 
+/// A file that holds a peer key, in memory.
+#[derive(Clone, Default)]
+pub struct KeyFile(pub Arc<Mutex<Option<PeerKey>>>);
+
+impl KeyFile {
+    pub fn id(&self) -> Option<u64> {
+        self.0.lock().as_ref().map(PeerKey::id)
+    }
+}
+
+impl PeerKeyStore for KeyFile {
+    fn read_peer_key(&self) -> io::Result<Option<PeerKey>> {
+        Ok(self.0.lock().clone())
+    }
+
+    fn keep_peer_key(&self, key: &PeerKey) -> io::Result<()> {
+        *self.0.lock() = Some(key.clone());
+        Ok(())
+    }
+}
+
 /// A machine: its disk and its clock outlive what runs on it.
 #[derive(Clone)]
 pub struct Machine {
     pub node: u64,
     pub disk: MemoryDisk,
     pub clock: Arc<Watch>,
-    net: Net,
+    pub key: KeyFile,
+    pub net: Net,
     salt: u64,
 }
 
 impl Machine {
     pub fn new(net: &Net, node: u64) -> Self {
         let clock = Arc::new(Watch { clock: SystemClock::start(), ahead_ms: AtomicI64::new(0) });
-        Self { node, disk: MemoryDisk::default(), clock, net: net.clone(), salt: node }
+        Self {
+            node,
+            disk: MemoryDisk::default(),
+            clock,
+            key: KeyFile::default(),
+            net: net.clone(),
+            salt: node,
+        }
     }
 
     /// The same machine with an empty disk.
     pub fn emptied(&self) -> Self {
-        Self { disk: MemoryDisk::default(), salt: self.salt + 100, ..self.clone() }
+        let key = KeyFile::default();
+        Self { disk: MemoryDisk::default(), key, salt: self.salt + 100, ..self.clone() }
     }
 
     pub fn environment(&self) -> Environment {
@@ -245,6 +283,7 @@ impl Machine {
             initialize: join.is_empty(),
             join: join.iter().map(|node| address_of(*node).to_string()).collect(),
             listener: Some(PeerListener(Arc::from(listener))),
+            peer_keys: Some(PeerKeys(Arc::new(self.key.clone()))),
             tick_ms: 200,
             ..Options::new(self.node, address.to_string())
         }

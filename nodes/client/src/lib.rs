@@ -22,7 +22,7 @@ use featureops_proto::v1::{Exposure, Outcome, Verdict};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Uri};
 
 /// The messages of the API.
 pub use featureops_proto::v1;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub backoff: (Duration, Duration),
     /// Shown with every batch, where the node asks for one: of the role `track`.
     pub token: Option<Token>,
+    /// Sends the token even over `http` to another machine, where everybody on the way can read it.
+    pub insecure_token: bool,
     /// PEM text of the authority that an `https` node's certificate is of.
     pub ca_certificate: Option<String>,
 }
@@ -107,9 +109,18 @@ impl Settings {
             timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(50), Duration::from_secs(5)),
             token: None,
+            insecure_token: false,
             ca_certificate: None,
         }
     }
+}
+
+/// Whether what is sent there goes over a network in plain text.
+fn is_open_way(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_near = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    uri.scheme_str() != Some("https") && !is_near
 }
 
 /// One fact.
@@ -265,6 +276,13 @@ impl Facts {
                 .tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
                 .map_err(|error| BadSettings(format!("ca_certificate: cannot be used: {error}")))?,
         };
+        if settings.token.is_some() && !settings.insecure_token && is_open_way(endpoint.uri()) {
+            return bad(
+                "token",
+                settings.url.clone(),
+                "is plain text to another machine, where everybody on the way could read it: use https, or set insecure_token",
+            );
+        }
         let bearer = match &settings.token {
             None => None,
             Some(token) => match token.bearer() {

@@ -260,6 +260,13 @@ impl Access {
         grant.is_stranger() || (!grant.is_expired(log_ms) && self.keys.load().contains_key(grant.key_id()))
     }
 
+    /// Waits until a caller without a token would not be let in any more, as when the first token is made.
+    pub async fn closed(&self, rule: Option<&Rule>) {
+        while self.stranger(rule).is_ok() {
+            tokio::time::sleep(STANDING_INTERVAL).await;
+        }
+    }
+
     /// Waits until what was granted does not stand any more; looked at once a second.
     pub async fn revoked(&self, grant: &Grant, log_ms: impl Fn() -> i64) {
         while self.holds(grant, log_ms()) {

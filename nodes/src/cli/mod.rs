@@ -72,7 +72,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node in this process.
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// See it work: a node in a temporary folder, an experiment that finds its winner, a regression that trips.
     Demo(demo::DemoArgs),
     /// Flags: define, read, explain, revert.
@@ -208,7 +208,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Completions(args) => return completions::run(&args, command()),
         Command::Demo(args) => return demo::run(args).await,
         Command::Bench(args) => return bench::run(cli.global.output, args).await,
-        Command::Serve(args) => return serve::run(cli.global.config.as_deref(), args).await,
+        Command::Serve(args) => return serve::run(cli.global.config.as_deref(), *args).await,
         request => request,
     };
     let session = Session::new(Settings::resolve(&cli.global)?)?;

@@ -20,10 +20,12 @@ use super::failure::{Exit, Failure};
 use super::session::{print, progress};
 use super::settings::{VARIABLES, read_bounded};
 use super::signals::Signals;
+use crate::access::secret::PREFIX;
 use crate::config::{ENVIRONMENT_PREFIX, FILE_BYTES_MAX, KEYS, NodeConfig, variable_of};
 use crate::node::Node;
 use crate::telemetry;
 use crate::tls::Tls;
+use crate::tls::peers::PeerTls;
 
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
@@ -37,7 +39,7 @@ pub struct ServeArgs {
     /// This node's number in its cluster, its own for good [default: 1].
     #[arg(long, value_name = "NUMBER")]
     node: Option<u64>,
-    /// Address and port for the other nodes of a cluster, loopback only; without it the node runs alone.
+    /// Address and port for the other nodes of a cluster; without it the node runs alone. Beyond loopback only with --peer-tls-*.
     #[arg(long, value_name = "ADDRESS")]
     peer_listen: Option<String>,
     /// Host and port by which the other nodes reach it [default: that of --peer-listen].
@@ -46,6 +48,18 @@ pub struct ServeArgs {
     /// Peer addresses of nodes that let it in, with commas between; without it an empty folder makes a cluster of its own.
     #[arg(long, value_name = "ADDRESSES")]
     join: Option<String>,
+    /// File that holds a token of the role join, to be let in where the cluster has tokens. Read again at each attempt.
+    #[arg(long, value_name = "FILE")]
+    join_token: Option<PathBuf>,
+    /// PEM file of this node's certificate chain for the other nodes. Read again when it changes, and on SIGHUP.
+    #[arg(long, value_name = "FILE", requires_all = ["peer_tls_key", "peer_tls_ca"])]
+    peer_tls_cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long, value_name = "FILE", requires = "peer_tls_cert")]
+    peer_tls_key: Option<PathBuf>,
+    /// PEM file of the authority of all nodes: every connection between nodes is of it, both ways.
+    #[arg(long, value_name = "FILE", requires = "peer_tls_cert")]
+    peer_tls_ca: Option<PathBuf>,
     /// Also listen where flagd's clients look: 8013, 8014, 8015 and 8016, or at four addresses with commas between.
     #[arg(long, value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     flagd_ports: Option<String>,
@@ -126,7 +140,7 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     }
     tokio::select! {
         () = signals.next() => {}
-        never = follow_hangups(node.tls().cloned()) => match never {},
+        never = follow_hangups(node.tls().cloned(), node.peer_tls().cloned()) => match never {},
     }
     progress("draining; the same signal again ends at once");
     tokio::select! {
@@ -145,15 +159,20 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
 }
 
 /// A hangup reads the certificates again. Without certificates it ends the process, as it does by default.
-async fn follow_hangups(tls: Option<Arc<Tls>>) -> Infallible {
-    let hangups = tls.and_then(|tls| Some((tls, signal(SignalKind::hangup()).ok()?)));
-    let Some((tls, mut hangups)) = hangups else { return std::future::pending().await };
+async fn follow_hangups(tls: Option<Arc<Tls>>, peer_tls: Option<Arc<PeerTls>>) -> Infallible {
+    let has_any = tls.is_some() || peer_tls.is_some();
+    let hangups = has_any.then(|| signal(SignalKind::hangup()).ok()).flatten();
+    let Some(mut hangups) = hangups else { return std::future::pending().await };
     loop {
         if hangups.recv().await.is_none() {
             return std::future::pending().await;
         }
-        let tls = Arc::clone(&tls);
-        let _ = tokio::task::spawn_blocking(move || tls.look()).await;
+        let (tls, peer_tls) = (tls.clone(), peer_tls.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            tls.inspect(|tls| tls.look());
+            peer_tls.inspect(|tls| tls.look());
+        });
+        let _ = looked.await;
     }
 }
 
@@ -174,6 +193,12 @@ fn load(
 ) -> Result<NodeConfig, Failure> {
     let text = file.map(read).transpose()?;
     let mut flags = Vec::new();
+    // The option names a file: whoever lists processes would see the token itself.
+    if args.join_token.as_ref().is_some_and(|file| file.to_string_lossy().starts_with(PREFIX)) {
+        return Err(Failure::usage(
+            "--join-token takes a file, not a token, which whoever lists processes would see; or FEATUREOPS_JOIN_TOKEN",
+        ));
+    }
     for setting in args.settings {
         let Some((name, value)) = setting.split_once('=') else {
             return Err(Failure::usage(format!("--set '{setting}' must be NAME=VALUE, as log_format=json")));
@@ -182,13 +207,18 @@ fn load(
     }
     flags.extend(args.data.map(|folder| ("data".to_owned(), folder.to_string_lossy().into_owned())));
     flags.extend(args.listen.map(|address| ("listen".to_owned(), address)));
-    for (name, file) in
-        [("tls.cert", args.tls_cert), ("tls.key", args.tls_key), ("tls.client_ca", args.tls_client_ca)]
-    {
+    for (name, file) in [
+        ("tls.cert", args.tls_cert),
+        ("tls.key", args.tls_key),
+        ("tls.client_ca", args.tls_client_ca),
+        ("peer_tls.cert", args.peer_tls_cert),
+        ("peer_tls.key", args.peer_tls_key),
+        ("peer_tls.ca", args.peer_tls_ca),
+        ("join_token", args.join_token),
+    ] {
         flags.extend(file.map(|file| (name.to_owned(), file.to_string_lossy().into_owned())));
     }
     flags.extend(args.anonymous_evaluation.map(|text| ("anonymous_evaluation".to_owned(), text)));
-    flags.extend(args.recover_admin.then(|| ("recover_admin".to_owned(), "true".to_owned())));
     flags.extend(args.node.map(|node| ("node".to_owned(), node.to_string())));
     flags.extend(args.peer_listen.map(|address| ("peer_listen".to_owned(), address)));
     flags.extend(args.advertise.map(|address| ("advertise".to_owned(), address)));
@@ -206,8 +236,10 @@ fn load(
             flags.push((name.to_owned(), entries.iter().map(|entry| format!("{entry}\n")).collect()));
         }
     }
-    NodeConfig::load(text.as_deref(), environment, &VARIABLES, flags)
-        .map_err(|error| Failure::usage(error.to_string()).note("see: featureops serve --help"))
+    let mut config = NodeConfig::load(text.as_deref(), environment, &VARIABLES, flags)
+        .map_err(|error| Failure::usage(error.to_string()).note("see: featureops serve --help"))?;
+    config.recover_admin = args.recover_admin;
+    Ok(config)
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

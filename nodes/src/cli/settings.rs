@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use featureops_cluster::peer::is_loopback;
+
 use super::failure::Failure;
 use super::reading::text_within;
 use super::secrets::{Tls, Token};
@@ -45,6 +47,9 @@ pub struct GlobalArgs {
     /// A file that holds it; a token that is given itself comes first.
     #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Send the token even where everybody on the way can read it: over http to another machine.
+    #[arg(long, global = true, env = "FEATUREOPS_INSECURE_TOKEN")]
+    pub insecure_token: bool,
     /// PEM file of the authority that an https server's certificate is of [default: the system's].
     #[arg(long, global = true, value_name = "FILE", env = "FEATUREOPS_CA_CERT")]
     pub ca_cert: Option<PathBuf>,
@@ -80,12 +85,13 @@ pub struct Settings {
 }
 
 /// The environment variables that are the command line's own, and not settings of a node.
-pub const VARIABLES: [&str; 11] = [
+pub const VARIABLES: [&str; 12] = [
     "FEATUREOPS_SERVER",
     "FEATUREOPS_ENVIRONMENT",
     "FEATUREOPS_PRINCIPAL",
     "FEATUREOPS_TOKEN",
     "FEATUREOPS_TOKEN_FILE",
+    "FEATUREOPS_INSECURE_TOKEN",
     "FEATUREOPS_CA_CERT",
     "FEATUREOPS_CLIENT_CERT",
     "FEATUREOPS_CLIENT_KEY",
@@ -161,6 +167,12 @@ impl Settings {
             (None, None) => None,
         };
         let server = with_scheme(&text(&args.server, "server", "http://127.0.0.1:7400")?)?;
+        if token.is_some() && !args.insecure_token && is_open_way(&server) {
+            return Err(Failure::usage(format!(
+                "the token is not sent to {server}: everybody on the way could read it; use https (--ca-cert), or a tunnel to the \
+                 node's loopback address; --insecure-token sends it all the same"
+            )));
+        }
         let files = [
             path(&args.ca_cert, "ca_cert")?,
             path(&args.client_cert, "client_cert")?,
@@ -218,6 +230,16 @@ fn with_scheme(server: &str) -> Result<String, Failure> {
             Err(Failure::usage(format!("server '{server}': '{scheme}' is not spoken, only http and https")))
         }
     }
+}
+
+/// Whether what is sent there goes over a network in plain text.
+fn is_open_way(server: &str) -> bool {
+    let Some(rest) = server.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let has_port =
+        authority.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
+    !is_loopback(&if has_port { authority.to_owned() } else { format!("{authority}:80") })
 }
 
 fn default_path() -> Option<PathBuf> {
@@ -289,6 +311,34 @@ mod tests {
         assert_eq!(with_scheme("http://node").unwrap(), "http://node");
         assert_eq!(with_scheme("https://node:7400/").unwrap(), "https://node:7400");
         assert!(with_scheme("ftp://node").unwrap_err().render().contains("only http"));
+    }
+
+    #[test]
+    fn a_token_goes_over_http_to_this_machine_only() {
+        for near in [
+            "http://127.0.0.1:7400",
+            "http://localhost",
+            "http://[::1]:7400",
+            "http://[::1]",
+            "https://node:7400",
+        ] {
+            assert!(!is_open_way(near), "{near}");
+        }
+        for far in
+            ["http://node:7400", "http://10.0.0.1", "http://localhost.example:1", "http://127.0.0.1@node:1"]
+        {
+            assert!(is_open_way(far), "{far}");
+        }
+        let with = |server: &str, insecure_token| GlobalArgs {
+            server: Some(server.to_owned()),
+            token: Some("fo_1".to_owned()),
+            insecure_token,
+            ..GlobalArgs::default()
+        };
+        let refused = resolve("", with("http://node:7400", false)).unwrap_err();
+        assert!(refused.render().contains("--insecure-token"), "{}", refused.render());
+        resolve("", with("http://node:7400", true)).unwrap();
+        resolve("", with("http://127.0.0.1:7400", false)).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::listing::{MAX_LISTED, listed};
 use super::page::{Cell, Page, Tone};
 use super::session::{Session, WriteArgs, principal_text, verb};
-use super::span::{moment_text, parse_moment_from};
+use super::span::{moment_text, parse_moment_from, parse_span};
 use crate::access::role_text;
 use crate::rpc::token_service_client::TokenServiceClient;
 
@@ -47,6 +47,8 @@ pub enum RoleName {
     Operate,
     /// All of these, tokens and budgets
     Admin,
+    /// Lets a node into the cluster (serve --join-token), and nothing else: takes --expires
+    Join,
     /// View and edit as an agent: what takes a person it may not do; goes with no approve and no admin
     Agent,
 }
@@ -61,6 +63,7 @@ impl RoleName {
             Self::Approve => Role::Approve,
             Self::Operate => Role::Operate,
             Self::Admin => Role::Admin,
+            Self::Join => Role::Join,
             Self::Agent => Role::Agent,
         }
     }
@@ -72,6 +75,7 @@ impl RoleName {
   featureops token create anna --role edit --role approve
   featureops token create shop --role evaluate --role track --in production --expires +90d
   featureops token create tuner --role agent --in staging --flags checkout-
+  featureops token create node-4 --role join --expires +1h -o json | jq -r .secret > join.token
   featureops token create ci --role edit --in staging -o json | jq -r .secret > ci.token
 
 The name is whom the audit names; a person and a service have one each. -o json has the secret in `secret`.")]
@@ -87,7 +91,7 @@ pub struct CreateArgs {
     /// Of flags whose keys begin so only [default: all].
     #[arg(long = "flags", value_name = "PREFIX", default_value = "", hide_default_value = true)]
     flag_prefix: String,
-    /// When it ends: RFC 3339, unix seconds or milliseconds, or a span from now on, as +90d [default: never].
+    /// When it ends: RFC 3339, unix seconds or milliseconds, or a span from now on, as +90d or 90d [default: never].
     #[arg(long, value_name = "TIME", value_parser = moment)]
     expires: Option<Timestamp>,
     /// What it is for.
@@ -99,7 +103,10 @@ pub struct CreateArgs {
 
 /// A span counts from this machine's clock; the cluster's log time decides when it is over.
 fn moment(text: &str) -> Result<Timestamp, String> {
-    parse_moment_from(text, SystemClock::start().unix_ms())
+    // `1h` is meant as `+1h`; a bare number is a moment.
+    let is_span = text.trim().ends_with(|unit: char| unit.is_ascii_lowercase()) && parse_span(text).is_ok();
+    let text = if is_span { format!("+{}", text.trim()) } else { text.to_owned() };
+    parse_moment_from(&text, SystemClock::start().unix_ms())
 }
 
 fn name_of(id: &str) -> String {

@@ -17,7 +17,9 @@ use featureops_proto::{ErrorCode, timestamp_if_set};
 use featureops_state::liveness::{OWNER_WEIGHT, weight_of};
 use featureops_state::placement::{Candidate, Owned, moves};
 use featureops_state::{MAX_MEMBERS, State};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::access::grant::granted;
 use crate::caller;
@@ -89,18 +91,47 @@ async fn committed(host: &Host, position: u64) {
 ///
 /// # Errors
 /// There was no answer, or the fold refused.
-async fn note(host: &Host, principal: Principal, request_id: String) -> Result<(), Status> {
+async fn note(host: &Host, principal: Principal, request_id: String, asked: String) -> Result<(), Status> {
     let Some((index, members)) = host.replica.member().committed_members() else { return Ok(()) };
-    if index <= host.replica.read(State::members_index) {
+    if asked.is_empty() && index <= host.replica.read(State::members_index) {
         return Ok(());
     }
-    let entry = Entry {
+    host.propose(&noted(principal, request_id, NoteMembers { index, members, asked })).await.map(drop)
+}
+
+/// The entry of a note. What was asked for is what its request id stands for.
+fn noted(principal: Principal, request_id: String, note: NoteMembers) -> Entry {
+    Entry {
         principal: Some(principal),
         request_id,
-        command: Some(entry::Command::NoteMembers(NoteMembers { index, members })),
+        sent_hash: (!note.asked.is_empty()).then(|| xxh3_64(note.asked.as_bytes())),
+        command: Some(entry::Command::NoteMembers(note)),
         ..Entry::default()
-    };
-    host.propose(&entry).await.map(drop)
+    }
+}
+
+/// Refuses a request id that stands for another change: repeated, it would be taken for the answer to this one.
+fn check_request_id(host: &Host, principal: &Principal, request_id: &str, asked: &str) -> Result<(), Status> {
+    if request_id.is_empty() {
+        return Ok(());
+    }
+    let note = NoteMembers { asked: asked.to_owned(), ..NoteMembers::default() };
+    let entry = noted(principal.clone(), request_id.to_owned(), note).encode_to_vec();
+    match host.replica.read(|state| state.used_for_other(&entry)) {
+        Ok(Some(refusal)) => Err(refusal::refused(&refusal)),
+        _ => Ok(()),
+    }
+}
+
+/// A change in words, for the audit.
+fn told(change: &Change) -> String {
+    match change {
+        Change::Admit(Newcomer { node, address, .. }) => format!("admit node {node} at {address}"),
+        Change::Promote(node) => format!("promote node {node}"),
+        Change::Remove(node) => format!("remove node {node}"),
+        Change::Replace { old, new } => format!("replace node {old} by node {new}"),
+        Change::Transfer(node) => format!("transfer leadership to node {node}"),
+    }
 }
 
 /// Notes what nobody did: a node that joined by itself, and what was lost on the way. Ends with the node.
@@ -114,7 +145,7 @@ pub async fn follow_members(host: Arc<Host>) {
         let Some((index, _)) = host.replica.member().committed_members() else { continue };
         // Whoever asked for it comes first.
         if std::mem::replace(&mut seen, index) == index
-            && let Err(status) = note(&host, caller::system("membership"), String::new()).await
+            && let Err(status) = note(&host, caller::system("membership"), String::new(), String::new()).await
         {
             tracing::debug!(why = status.message(), "the members are not noted yet");
         }
@@ -132,10 +163,12 @@ impl Clusters {
         let principal = person(&self.0, from)?;
         let request_id = services::request_id(request_id)?;
         self.0.accepts_writes()?;
+        let asked = told(&change);
+        check_request_id(&self.0, &principal, &request_id, &asked)?;
         let position = self.0.replica.member().change(&change).await.map_err(changed)?;
         committed(&self.0, position).await;
         // It is made by now. Should the note fail, the leader makes it a moment later, under its own name.
-        if let Err(status) = note(&self.0, principal, request_id).await {
+        if let Err(status) = note(&self.0, principal, request_id, asked).await {
             tracing::warn!(why = status.message(), "a change of the cluster was not noted");
         }
         Ok(Response::new(self.cluster().await))
@@ -276,7 +309,7 @@ impl ClusterService for Clusters {
         &self,
         request: Request<InitializeClusterRequest>,
     ) -> Result<Response<Cluster>, Status> {
-        person(&self.0, &request)?;
+        let principal = person(&self.0, &request)?;
         let host = &self.0;
         host.accepts_writes()?;
         let member = host.replica.member();
@@ -286,6 +319,9 @@ impl ClusterService for Clusters {
         let given = give_identity(&host.clock, &host.entropy, &host.replica, host.keys.as_ref());
         given.await.map_err(|error| refusal::not_now(error.message))?;
         take_key(host);
+        if let Err(status) = note(host, principal, String::new(), "found the cluster".to_owned()).await {
+            tracing::warn!(why = status.message(), "the founding was not noted");
+        }
         Ok(Response::new(self.cluster().await))
     }
 

@@ -8,6 +8,9 @@ use super::{Context, Outcome, refuse};
 use crate::State;
 use crate::members::{MAX_ADDRESS_BYTES, MAX_MEMBERS};
 
+/// Bytes of what was asked for, in words.
+const MAX_ASKED_BYTES: usize = 512;
+
 impl State {
     pub(super) fn note_members(&mut self, ctx: &Context, c: &NoteMembers) -> Result<Outcome, Refusal> {
         if ctx.principal.kind() == principal::Kind::Agent {
@@ -16,7 +19,8 @@ impl State {
         }
         check(c)?;
         if c.index <= self.members.index {
-            let detail = format!("known since entry {}", self.members.index);
+            let known = format!("known since entry {}", self.members.index);
+            let detail = if c.asked.is_empty() { known } else { c.asked.clone() };
             return Ok(Outcome { detail, ..Outcome::from(Done::default()) });
         }
         let before = std::mem::take(&mut self.members.members);
@@ -43,7 +47,9 @@ impl State {
         }
         self.forget_liveness();
         let done = Done { version: c.index, took_effect: true, ..Done::default() };
-        Ok(Outcome { detail: told.join("; "), ..Outcome::from(done) })
+        let asked = Some(c.asked.clone()).filter(|asked| !asked.is_empty());
+        let detail = asked.into_iter().chain(told).collect::<Vec<_>>().join("; ");
+        Ok(Outcome { detail, ..Outcome::from(done) })
     }
 }
 
@@ -57,6 +63,9 @@ fn check(c: &NoteMembers) -> Result<(), Refusal> {
     };
     if c.members.is_empty() || c.members.len() > MAX_MEMBERS {
         return invalid("members", c.members.len().to_string(), format!("1 to {MAX_MEMBERS}"));
+    }
+    if c.asked.len() > MAX_ASKED_BYTES {
+        return invalid("asked", format!("{} bytes", c.asked.len()), format!("at most {MAX_ASKED_BYTES}"));
     }
     let mut last = 0;
     for noted in &c.members {

@@ -148,7 +148,7 @@ fn checked(ctx: &Context, given: &Token) -> Result<Token, Refusal> {
     };
     let roles: BTreeSet<i32> = given.roles.iter().copied().collect();
     if roles.is_empty() {
-        let message = "evaluate, track, view, edit, approve, operate, admin or agent".to_owned();
+        let message = "evaluate, track, view, edit, approve, operate, admin, agent or join".to_owned();
         return bad("roles", String::new(), message);
     }
     if let Some(unknown) =
@@ -161,6 +161,16 @@ fn checked(ctx: &Context, given: &Token) -> Result<Token, Refusal> {
         let message =
             "an agent never approves and is no admin: give a person a token of their own".to_owned();
         return bad("roles", told(given), message);
+    }
+    if has(Role::Join) {
+        if roles.len() > 1 || !given.environments.is_empty() || !given.flag_prefix.is_empty() {
+            let message = "join lets nodes into the cluster and does nothing else: no other role, no environment, no flags";
+            return bad("roles", told(given), message.to_owned());
+        }
+        if given.expire_time.is_none() {
+            let message = "a token that lets nodes in ends: give it a time, as --expires +1h".to_owned();
+            return bad("expire_time", String::new(), message);
+        }
     }
     let environments: BTreeSet<&String> = given.environments.iter().collect();
     if environments.len() > MAX_TOKEN_ENVIRONMENTS {

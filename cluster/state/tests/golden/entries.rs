@@ -541,6 +541,15 @@ fn entries() -> Vec<(&'static str, entry::Command)> {
                         voter: false,
                     },
                 ],
+                ..log::NoteMembers::default()
+            }),
+        ),
+        (
+            "note_members_asked",
+            C::NoteMembers(log::NoteMembers {
+                index: 43,
+                members: vec![log::ClusterMember { node: 1, ..log::ClusterMember::default() }],
+                asked: text("transfer leadership to node 1"),
             }),
         ),
         (
