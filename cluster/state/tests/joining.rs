@@ -182,3 +182,62 @@ fn a_run_in_the_order_of_the_tables_is_what_its_outcomes_are_one_by_one() {
     let view = together.state.experiment_view("production", "e0").unwrap();
     assert!(view.folded && view.kept < 1.0 && numbers.len() == EXPERIMENTS);
 }
+
+/// Where one experiment has thinned a unit out and another may still see it, the answer is that it waits; where none may, the worst is told.
+#[test]
+fn what_one_experiment_does_not_count_by_design_hides_nothing_of_another() {
+    let (mut driver, _) = shared();
+    let budgets = Budgets { experiment_units: 400, ..Budgets::default() };
+    driver.done(entry::Command::SetBudgets(log::SetBudgets {
+        budgets: Some(budgets),
+        thin: true,
+        etag: String::new(),
+    }));
+    let gone = (0..UNITS).find(|unit| hash(*unit) >> 56 > 200).unwrap();
+    let metric = driver.metric("revenue");
+    let of =
+        |unit: u64| vec![OutcomeFact { metric, unit_hash: hash(unit), value: 3, ..OutcomeFact::default() }];
+    let said = report(&mut driver, &mut 1, &of(gone));
+    assert_eq!(said, [(0, v1::Verdict::Thinned as i32)], "thinned everywhere");
+    // One more that has all of its hash space, and has yet to see the unit.
+    driver.done(entry::Command::SetBudgets(log::SetBudgets {
+        budgets: Some(Budgets::default()),
+        thin: false,
+        etag: String::new(),
+    }));
+    let flag = boolean_flag("late");
+    driver.done(entry::Command::SetFlag(log::SetFlag { flag: Some(flag), etag: String::new() }));
+    let arm = |variant: &str| v1::Arm { variant: variant.to_owned(), established: true };
+    driver.done(entry::Command::CreateExperiment(log::CreateExperiment {
+        experiment: Some(v1::Experiment {
+            name: "environments/production/experiments/late".to_owned(),
+            flag: "late".to_owned(),
+            arms: vec![arm("off"), arm("on")],
+            primary_metric: "revenue".to_owned(),
+            ..v1::Experiment::default()
+        }),
+    }));
+    driver.start("late", AutonomyLevel::A4Bounded);
+    let said = report(&mut driver, &mut 2, &of(gone));
+    assert_eq!(said, [(0, v1::Verdict::Waiting as i32)]);
+}
+
+#[test]
+fn a_metric_is_in_an_experiment_once() {
+    let mut driver = Driver::new();
+    driver.furnish();
+    let arm = |variant: &str| v1::Arm { variant: variant.to_owned(), established: true };
+    let reply = driver.command(entry::Command::CreateExperiment(log::CreateExperiment {
+        experiment: Some(v1::Experiment {
+            name: "environments/production/experiments/twice".to_owned(),
+            flag: "checkout".to_owned(),
+            arms: vec![arm("off"), arm("on")],
+            primary_metric: "revenue".to_owned(),
+            guardrails: vec![v1::Guardrail { metric: "revenue".to_owned(), ..v1::Guardrail::default() }],
+            ..v1::Experiment::default()
+        }),
+    }));
+    let refusal = driver::refusal(reply);
+    assert_eq!((refusal.field.as_str(), refusal.value.as_str()), ("experiment.guardrails.metric", "revenue"));
+    assert!(refusal.message.contains("as primary_metric already"), "{}", refusal.message);
+}

@@ -39,10 +39,25 @@ struct Joining<'a> {
     window: u32,
 }
 
+/// Where experiments that share a metric differ: that it counted in one of them, then what went wrong, the worst first, and last that
+/// one counts a part of the units in which this one is not, as is meant.
+const fn severity(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Counted => u8::MAX,
+        Verdict::NoRoom => 6,
+        Verdict::SumOverflow => 5,
+        Verdict::CrossedTwice => 4,
+        Verdict::OutsideWindow => 3,
+        Verdict::BeforeExposure => 2,
+        Verdict::Thinned => 0,
+        _ => 1,
+    }
+}
+
 /// What an outcome came to so far: small, because those of a run are looked at in the order of the tables.
 #[derive(Debug, Clone, Copy, Default)]
 struct Found {
-    /// Counted once, it is counted.
+    /// The most severe.
     verdict: Option<Verdict>,
     /// Some experiment does not hold the unit, yet.
     absent: bool,
@@ -168,8 +183,12 @@ impl State {
         for (joining, found) in run.drain(..).zip(found) {
             let fact = joining.fact;
             let verdict = if self.routes.contains_key(&fact.metric) {
-                self.wait(&joining, found);
-                found.verdict.unwrap_or(Verdict::Waiting)
+                // While it waits it may still count, whatever other experiments said.
+                match (self.wait(&joining, found), found.verdict) {
+                    (_, Some(Verdict::Counted)) => Verdict::Counted,
+                    (true, _) | (false, None) => Verdict::Waiting,
+                    (false, Some(verdict)) => verdict,
+                }
             } else {
                 Verdict::Unused
             };
@@ -190,7 +209,7 @@ impl State {
             let Some(found) = found.get_mut(place as usize) else { return };
             match verdict {
                 None => found.absent = true,
-                Some(_) if found.verdict == Some(Verdict::Counted) => {}
+                Some(verdict) if found.verdict.is_some_and(|held| severity(held) >= severity(verdict)) => {}
                 Some(verdict) => found.verdict = Some(verdict),
             }
         };
@@ -248,11 +267,11 @@ impl State {
     }
 
     /// Where one experiment took it, another's exposure may still be on its way: it waits for that one too, as long as
-    /// there is room to spare for those that nobody took.
-    fn wait(&mut self, joining: &Joining<'_>, found: Found) {
+    /// there is room to spare for those that nobody took. Returns whether it waits.
+    fn wait(&mut self, joining: &Joining<'_>, found: Found) -> bool {
         let joined = found.verdict.is_some();
         if joined && !(found.absent && self.waiting.has_room_to_spare()) {
-            return;
+            return false;
         }
         let held = Held {
             unit: joining.fact.unit_hash,
@@ -268,6 +287,7 @@ impl State {
         {
             self.count_unjoined(gone.metric, Verdict::WaitingFull);
         }
+        true
     }
 }
 
