@@ -181,7 +181,11 @@ pub fn answer(events: usize, reply: BatchReply) -> ReportFactsResponse {
         verdicts =
             (0..events.min(EVENTS_MAX) as u32).map(|index| (index, Verdict::Duplicate.into())).collect();
     }
-    verdicts.extend(reply.verdicts.iter().map(|verdict| (verdict.index, verdict.verdict)));
+    // One an event; that its receipt is forged or another's is told before all else, for only its sender can mend that.
+    let forged = |verdict: &&DoorVerdict| verdict.verdict == i32::from(Verdict::BadReceipt);
+    let (others, forged) =
+        (reply.verdicts.iter().filter(|v| !forged(v)), reply.verdicts.iter().filter(forged));
+    verdicts.extend(others.chain(forged).map(|verdict| (verdict.index, verdict.verdict)));
     ReportFactsResponse {
         position: crate::services::position(reply.position),
         counted: reply.counted,
@@ -419,6 +423,19 @@ mod tests {
         assert_ne!(hash(&one), hash(&batch(vec![outcome("revenue", "ada", 2.0)])));
         let twice = batch(vec![outcome("revenue", "ada", 1.0), outcome("revenue", "ada", 1.0)]);
         assert_ne!(hash(&one), hash(&twice));
+    }
+
+    #[test]
+    fn a_forged_receipt_is_told_before_whatever_else_became_of_the_event() {
+        let of = |verdict: Verdict| DoorVerdict { index: 0, verdict: verdict.into() };
+        for other in [Verdict::Waiting, Verdict::NoRoom, Verdict::Thinned] {
+            let verdicts = vec![of(other), of(Verdict::BadReceipt)];
+            for verdicts in [verdicts.clone(), verdicts.into_iter().rev().collect()] {
+                let answered = answer(1, BatchReply { position: 7, verdicts, ..BatchReply::default() });
+                let told: Vec<Verdict> = answered.verdicts.iter().map(|one| one.verdict()).collect();
+                assert_eq!(told, [Verdict::BadReceipt], "{other:?}");
+            }
+        }
     }
 
     #[test]

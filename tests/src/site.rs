@@ -104,7 +104,8 @@ impl Site {
         self.variables.retain(|(held, _)| held != name);
     }
 
-    /// Bounds the length of the files that the node writes in the lives to come, in blocks of 512 bytes.
+    /// Bounds the length of the files that the node writes in the lives to come, in blocks of 512 bytes: the unit
+    /// of `ulimit -f` in any `sh`, also where that is bash, which by its own name has blocks of 1,024.
     pub fn limit_files(&mut self, blocks_max: Option<u64>) {
         self.file_blocks_max = blocks_max;
     }

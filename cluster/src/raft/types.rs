@@ -29,6 +29,10 @@ impl fmt::Display for Proposal {
 
 /// What applying one entry gave.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are replies, and each lives from apply to its caller: a box would be an allocation a fact batch"
+)]
 pub enum Answer {
     /// The fold's reply.
     Reply(Reply),

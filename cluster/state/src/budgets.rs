@@ -48,6 +48,7 @@ impl State {
             sums: self.entries,
             etag: etag(&self.budgets.unwrap_or_default()),
             set: self.budgets,
+            ..BudgetsStatus::default()
         }
     }
 }

@@ -60,7 +60,9 @@ pub fn late_limit_ms(metric: &Metric) -> i64 {
     seconds.saturating_mul(1_000)
 }
 
-/// The most that a unit's value may be, at the metric's scale; `None`: no cap, or one that cannot be kept.
+/// The most that a unit's value may be, at the metric's scale; `None`: no cap, or one that cannot be kept. The only floats of the
+/// fold: powers of ten below 2^53, one product and one rounding are exact or correctly rounded by IEEE 754, so their bits are
+/// equal on every processor.
 pub fn cap(metric: &Metric) -> Option<i64> {
     let places = (0..scale(metric)).fold(1.0, |one, _| one * 10.0);
     let scaled = (metric.cap? * places).round_ties_even();

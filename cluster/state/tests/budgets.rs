@@ -73,12 +73,16 @@ fn people_set_budgets_and_may_not_lose_units_by_a_slip() {
     let refused = refusal(driver.command(set(small, false)));
     assert_eq!((refused.code.as_str(), refused.value.as_str()), ("WRONG_STATE", "200"));
     assert!(refused.message.contains("300 are held"), "{}", refused.message);
+    assert!(refused.message.contains("of environments/production/experiments/e,"), "{}", refused.message);
     let status = driver.state.budgets_status();
     assert_eq!((status.units, status.budgets.unwrap().experiment_units), (300, 16 << 20));
 
-    done(driver.command(set(small, true)));
+    let answer = done(driver.command(set(small, true)));
     let view = driver.state.experiment_view("production", "e").unwrap();
     assert_eq!(view.kept, 0.5);
+    let whom = &answer.thinned[0];
+    assert_eq!((whom.units, whom.kept_parts, answer.thinned_count), (view.thinned, 128, 1));
+    assert_eq!(whom.name, "environments/production/experiments/e");
     assert_eq!(view.rows + view.thinned, 300);
     let audit = driver.state.audit(0, 10);
     let told = audit.iter().find(|record| record.action == "experiment.thin").unwrap();
@@ -89,6 +93,19 @@ fn people_set_budgets_and_may_not_lose_units_by_a_slip() {
             .iter()
             .any(|record| record.action == "cluster.set_budgets" && record.detail == "experiment_units 200")
     );
+    driver.state.check().unwrap();
+}
+
+#[test]
+fn who_is_down_to_the_smallest_part_stands_in_no_other_budgets_way() {
+    let mut driver = Driver::new();
+    let number = driver.running();
+    expose(&mut driver, number, 0..3_000, &mut 1);
+    let least = Budgets { experiment_units: 1, units: 1, ..Budgets::default() };
+    assert_eq!(done(driver.command(set(least, true))).thinned_count, 1);
+    assert!(driver.state.experiment_view("production", "e").unwrap().rows > 1, "a part is always counted");
+    let other = Budgets { experiment_sums: 9, ..least };
+    assert_eq!(done(driver.command(set(other, false))).thinned_count, 0);
     driver.state.check().unwrap();
 }
 

@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use featureops_proto::v1;
 
 use super::failure::Failure;
-use super::page::Page;
-use super::render::count_text;
+use super::page::{Cell, Page, Tone};
+use super::render::{count_text, share_text};
 use super::session::{Session, WriteArgs, rehearsed};
 use crate::rpc::administration_service_client::AdministrationServiceClient;
 
@@ -19,7 +19,7 @@ pub enum BudgetCommand {
     Set {
         #[command(flatten)]
         budgets: BudgetArgs,
-        /// Let units leave, for good, where more are held than the new budget allows.
+        /// Let units leave, for good, where more are held than the new budget allows; the answer names whose, with --dry-run before it.
         #[arg(long)]
         thin: bool,
         #[command(flatten)]
@@ -98,6 +98,7 @@ pub async fn run(session: &Session, command: BudgetCommand) -> Result<(), Failur
                 .await?;
             session.show(&written, |page| {
                 describe(page, &written);
+                thinned(page, &written);
                 rehearsed(page, &request);
             })
         }
@@ -123,4 +124,24 @@ fn describe(page: &mut Page, status: &v1::BudgetsStatus) {
         ("crossed units of one experiment", count_text(budgets.experiment_crossed)),
         ("capped sums of one experiment", count_text(budgets.experiment_capped)),
     ]);
+}
+
+/// Whom units left, or would.
+fn thinned(page: &mut Page, status: &v1::BudgetsStatus) {
+    if status.thinned.is_empty() {
+        return;
+    }
+    page.heading("Units that leave for good");
+    let row = |one: &v1::ThinnedExperiment| {
+        vec![
+            Cell::new(&one.name),
+            Cell::number(count_text(one.units)),
+            Cell::number(share_text((one.kept * 10_000.0).round() as u32)),
+        ]
+    };
+    page.table(&["EXPERIMENT", "UNITS", "STILL COUNTED"], status.thinned.iter().map(row).collect(), "");
+    let more = (status.thinned_count as usize).saturating_sub(status.thinned.len());
+    if more > 0 {
+        page.line(Tone::Warn, format!("and of {more} experiments more"));
+    }
 }

@@ -7,7 +7,7 @@ use super::experiment::state;
 use super::failure::Failure;
 use super::layer;
 use super::page::{Cell, Page, Tone};
-use super::render::{count_text, key_of, number_text, percent_text, share_text};
+use super::render::{count_text, key_of, number_text, part_text, percent_text, share_text};
 use super::session::{Session, print};
 use super::span::moment_text;
 use super::{experiment_ramp, experiment_series};
@@ -105,7 +105,7 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
                 format!(
                     "{} ({})",
                     count_text(status.marked_units),
-                    percent_text(share_of(status.marked_units, status.exposed_units))
+                    part_text(share_of(status.marked_units, status.exposed_units))
                 )
             },
         ),
@@ -117,7 +117,7 @@ fn describe(page: &mut Page, status: &v1::ExperimentStatus) {
                 format!(
                     "{} ({})",
                     count_text(status.crossed_units),
-                    percent_text(share_of(status.crossed_units, status.exposed_units))
+                    part_text(share_of(status.crossed_units, status.exposed_units))
                 )
             },
         ),
@@ -173,11 +173,11 @@ fn ledger_text(status: &v1::ExperimentStatus) -> String {
     format!("{rows} units, {sums} sums, {} KiB", count_text(status.bytes.div_ceil(1_024)))
 }
 
-/// `spend_last_month, missing of 12 units`.
+/// `spend_last_month, missing for 12 units`.
 fn covariate_text(covariate: &v1::CovariateStatus) -> String {
     match covariate.missing_units {
         0 => covariate.attribute.clone(),
-        missing => format!("{}, missing of {} units", covariate.attribute, count_text(missing)),
+        missing => format!("{}, missing for {} units", covariate.attribute, count_text(missing)),
     }
 }
 
@@ -306,7 +306,7 @@ mod tests {
 gate is running: 90,189 exposed units, log time -
 flag            gate
 primary metric  kept
-crossed arms    902 (+1.00 %)
+crossed arms    902 (1.00 %)
 
 Arms
 ARM      TRAFFIC   UNITS  P(BEST)   kept
@@ -345,7 +345,7 @@ No autonomous decision now
         };
         let covariate =
             v1::CovariateStatus { attribute: "spent".into(), missing_units: 1_200, ..Default::default() };
-        assert_eq!(covariate_text(&covariate), "spent, missing of 1,200 units");
+        assert_eq!(covariate_text(&covariate), "spent, missing for 1,200 units");
         let status = v1::ExperimentStatus { contrasts: vec![contrast], ..v1::ExperimentStatus::default() };
         let mut page = Page::new(false);
         contrasts(&mut page, &status);

@@ -271,10 +271,17 @@ pub fn basis_points_of_percent(percent: f64) -> f64 {
     if (scaled - scaled.round()).abs() < 1e-6 { scaled.round() } else { scaled }
 }
 
-/// A relative change as a signed percentage: 0.0123 → `+1.23 %`.
+/// A relative change as a signed percentage: 0.0123 → `+1.23 %`; what rounds to nothing has no sign of less.
 #[must_use]
 pub fn percent_text(fraction: f64) -> String {
-    format!("{:+.2} %", fraction * 100.0)
+    let text = format!("{:+.2} %", fraction * 100.0);
+    if text == "-0.00 %" { "+0.00 %".to_owned() } else { text }
+}
+
+/// A part of a whole: 0.0123 → `1.23 %`.
+#[must_use]
+pub fn part_text(fraction: f64) -> String {
+    format!("{:.2} %", fraction * 100.0)
 }
 
 /// 12345678 → `12,345,678`.
@@ -388,5 +395,6 @@ mod tests {
         );
         assert_eq!(count_text(12_345_678), "12,345,678");
         assert_eq!(percent_text(-0.0123), "-1.23 %");
+        assert_eq!(percent_text(-0.000_01), "+0.00 %");
     }
 }

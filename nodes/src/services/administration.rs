@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use featureops_proto::log::{self, entry};
+use featureops_proto::log::{self, Done, entry};
 use featureops_proto::v1::{
     AuditRecord, AutonomyLevel, AutonomyLevels, BudgetsStatus, Flag, GetBudgetsRequest, GetNodeHealthRequest,
     GetOversightRequest, ListAuditRequest, ListAuditResponse, NodeHealth, Oversight, RaiseAlarmRequest,
     RaiseAlarmResponse, ResumeFlagRequest, SetBudgetsRequest, SetFlagAutonomyRequest, SetOversightRequest,
-    TailAuditRequest, TripFlagRequest, VerifyAuditRequest, VerifyAuditResponse,
+    TailAuditRequest, ThinnedExperiment, TripFlagRequest, VerifyAuditRequest, VerifyAuditResponse,
 };
 use featureops_proto::{Collection, environment_of};
+use featureops_state::State;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -185,7 +186,16 @@ impl AdministrationService for Administration {
             validate_only: request.validate_only,
             command,
         };
-        self.0.write(write, |state, _| Some(state.budgets_status())).await.map(Response::new)
+        let answer = |state: &State, done: &Done| {
+            let thinned = done.thinned.iter().map(|one| ThinnedExperiment {
+                name: one.name.clone(),
+                units: one.units,
+                kept: f64::from(one.kept_parts) / 256.0,
+            });
+            let (thinned, thinned_count) = (thinned.collect(), done.thinned_count);
+            Some(BudgetsStatus { thinned, thinned_count, ..state.budgets_status() })
+        };
+        self.0.write(write, answer).await.map(Response::new)
     }
 
     async fn set_flag_autonomy(

@@ -7,7 +7,9 @@
 //!                                                                             starting budget
 //! ```
 
-use featureops_proto::log::{Refusal, SetBudgets};
+use std::collections::BTreeMap;
+
+use featureops_proto::log::{Done, ExperimentThinned, Refusal, SetBudgets};
 use featureops_proto::v1::{Budgets, Principal, principal};
 use featureops_proto::{Collection, ErrorCode, Name};
 
@@ -17,6 +19,9 @@ use crate::budgets::{MOST, etag};
 use crate::effect::Effect;
 use crate::flags::check_etag;
 use crate::ledger::{Ledger, SHARDS};
+
+/// Experiments that an answer or a refusal names.
+const NAMED: usize = 16;
 
 /// A thing the ledger did by itself, for the audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +53,15 @@ impl State {
         if let Some((field, value, held)) = self.over_budget()
             && !c.thin
         {
+            let whom = self.over_by_name();
             self.budgets = before;
             let message = format!(
-                "{held} are held: half of the counted hash space, or more, would leave for good; say thin to have it so"
+                "{held} are held: half of the counted hash space of {whom}, or more, would leave for good; say thin to have it so"
             );
             return refuse(ErrorCode::WrongState, &format!("budgets.{field}"), value, message);
         }
+        let before: BTreeMap<u32, u64> =
+            self.ledgers.iter().map(|(number, ledger)| (*number, ledger.thinned)).collect();
         let live: Vec<u32> = self.ledgers.iter().filter(|(_, l)| !l.released).map(|(n, _)| *n).collect();
         for number in &live {
             let budgets = self.budgets();
@@ -71,16 +79,58 @@ impl State {
         let set: Vec<String> =
             fields(&budgets).iter().filter(|f| f.1 > 0).map(|f| format!("{} {}", f.0, f.1)).collect();
         let detail = if set.is_empty() { "starting values".to_owned() } else { set.join(", ") };
-        Ok(Outcome { detail, ..Outcome::default() })
+        Ok(Outcome { detail, done: self.thinned_since(&before), ..Outcome::default() })
     }
 
-    /// Which budget of units is below what is held: field, budget, held.
+    /// Whom units left since then.
+    fn thinned_since(&self, before: &BTreeMap<u32, u64>) -> Done {
+        let gone = |number: &u32, ledger: &Ledger| {
+            ledger.thinned.saturating_sub(before.get(number).copied().unwrap_or(0))
+        };
+        let all = self.ledgers.iter().filter(|(number, ledger)| gone(number, ledger) > 0);
+        let thinned = all.clone().take(NAMED).map(|(number, ledger)| ExperimentThinned {
+            name: self.name_of(*number),
+            units: gone(number, ledger),
+            kept_parts: ledger.kept as u32,
+        });
+        Done { thinned: thinned.collect(), thinned_count: all.count() as u32, ..Done::default() }
+    }
+
+    /// Those that hold more than a budget lets them, or the one with most units where all together do.
+    fn over_by_name(&self) -> String {
+        let budgets = self.budgets();
+        let live = || self.ledgers.iter().filter(|(_, ledger)| !ledger.released && ledger.may_thin());
+        let mut over: Vec<u32> = live()
+            .filter(|(_, ledger)| over(ledger, &budgets).is_some())
+            .map(|(number, _)| *number)
+            .collect();
+        if over.is_empty() {
+            over.extend(
+                live().max_by_key(|(number, l)| (l.rows, u32::MAX - **number)).map(|(number, _)| *number),
+            );
+        }
+        let mut names: Vec<String> = over.iter().take(NAMED).map(|number| self.name_of(*number)).collect();
+        if over.len() > NAMED {
+            names.push(format!("{} more", over.len() - NAMED));
+        }
+        names.join(", ")
+    }
+
+    fn name_of(&self, number: u32) -> String {
+        self.experiments.get(&number).map_or_else(String::new, |record| {
+            Name::format(&record.environment, Collection::Experiments, &record.experiment)
+        })
+    }
+
+    /// Which budget of units is below what is held, where anybody can leave: field, budget, held. Who is down to the smallest part
+    /// that is counted stays, whatever the budgets are.
     fn over_budget(&self) -> Option<(&'static str, u64, u64)> {
         let budgets = self.budgets();
-        if self.rows > budgets.units {
+        let mut live = self.ledgers.values().filter(|ledger| !ledger.released && ledger.may_thin());
+        if self.rows > budgets.units && live.clone().any(|ledger| ledger.rows > 0) {
             return Some(("units", budgets.units, self.rows));
         }
-        self.ledgers.values().filter(|ledger| !ledger.released).find_map(|ledger| over(ledger, &budgets))
+        live.find_map(|ledger| over(ledger, &budgets))
     }
 
     /// Makes room for what recording the exposure takes. Returns whether there is.
@@ -168,9 +218,7 @@ impl State {
                 Principal { kind: principal::Kind::System as i32, id: "ledger".to_owned(), verified: true };
             let ctx =
                 Context { position: self.position, now_ms: self.clock.now_ms(), principal, owner: None };
-            let resource = self.experiments.get(&experiment).map_or_else(String::new, |record| {
-                Name::format(&record.environment, Collection::Experiments, &record.experiment)
-            });
+            let resource = self.name_of(experiment);
             self.record(&ctx, action, resource, detail, String::new(), effects);
         }
     }

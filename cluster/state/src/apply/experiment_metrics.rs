@@ -60,6 +60,13 @@ impl State {
                     "at most 16 proportions and 16 summed metrics",
                 )
             };
+            if let Some(other) = inputs.iter().find(|input| input.metric == *metric) {
+                let message = format!(
+                    "is in the experiment as {} already: name a metric once",
+                    role_field(other.role())
+                );
+                return refuse(ErrorCode::InvalidArgument, &field, metric, message);
+            }
             let mut input = MetricInput {
                 metric: metric.clone(),
                 kind: definition.kind,

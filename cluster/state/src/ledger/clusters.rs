@@ -277,6 +277,12 @@ impl Clusters {
         Some(())
     }
 
+    /// No cluster's sum has this magnitude.
+    pub fn are_below(&self, bound: u64) -> bool {
+        let mut sums = self.strata.iter().flatten().flat_map(|group| &group.sums);
+        sums.all(|sum| sum.unsigned_abs() < bound)
+    }
+
     /// Units of all clusters of a stratum's arm.
     pub fn units(&self, at: usize, arm: usize) -> u64 {
         let group = self.strata.get(at).and_then(|arms| arms.get(arm));

@@ -100,6 +100,7 @@ impl Ledger {
             }
             let Some(gone) = self.thin() else {
                 // Its unit stays and its value does not: what is left is biased, as by a lost exposure, and blocks decisions alike.
+                // Counted by value and not by unit: which units were refused nobody remembers where there is no room to.
                 self.lose(1);
                 return verdict;
             };

@@ -54,6 +54,16 @@ impl Entries {
         self.0.touch(key(hash, 0));
     }
 
+    /// The same of units whose hashes rise.
+    pub fn touch_all(&self, hashes: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + Clone) {
+        self.0.touch_all(hashes.map(|hash| key(hash, 0)));
+    }
+
+    /// Brings what leads to the sums near the processor.
+    pub fn reach(&self) {
+        self.0.reach();
+    }
+
     /// The sum, and its place for a [`Self::put_at`] that follows at once.
     pub fn find(&self, hash: u64, arm: u8) -> (i64, Place) {
         let place = self.0.find(key(hash, arm));

@@ -53,10 +53,15 @@ impl Ledger {
         self.dirty = true;
     }
 
+    /// A smaller part than the present one may be counted.
+    pub fn may_thin(&self) -> bool {
+        self.kept > LEAST_KEPT && !self.released
+    }
+
     /// Halves the part of the hash space that is counted: the units of the upper half leave, with all that they added to
     /// any moment. Returns how many; `None` when no smaller part is left.
     pub fn thin(&mut self) -> Option<u64> {
-        if self.kept <= LEAST_KEPT || self.released {
+        if !self.may_thin() {
             return None;
         }
         let kept = (self.kept / 2).max(LEAST_KEPT);

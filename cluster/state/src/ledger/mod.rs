@@ -11,6 +11,7 @@
 //! Owners read only the moments. The analysis unit is the unit: its repeated events never inflate n. What is dropped is
 //! counted, with a verdict.
 
+mod adding;
 mod clusters;
 mod covariates;
 mod entries;
@@ -21,6 +22,7 @@ mod ordered;
 mod packing;
 mod pages;
 mod rows;
+mod run;
 mod sample;
 mod series;
 mod shape;
@@ -34,6 +36,7 @@ pub use fold::LEAST_KEPT;
 pub use marks::Marks;
 pub use packing::{PACKED_FROM, pack, unpack};
 pub use rows::{Row, Rows};
+pub use run::Event;
 pub use sample::{Group, MAX_DIMENSION_BYTES, MAX_DIMENSIONS, MAX_SAMPLED, Sample};
 pub use series::{HOURS as SERIES_HOURS, Series, SeriesCell};
 pub use shape::{MAX_COVARIATES, MAX_PRODUCTS, NO_CAP, Shape};

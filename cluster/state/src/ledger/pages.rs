@@ -19,6 +19,9 @@ impl<S> Default for Pages<S> {
 }
 
 impl<S: Copy> Pages<S> {
+    /// Places in a line of memory.
+    pub const PER_LINE: usize = 64 / size_of::<S>();
+
     /// So many places with that in each.
     pub fn of(places: &[S]) -> Self {
         Self(places.chunks(PAGE).map(Arc::from).collect())
@@ -39,6 +42,25 @@ impl<S: Copy> Pages<S> {
     /// What stands in a place.
     pub fn get(&self, at: usize) -> Option<&S> {
         self.0.get(at / PAGE)?.get(at % PAGE)
+    }
+
+    /// Asks memory for what leads to the places.
+    pub fn reach(&self) {
+        std::hint::black_box(self.0.first().map(|page| page.len()));
+    }
+
+    /// Asks memory for the places from one to another.
+    pub fn touch(&self, from: usize, to: usize) {
+        for at in from / PAGE..=to / PAGE {
+            let Some(page) = self.0.get(at) else { return };
+            // Where a write will look first.
+            std::hint::black_box(Arc::strong_count(page));
+            let within = from.saturating_sub(at * PAGE)..=(to - at * PAGE).min(PAGE - 1);
+            for place in page.get(within).into_iter().flat_map(|places| places.iter().step_by(Self::PER_LINE))
+            {
+                std::hint::black_box(*place);
+            }
+        }
     }
 
     /// Writes to a place that is there.

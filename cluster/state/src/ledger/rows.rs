@@ -78,6 +78,16 @@ impl Rows {
         self.0.touch(hash);
     }
 
+    /// The same of hashes that rise.
+    pub fn touch_all(&self, hashes: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator + Clone) {
+        self.0.touch_all(hashes);
+    }
+
+    /// Brings what leads to the rows near the processor.
+    pub fn reach(&self) {
+        self.0.reach();
+    }
+
     /// Writes a row, replacing one of the same hash.
     pub fn put(&mut self, row: Row) {
         self.0.put(pack(row));

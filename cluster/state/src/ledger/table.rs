@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use featureops_proto::v1::Verdict;
 
+use super::adding::timely;
 use super::clusters::Clusters;
-use super::covariates::see_products;
-use super::entries::{Entries, MAX_SUM};
+use super::entries::Entries;
 use super::marks::Marks;
 use super::rows::{HASH_BITS, MAX_MINUTE, Row, Rows};
 use super::sample::Sample;
@@ -319,24 +319,19 @@ impl Ledger {
         unix_minute: u32,
         window: u32,
     ) -> Verdict {
-        if unix_minute <= self.base_minute {
-            return Verdict::BeforeExposure;
-        }
-        let minute = self.minute(unix_minute);
-        if row.crossed && self.side(unit).is_some_and(|side| side.twice) {
-            return Verdict::CrossedTwice;
-        }
-        if minute < row.minute {
-            return Verdict::BeforeExposure;
-        }
-        if minute > row.minute.saturating_add(window) {
-            return Verdict::OutsideWindow;
-        }
+        let twice = || self.side(unit).is_some_and(|side| side.twice);
+        let minute = match timely(self.base_minute, row, twice, unix_minute, window) {
+            Ok(minute) => minute,
+            Err(verdict) => return verdict,
+        };
         let Some((_, kind)) = self.shape.slots.get(slot).copied() else { return Verdict::UnknownMetric };
         let (verdict, value, converted) = match kind {
             SlotKind::Seen { bit } => {
                 let converts = value != 0 && row.seen & (1 << bit) == 0;
-                (self.see(row, unit, slot, bit, value), i64::from(value != 0), converts)
+                if converts {
+                    self.see(row, unit, slot, bit);
+                }
+                (Verdict::Counted, i64::from(value != 0), converts)
             }
             SlotKind::Sum { table, counts, .. } => {
                 let value = if counts { 1 } else { value };
@@ -358,82 +353,30 @@ impl Ledger {
         verdict
     }
 
-    fn see(&mut self, row: Row, unit: u64, slot: usize, bit: u8, value: i64) -> Verdict {
-        let mask = 1u16 << bit;
-        if value == 0 || row.seen & mask != 0 {
-            return Verdict::Counted;
-        }
+    fn see(&mut self, row: Row, unit: u64, slot: usize, bit: u8) {
         if let Some(shard) = self.shards.get_mut(shard_of(unit)) {
-            Arc::make_mut(shard).rows.put(Row { seen: row.seen | mask, ..row });
+            let strata = Arc::make_mut(&mut self.strata);
+            Arc::make_mut(shard).see(&self.shape, row, unit, (slot, bit), strata, &mut self.clusters);
+            self.dirty = true;
         }
-        self.dirty = true;
-        let shape = Arc::clone(&self.shape);
-        let strata = Arc::make_mut(&mut self.strata);
-        let at = strata.find(row.generation, row.minute);
-        let Some((at, cell)) = at.and_then(|at| Some((at, strata.cell_at(at, row.arm)?))) else {
-            return Verdict::Counted;
-        };
-        if let Some((sum, squares)) = cell.slots.get_mut(slot) {
-            *sum += 1;
-            *squares += 1;
-        }
-        if shape.covariates > 0
-            && cell.folded.is_none()
-            && let Some(shard) = self.shards.get(shard_of(unit))
-        {
-            see_products(&shape, shard, row, slot, cell);
-        }
-        Arc::make_mut(&mut self.clusters).see(at, row.arm, unit, (slot, bit), &shape, cell);
-        Verdict::Counted
     }
 
     pub(super) fn add(&mut self, row: Row, unit: u64, slot: usize, table: u8, value: i64) -> Verdict {
         if value == 0 {
             return Verdict::Counted;
         }
-        let Self { shape, shards, strata, .. } = self;
-        let Some(shard) = shards.get_mut(shard_of(unit)) else { return Verdict::NoRoom };
-        let Some((old, place)) = shard.entries.get(usize::from(table)).map(|e| e.find(row.hash, row.arm))
-        else {
-            return Verdict::NoRoom;
-        };
-        let Some(new) = old.checked_add(value).filter(|sum| sum.unsigned_abs() <= MAX_SUM.unsigned_abs())
-        else {
-            return Verdict::SumOverflow;
-        };
-        // Products with the other half of every pair this slot is in, at the unit's present sums.
-        let mut products = Vec::new();
-        for (pair, other) in shape.pairs_of(slot) {
-            let other = shard.value(other, row.hash, row.arm, row.seen);
-            products.push((pair, i128::from(value) * i128::from(other)));
-        }
-        let squares_added = (2 * i128::from(old) + i128::from(value)) * i128::from(value);
-        let strata = Arc::make_mut(strata);
+        let Some(shard) = self.shards.get_mut(shard_of(unit)) else { return Verdict::NoRoom };
+        let strata = Arc::make_mut(&mut self.strata);
         let at = strata.find(row.generation, row.minute);
         let Some(cell) = at.and_then(|at| strata.cell_at(at, row.arm)) else { return Verdict::NoRoom };
-        let Some((sum, squares)) = cell.slots.get_mut(slot) else { return Verdict::UnknownMetric };
-        let (Some(next_sum), Some(next_squares)) =
-            (sum.checked_add(i128::from(value)), squares.checked_add(squares_added))
-        else {
-            return Verdict::SumOverflow;
-        };
-        for (at, product) in &products {
-            if cell.cross.get(*at).is_none_or(|c| c.checked_add(*product).is_none()) {
-                return Verdict::SumOverflow;
+        match Arc::make_mut(shard).add(&self.shape, row, (slot, table), value, cell) {
+            Ok(more) => {
+                self.entries = self.entries.saturating_add_signed(more);
+                self.dirty = true;
+                Verdict::Counted
             }
+            Err(verdict) => verdict,
         }
-        (*sum, *squares) = (next_sum, next_squares);
-        for (at, product) in products {
-            if let Some(cross) = cell.cross.get_mut(at) {
-                *cross += product;
-            }
-        }
-        if let Some(entries) = Arc::make_mut(shard).entries.get_mut(usize::from(table)) {
-            entries.put_at(place, row.hash, row.arm, new);
-        }
-        self.entries = self.entries + u64::from(old == 0) - u64::from(new == 0);
-        self.dirty = true;
-        Verdict::Counted
     }
 
     pub(super) fn add_to_cluster(&mut self, row: Row, unit: u64, slot: usize, value: i64) -> Verdict {

@@ -1,7 +1,8 @@
 //! What apply answered: kept in the log's windows of repeated requests, and sent between nodes.
 
 use featureops_proto::log::{
-    BatchReply, Done, DoorVerdict, Imported, Ingested, Refusal, Reply, SegmentUnitsChanged, reply,
+    BatchReply, Done, DoorVerdict, ExperimentThinned, Imported, Ingested, Refusal, Reply,
+    SegmentUnitsChanged, reply,
 };
 use featureops_proto::v1::Verdict;
 
@@ -18,6 +19,8 @@ pub fn done() -> Reply {
             imported: None,
             segment_units: None,
             erased: None,
+            thinned: Vec::new(),
+            thinned_count: 0,
         })),
     }
 }
@@ -41,6 +44,8 @@ fn imported() -> Reply {
             }),
             segment_units: None,
             erased: None,
+            thinned: Vec::new(),
+            thinned_count: 0,
         })),
     }
 }
@@ -51,6 +56,20 @@ fn segment_units() -> Reply {
             name: text("environments/production/segments/staff"),
             version: 4,
             segment_units: Some(SegmentUnitsChanged { added: 9_000, removed: 2, unit_count: 1 << 20 }),
+            ..Done::default()
+        })),
+    }
+}
+
+fn thinned() -> Reply {
+    Reply {
+        result: Some(reply::Result::Done(Done {
+            thinned: vec![ExperimentThinned {
+                name: text("environments/production/experiments/gate"),
+                units: 512,
+                kept_parts: 128,
+            }],
+            thinned_count: 17,
             ..Done::default()
         })),
     }
@@ -84,6 +103,7 @@ fn every_reply_reads_and_writes_its_golden_bytes() {
     golden.keeps("done", &done());
     golden.keeps("imported", &imported());
     golden.keeps("segment_units", &segment_units());
+    golden.keeps("thinned", &thinned());
     golden.keeps("refusal", &Reply { result: Some(reply::Result::Refusal(refusal())) });
     let batches = vec![batch(), BatchReply { position: 43, counted: 1, ..BatchReply::default() }];
     golden.keeps("ingested", &Reply { result: Some(reply::Result::Ingested(Ingested { batches })) });

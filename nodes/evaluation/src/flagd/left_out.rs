@@ -33,9 +33,14 @@ pub struct LeftOut {
 #[must_use]
 pub fn left_out(flags: &[v1::Flag], environment: &v1::Environment, segments: &[v1::Segment]) -> Vec<LeftOut> {
     let by_flag = left_out_of(flags, environment, segments);
-    let mut all: Vec<LeftOut> = flags.iter().flat_map(&by_flag).take(limits::MAX_WARNINGS).collect();
-    all.shrink_to_fit();
-    all
+    let mut all = flags.iter().flat_map(&by_flag);
+    let mut told: Vec<LeftOut> = all.by_ref().take(limits::MAX_WARNINGS).collect();
+    let more = all.count();
+    if let Some(last) = told.last_mut().filter(|_| more > 0) {
+        last.message = format!("{}; and {more} more that are not told here", last.message);
+    }
+    told.shrink_to_fit();
+    told
 }
 
 /// The same flag by flag: all of it, for whoever asks about some of them.
