@@ -49,7 +49,7 @@ fn weighs(node: u64, weight: u32) -> LivenessMark {
 fn cluster() -> Driver {
     let mut driver = Driver::new();
     let members = vec![member(1, true), member(2, true), member(3, true), member(4, false)];
-    let noted = entry::Command::NoteMembers(NoteMembers { index: 5, members });
+    let noted = entry::Command::NoteMembers(NoteMembers { index: 5, members, asked: String::new() });
     driver.command_as(system(), noted);
     let up = (1..=4).map(|node| says(node, Mark::Up, 10 + node)).collect();
     driver.command_as(system(), marks(up));
@@ -143,7 +143,7 @@ fn a_state_without_marks_has_no_section_of_them_and_what_is_the_same_changes_not
     // Who leaves, or comes back with an empty folder, has no mark any more.
     let emptied = ClusterMember { incarnation: 7, ..member(2, true) };
     let members = vec![member(1, true), emptied, member(4, false)];
-    driver.command_as(system(), entry::Command::NoteMembers(NoteMembers { index: 9, members }));
+    driver.command_as(system(), entry::Command::NoteMembers(NoteMembers { index: 9, members, asked: String::new() }));
     assert_eq!(driver.state.liveness().keys().copied().collect::<Vec<_>>(), [1, 4]);
 }
 
@@ -213,6 +213,6 @@ fn who_is_down_drains_or_is_gone_is_moved_from_at_once() {
     assert!(planned(&driver).len() == 1 && !planned(&driver)[0].may_wait);
     let members =
         [1, 2, 3, 4].into_iter().filter(|node| *node != at).map(|node| member(node, node < 4)).collect();
-    driver.command_as(system(), entry::Command::NoteMembers(NoteMembers { index: 9, members }));
+    driver.command_as(system(), entry::Command::NoteMembers(NoteMembers { index: 9, members, asked: String::new() }));
     assert!(planned(&driver).len() == 1 && !planned(&driver)[0].may_wait);
 }
