@@ -242,6 +242,7 @@ async fn founded(machine: &Machine) -> Cluster<State> {
         unit_key_id: 7,
         receipt_key: Some(ReceiptKey { id: 1, key: vec![1; 16] }),
         now_ms: 1,
+        feature_level: 0,
     };
     does(&cluster, entry::Command::Initialize(initialize)).await;
     eventually("log time", || cluster.read(|state| state.log_time_ms() > 0)).await;
