@@ -11,11 +11,12 @@
 
 mod driver;
 
-use driver::{Driver, done, human, refusal};
+use driver::{Driver, done, human, refusal, system};
 use featureops_proto::log::{
     self, ClusterMember, Entry, MemberLevel, NoteMembers, RaiseLevel, ReceiptKey, entry,
 };
-use featureops_proto::v1::{AutonomyLevel, BackupRecord, Principal, principal};
+use featureops_proto::v1::{self, AutonomyLevel, BackupRecord, Principal, principal};
+use featureops_state::placement::Owned;
 use featureops_state::{FEATURE_LEVEL, Invariant, Restoration, State};
 use prost::Message as _;
 
@@ -56,7 +57,11 @@ fn a_command_of_a_later_level_waits_until_every_member_knows_it() {
         incarnation: node,
         voter: true,
     });
-    driver.done(entry::Command::NoteMembers(NoteMembers { index: 5, members: members.to_vec() }));
+    driver.done(entry::Command::NoteMembers(NoteMembers {
+        index: 5,
+        members: members.to_vec(),
+        asked: String::new(),
+    }));
     let refused = refusal(driver.command(raise(2, &[(1, 2), (2, 1)])));
     assert!(refused.message.contains("node 2 (release 0.2)"), "{}", refused.message);
     let refused = refusal(driver.command(raise(2, &[(1, 2)])));
@@ -129,7 +134,18 @@ fn a_restored_state_keeps_what_was_counted_and_ends_what_acts() {
     driver.done(entry::Command::NoteMembers(NoteMembers {
         index: 9,
         members: vec![ClusterMember { node: 1, address: "a:1".into(), incarnation: 7, voter: true }],
+        asked: String::new(),
     }));
+    driver.done(raise(2, &[(1, 2)]));
+    let mark = log::LivenessMark {
+        node: 1,
+        incarnation: 7,
+        mark: v1::member::Mark::Up.into(),
+        boot: 3,
+        ..log::LivenessMark::default()
+    };
+    driver.command_as(system(), entry::Command::NoteLiveness(log::NoteLiveness { marks: vec![mark] }));
+    assert_eq!(driver.state.liveness().len(), 1);
     driver.tick(1_000);
     let (position, digest) = (driver.state.position(), driver.state.digest());
     let mut restored = driver.state.clone();
@@ -153,8 +169,11 @@ fn a_restored_state_keeps_what_was_counted_and_ends_what_acts() {
     restored.restore_as(&new).unwrap();
     restored.check().unwrap();
     let (was, is) = (driver.state.running_experiments(), restored.running_experiments());
-    assert_eq!(was, [(number, 1, 1)]);
-    assert_eq!(is, [(number, 0, 2)], "nobody owns it, under a higher epoch");
+    let epoch = was[0].epoch;
+    assert_eq!(was, [Owned { experiment: number, node: 1, epoch }]);
+    let higher = Owned { experiment: number, node: 0, epoch: epoch + 1 };
+    assert_eq!(is, [higher], "nobody owns it, under a higher epoch");
+    assert!(restored.liveness().is_empty());
     assert!(restored.members().is_empty() && restored.members_index() == 0);
     assert_eq!((restored.cluster(), restored.log_time_ms()), ("another", driver.state.log_time_ms()));
     assert_eq!(restored.feature_level(), FEATURE_LEVEL);

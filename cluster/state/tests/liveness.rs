@@ -15,10 +15,19 @@ use featureops_proto::log::{self, ClusterMember, LivenessMark, NoteLiveness, Not
 use featureops_proto::v1::member::Mark;
 use featureops_proto::v1::{Principal, principal};
 use featureops_state::placement::{Candidate, moves};
-use featureops_state::{Effect, State};
+use featureops_state::{Effect, FEATURE_LEVEL, State};
 
 fn by(kind: principal::Kind, id: &str) -> Principal {
     Principal { kind: kind.into(), id: id.to_owned(), verified: false }
+}
+
+/// At the level from which on the log may hold marks.
+fn leveled() -> Driver {
+    let mut driver = Driver::new();
+    let said = log::MemberLevel { node: 1, release: String::new(), feature_level: FEATURE_LEVEL };
+    let raise = log::RaiseLevel { feature_level: FEATURE_LEVEL, members: vec![said] };
+    driver.done(entry::Command::RaiseLevel(raise));
+    driver
 }
 
 fn system() -> Principal {
@@ -47,7 +56,7 @@ fn weighs(node: u64, weight: u32) -> LivenessMark {
 
 /// Three voters and a learner, all of them up, in their first lives.
 fn cluster() -> Driver {
-    let mut driver = Driver::new();
+    let mut driver = leveled();
     let members = vec![member(1, true), member(2, true), member(3, true), member(4, false)];
     let noted = entry::Command::NoteMembers(NoteMembers { index: 5, members, asked: String::new() });
     driver.command_as(system(), noted);
@@ -130,7 +139,7 @@ fn the_system_says_who_is_up_and_people_say_who_drains_and_how_much_each_takes()
 
 #[test]
 fn a_state_without_marks_has_no_section_of_them_and_what_is_the_same_changes_nothing() {
-    let mut driver = Driver::new();
+    let mut driver = leveled();
     assert!(driver.state.sections().iter().all(|section| section.name != "liveness"));
     let refused = refusal(driver.command_as(system(), marks(vec![says(1, Mark::Up, 5)])));
     assert_eq!(refused.code, "NOT_FOUND", "nobody is noted");
@@ -143,7 +152,10 @@ fn a_state_without_marks_has_no_section_of_them_and_what_is_the_same_changes_not
     // Who leaves, or comes back with an empty folder, has no mark any more.
     let emptied = ClusterMember { incarnation: 7, ..member(2, true) };
     let members = vec![member(1, true), emptied, member(4, false)];
-    driver.command_as(system(), entry::Command::NoteMembers(NoteMembers { index: 9, members, asked: String::new() }));
+    driver.command_as(
+        system(),
+        entry::Command::NoteMembers(NoteMembers { index: 9, members, asked: String::new() }),
+    );
     assert_eq!(driver.state.liveness().keys().copied().collect::<Vec<_>>(), [1, 4]);
 }
 
@@ -213,6 +225,9 @@ fn who_is_down_drains_or_is_gone_is_moved_from_at_once() {
     assert!(planned(&driver).len() == 1 && !planned(&driver)[0].may_wait);
     let members =
         [1, 2, 3, 4].into_iter().filter(|node| *node != at).map(|node| member(node, node < 4)).collect();
-    driver.command_as(system(), entry::Command::NoteMembers(NoteMembers { index: 9, members, asked: String::new() }));
+    driver.command_as(
+        system(),
+        entry::Command::NoteMembers(NoteMembers { index: 9, members, asked: String::new() }),
+    );
     assert!(planned(&driver).len() == 1 && !planned(&driver)[0].may_wait);
 }
