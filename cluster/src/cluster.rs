@@ -314,6 +314,14 @@ impl<F: Fold> Cluster<F> {
         self.proposer.propose(entry).await
     }
 
+    /// The same as the leader, for what only a leader may say: never handed to another.
+    ///
+    /// # Errors
+    /// As [`Cluster::propose`]; `NotLeader` when another node leads.
+    pub async fn propose_here(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
+        self.proposer.take(entry).await
+    }
+
     /// Writes one producer's batch of facts, together with those of others.
     ///
     /// # Errors

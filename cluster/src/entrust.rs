@@ -6,8 +6,9 @@
 //!   a leader with one: members without it are entrusted where joining is open; where tokens are asked for, a person copies it
 //! ```
 //!
-//! A key that was handed out in part (a leader that ended in between) is completed by whoever leads next and has it. What is
-//! found of another key is said, and never overwritten.
+//! A key that was handed out in part (a leader that ended in between) is completed by whoever leads next and has it, unless there
+//! are tokens: then the log says which member lacks the file, and a person copies it. What is found of another key is said, and
+//! never overwritten.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

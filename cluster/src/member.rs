@@ -196,6 +196,14 @@ impl<F: Fold> Member<F> {
         self.opened()?.propose(entry).await.map_err(|error| self.ended(error))
     }
 
+    /// As [`Cluster::propose_here`].
+    ///
+    /// # Errors
+    /// As there; `Waiting` while the disk takes no writes.
+    pub async fn propose_here(&self, entry: Bytes) -> Result<(u64, Reply), ProposeError> {
+        self.opened()?.propose_here(entry).await.map_err(|error| self.ended(error))
+    }
+
     /// As [`Cluster::check`].
     ///
     /// # Errors

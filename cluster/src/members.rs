@@ -108,6 +108,8 @@ pub struct MemberHealth {
     pub matched: Option<u64>,
     /// Milliseconds since it was last heard: only the leader knows.
     pub heard_ms_ago: Option<u64>,
+    /// The same as a time of this node's monotonic clock, in milliseconds.
+    pub heard_at_ms: Option<u64>,
     /// Of its present life, as it said when it was heard last; 0: it said none.
     pub boot: u64,
     /// How far its wall clock is ahead of this node's (behind it, when negative), in milliseconds.
@@ -177,6 +179,7 @@ pub(crate) fn members<F: Fold>(proposer: &Proposer<F>) -> Vec<MemberHealth> {
             voter: voters.contains(node),
             matched,
             heard_ms_ago: ago,
+            heard_at_ms: heard.map(|heard| heard.at_ms),
             boot: if *node == own { peers.boot() } else { heard.map_or(0, |heard| heard.boot) },
             clock_ahead_ms: heard.zip(ago).map(|(heard, ago)| {
                 heard.clock_ms.saturating_add_unsigned(ago).saturating_sub(peers.clock_ms())
@@ -437,11 +440,15 @@ async fn admit<F: Fold>(
     }
     let member = standing.membership.get_node(&node);
     let own = node == proposer.options().node;
+    let mut answered = None;
     let incarnation = if own {
         proposer.peers().identity().incarnation
     } else {
         let target = Target { node, incarnation: *incarnation, address: address.clone() };
         let found = hello(proposer, &target).await.map_err(|why| ChangeError::Refused { why })?;
+        if found.node != node {
+            return refused(format!("node {} answers at {address}, not node {node}", found.node));
+        }
         if found.level < LEVEL_MIN {
             return refused(format!(
                 "node {node} speaks level {} of the peer protocol, this cluster {LEVEL}: update it",
@@ -464,10 +471,9 @@ async fn admit<F: Fold>(
                  and let it join again"
             ));
         }
-        // Before it is a member: one that is has the key, whatever becomes of either side.
-        let target = Target { incarnation: found.incarnation, ..target };
-        entrust(proposer, &target, &found).await.map_err(|why| ChangeError::Refused { why })?;
-        found.incarnation
+        let incarnation = found.incarnation;
+        answered = Some((Target { incarnation, ..target }, found));
+        incarnation
     };
     let change = match member {
         Some(known) if known.incarnation != incarnation && known.incarnation != 0 => {
@@ -488,6 +494,10 @@ async fn admit<F: Fold>(
         }
         None => ChangeMembers::AddNodes as fn(_) -> _,
     };
+    if let Some((target, found)) = &answered {
+        // Before it is a member: one that is has the key, whatever becomes of either side. And after every refusal.
+        entrust(proposer, target, found).await.map_err(|why| ChangeError::Refused { why })?;
+    }
     let peer = Peer { address: address.clone(), incarnation };
     made(proposer, change(BTreeMap::from([(node, peer)])), true).await
 }

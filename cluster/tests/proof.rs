@@ -118,6 +118,42 @@ async fn who_speaks_in_a_members_name_without_its_key_votes_writes_and_learns_no
         assert_eq!(cluster.read(|toy| toy.entries.len()), 1);
         assert_eq!(cluster.health().members.len(), 3);
     }
+    // Nobody moves a member, the leader among them, to an address of their own, by its number and incarnation alone.
+    let leads = leader(&[&clusters[0], &clusters[1], &clusters[2]]).await;
+    for node in 1..=3_u64 {
+        let health = clusters[node as usize - 1].health();
+        let caller = Caller { node, incarnation: health.incarnation, level: 2, ..Caller::default() };
+        let admit = Admit {
+            node,
+            incarnation: health.incarnation,
+            address: address_of(77).to_string(),
+            ..Admit::default()
+        };
+        let change =
+            ChangeRequest { change: Some(change_request::Change::Admit(admit)), ..Default::default() };
+        let answer = stranger(&net, leads).await.change(as_caller(&caller, change)).await;
+        match answer.map(|answer| answer.into_inner().outcome) {
+            Ok(Some(change_response::Outcome::Refused(why))) => {
+                assert!(why.contains("does not prove"), "{why}");
+            }
+            // The leader is not called in its own name.
+            Err(status) => assert_eq!((node, status.code()), (leads, Code::FailedPrecondition), "{status}"),
+            other => panic!("node {node}: {other:?}"),
+        }
+        let known = member(&clusters[leads as usize - 1].health(), node).unwrap().address.clone();
+        assert_eq!(known, address_of(node).to_string());
+    }
+    // Who was removed has the key still, and writes nothing with it.
+    let gone = if leads == 3 { 2 } else { 3_u64 };
+    clusters[leads as usize - 1].change(&Change::Remove(gone)).await.unwrap();
+    let to = &clusters[leads as usize - 1];
+    let bare = in_the_name_of(&clusters[gone as usize - 1], to);
+    let good = machines[0].key.0.lock().clone().unwrap();
+    let proven = Caller { proof: good.proof(&bare), ..bare };
+    let forward = ForwardRequest { entry: entry("late") };
+    let status = stranger(&net, leads).await.forward(as_caller(&proven, forward)).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    assert!(status.message().contains("is no member"), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

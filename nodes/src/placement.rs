@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is wanted is a function of State ([`featureops_state::placement`]); who may own is what State says, never what this node believes. A
-//! leader that is none any more does little harm: what it decided on an epoch that has passed is passed over. Who may not keep an owner loses it at once, all of them in one command; what moves only for a better spread moves
+//! leader that is none any more says nothing: marks and assignments are never handed to the next one, and what was decided on an epoch that has passed is passed over. Who may not keep an owner loses it at once, all of them in one command; what moves only for a better spread moves
 //! 64 a second.
 //!
 //! A cluster that never had a second member, or whose feature level is from before marks, has none, and none of this: its leader
@@ -123,7 +123,7 @@ impl Leader {
         }
         let now_ms = self.clock.monotonic_ms();
         let heard: Vec<Heard> =
-            health.members.iter().filter_map(|member| heard_of(member, health.node)).collect();
+            health.members.iter().filter_map(|member| heard_of(member, health.node, now_ms)).collect();
         let changes = self.watch.look(now_ms, &noted.members, &noted.marks, &heard);
         if !changes.is_empty() {
             for mark in &changes {
@@ -194,7 +194,7 @@ impl Leader {
     }
 
     async fn propose(&self, entry: Entry, otherwise: &'static str) {
-        match self.replica.propose(entry.encode_to_vec()).await {
+        match self.replica.propose_here(entry.encode_to_vec()).await {
             Ok((_, reply)) => {
                 if let Some(reply::Result::Refusal(refusal)) = reply.result {
                     tracing::warn!(code = refusal.code, message = refusal.message, "{otherwise}");
@@ -206,9 +206,10 @@ impl Leader {
     }
 }
 
-fn heard_of(member: &MemberHealth, own: u64) -> Option<Heard> {
-    let ago_ms = if member.node == own { 0 } else { member.heard_ms_ago? };
-    Some(Heard { node: member.node, boot: member.boot, ago_ms })
+/// This node hears itself at every look.
+fn heard_of(member: &MemberHealth, own: u64, now_ms: u64) -> Option<Heard> {
+    let at_ms = if member.node == own { now_ms } else { member.heard_at_ms? };
+    Some(Heard { node: member.node, boot: member.boot, at_ms })
 }
 
 /// The entry that notes marks.

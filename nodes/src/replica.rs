@@ -27,6 +27,14 @@ impl Replica {
         self.0.propose(entry.into()).await.map_err(failure)
     }
 
+    /// The same as the leader, for what only a leader may say: never handed to another.
+    ///
+    /// # Errors
+    /// There was no answer, or this node does not lead.
+    pub async fn propose_here(&self, entry: Vec<u8>) -> Result<(u64, Reply), Failure> {
+        self.0.propose_here(entry.into()).await.map_err(failure)
+    }
+
     /// Refuses as a write would be refused now.
     ///
     /// # Errors

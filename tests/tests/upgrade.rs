@@ -1,7 +1,8 @@
 //! A rolling upgrade of three processes under load: the level is raised when every member knows it and not before, nothing
 //! acknowledged is lost, no evaluation fails on a node that runs, and who does not know the level stays out.
 //!
-//! The older release is this one with `feature_level_max`: it says, takes and applies what an older one would.
+//! The older release is this one with `feature_level_max`: it says and takes what an older one would. What it takes it applies as
+//! this one does: that is the promise of a level, and every release keeps it by choosing by the level whatever it changes.
 
 #![allow(
     clippy::disallowed_methods,

@@ -84,8 +84,20 @@ impl<F: Fold> Service<F> {
 
     fn writer(&self, metadata: &MetadataMap, purpose: Purpose) -> Result<Caller, Status> {
         let peers = self.proposer.peers();
-        check(metadata, &peers.identity(), purpose, peers.keyring().key().as_ref())
-            .inspect_err(|_| self.note_call(metadata))
+        let caller = check(metadata, &peers.identity(), purpose, peers.keyring().key().as_ref())
+            .inspect_err(|_| self.note_call(metadata))?;
+        // One that was removed has the key still.
+        let is_member = || {
+            let known = self.proposer.member(caller.node);
+            known.is_some_and(|known| known.incarnation == caller.incarnation || known.incarnation == 0)
+        };
+        if purpose == Purpose::Write && !is_member() {
+            return Err(Status::permission_denied(format!(
+                "node {}, incarnation {:016x}, is no member: let it join with an empty data folder",
+                caller.node, caller.incarnation
+            )));
+        }
+        Ok(caller)
     }
 
     /// Checks who calls a method, before anything of the call is decoded. The handlers check it again, each for itself.
@@ -124,6 +136,21 @@ impl<F: Fold> Service<F> {
         }
         if !self.proposer.raft().is_leader() {
             return Err(ProposeError::NotLeader { leader: self.proposer.leader_elsewhere() }.into());
+        }
+        // Only one that was let in already and did not hear of it asks again; who moved has the key, and proves it.
+        let known = self.proposer.member(newcomer.node);
+        if known.is_some_and(|known| {
+            known.incarnation != newcomer.incarnation || known.address != newcomer.address
+        }) {
+            return refused(format!(
+                "node {} is a member, and this one does not prove that it is the same: remove node {} first, or give this one \
+                 another number",
+                newcomer.node, newcomer.node
+            ));
+        }
+        // Whoever shows nothing of worth costs the others nothing.
+        if let Err(why) = self.proposer.shared().read(|state| state.admits(token)) {
+            return refused(why);
         }
         // Whatever was revoked before this is known here then.
         self.proposer.linearizable().await?;

@@ -5,6 +5,9 @@
 //!   command above the cluster's level -> refused   level above the build's -> this node's fold stops, and says why
 //! ```
 //!
+//! A change of what a command does is chosen by the level, too. The first level is that of release 0.1 and nothing before it: builds
+//! that say no level were never released, and a cluster of them is stopped as a whole and started with this one.
+//!
 //! So a release may bring commands that the one before cannot read, and both run in one cluster while it is upgraded. A
 //! cluster of before there were levels is at the first. The level of the peer protocol is another number: that one says
 //! how nodes speak, this one what they may write down for each other.
@@ -14,6 +17,7 @@ use featureops_proto::log::{RaiseLevel, Refusal};
 use featureops_proto::{ErrorCode, log};
 
 use crate::State;
+use crate::members::MAX_MEMBERS;
 
 /// The level of a cluster that never had another.
 pub const FIRST_FEATURE_LEVEL: u32 = 1;
@@ -46,9 +50,15 @@ const fn needed(kind: &C) -> u32 {
 fn brought(kind: &C) -> u32 {
     match kind {
         C::Initialize(c) => c.feature_level,
-        C::RaiseLevel(c) if behind(c).is_none() => c.feature_level,
+        // One that says nothing of the members is refused, and raises nothing.
+        C::RaiseLevel(c) if is_said(c) && behind(c).is_none() => c.feature_level,
         _ => 0,
     }
+}
+
+/// Whether it says of a bounded number of members what each knows.
+pub fn is_said(raise: &RaiseLevel) -> bool {
+    (1..=MAX_MEMBERS).contains(&raise.members.len())
 }
 
 /// The first member that does not know the level; `None` when all that are named do.

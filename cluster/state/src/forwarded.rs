@@ -6,6 +6,7 @@ use featureops_proto::v1::principal::Kind;
 
 use crate::State;
 use crate::command::{Command, MAX_REQUEST_ID_BYTES};
+use crate::feature_levels::FEATURE_LEVEL;
 
 /// Longest id of a principal, in bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -20,6 +21,14 @@ impl State {
         let command = Command::decode(entry).map_err(|error| error.to_string())?;
         if matches!(command.kind, C::Tick(_) | C::Ingest(_)) {
             return Err("ticks and facts are the leader's to write".to_owned());
+        }
+        let level = match &command.kind {
+            C::Initialize(c) => c.feature_level,
+            C::RaiseLevel(c) => c.feature_level,
+            _ => 0,
+        };
+        if level > FEATURE_LEVEL {
+            return Err(format!("feature level {level} is beyond {FEATURE_LEVEL}, which this build knows"));
         }
         if command.request_id.len() > MAX_REQUEST_ID_BYTES {
             let bytes = command.request_id.len();
@@ -86,6 +95,9 @@ mod tests {
     #[test]
     fn what_no_door_makes_is_refused_with_the_reason() {
         let set = || Some(C::SetFlag(log::SetFlag::default()));
+        let raise = |feature_level| {
+            Some(C::RaiseLevel(log::RaiseLevel { feature_level, ..log::RaiseLevel::default() }))
+        };
         let note = || Some(C::NoteMembers(log::NoteMembers::default()));
         for good in [entry(Kind::Human, "ada", set()), entry(Kind::System, "membership", note())] {
             assert_eq!(State::inspect(&good), Ok(()));
@@ -99,6 +111,7 @@ mod tests {
             (entry(Kind::Unspecified, "ada", set()), "has a kind"),
             (entry(Kind::Human, "", set()), "has a kind"),
             (entry(Kind::Human, "a b", set()), "has a kind"),
+            (entry(Kind::Human, "ada", raise(FEATURE_LEVEL + 1)), "which this build knows"),
             (entry(Kind::System, "x", set()), "a caller does"),
         ] {
             let why = State::inspect(&bad).unwrap_err();

@@ -41,8 +41,9 @@ pub struct Heard {
     pub node: u64,
     /// Of its present life, as it said last; 0: it said none, as nodes did before there were marks.
     pub boot: u64,
-    /// Milliseconds since it was heard last.
-    pub ago_ms: u64,
+    /// When it was heard last, by the clock of [`Watch::look`], in milliseconds. A time and no age: an age is older by the time
+    /// that it is looked at, and would look like news.
+    pub at_ms: u64,
 }
 
 /// What was heard of one member over the last looks.
@@ -85,7 +86,7 @@ impl Watch {
         for (node, _) in members {
             let seen = self.seen.entry(*node).or_default();
             let told = heard.iter().find(|heard| heard.node == *node);
-            seen.hear(now_ms, step_ms, told);
+            seen.hear(step_ms, told);
         }
         // One that says no boot is of a release that cannot read the entry.
         let old = |seen: &Seen| seen.heard && seen.boot == 0 && seen.silent_ms < DOWN_AFTER_MS;
@@ -105,8 +106,8 @@ impl Watch {
 }
 
 impl Seen {
-    fn hear(&mut self, now_ms: u64, step_ms: u64, heard: Option<&Heard>) {
-        let at_ms = heard.map_or(0, |heard| now_ms.saturating_sub(heard.ago_ms));
+    fn hear(&mut self, step_ms: u64, heard: Option<&Heard>) {
+        let at_ms = heard.map_or(0, |heard| heard.at_ms);
         let before_ms = self.at_ms.replace(at_ms);
         if let Some(heard) = heard
             && before_ms.is_some_and(|before_ms| at_ms > before_ms)
@@ -185,12 +186,8 @@ mod tests {
         }
 
         fn look(&mut self) {
-            let mut heard = vec![Heard { node: 1, boot: 5, ago_ms: 0 }];
-            heard.extend(self.heard_ms.map(|at| Heard {
-                node: 2,
-                boot: self.boot,
-                ago_ms: self.now_ms - at,
-            }));
+            let mut heard = vec![Heard { node: 1, boot: 5, at_ms: self.now_ms }];
+            heard.extend(self.heard_ms.map(|at_ms| Heard { node: 2, boot: self.boot, at_ms }));
             for mark in self.watch.look(self.now_ms, &MEMBERS, &self.marks, &heard) {
                 self.changes.push((self.now_ms, mark.node, mark.mark()));
                 let record = self.marks.entry(mark.node).or_default();

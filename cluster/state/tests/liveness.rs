@@ -103,6 +103,8 @@ fn the_system_says_who_is_up_and_people_say_who_drains_and_how_much_each_takes()
     for many in [vec![], (1..=65).map(|node| says(node, Mark::Down, 0)).collect()] {
         assert_eq!(refusal(driver.command_as(system(), marks(many))).field, "marks");
     }
+    let all = marks(vec![drains(1, true), drains(2, true), drains(3, true)]);
+    assert_eq!(refusal(driver.command_as(human.clone(), all)).field, "node", "nobody would be left");
     driver.command_as(human.clone(), marks(vec![drains(2, true)]));
     driver.command_as(human.clone(), marks(vec![weighs(3, 300)]));
     let wanted = [(1, 100), (3, 300)].map(|(node, weight)| Candidate { node, weight });

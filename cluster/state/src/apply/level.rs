@@ -6,7 +6,7 @@ use featureops_proto::{ErrorCode, timestamp};
 
 use super::{Context, Outcome, refuse};
 use crate::State;
-use crate::feature_levels::behind;
+use crate::feature_levels::{behind, is_said};
 use crate::members::MAX_MEMBERS;
 
 /// Bytes of SHA-256.
@@ -16,7 +16,7 @@ impl State {
     pub(super) fn raise_level(&mut self, ctx: &Context, c: &RaiseLevel) -> Result<Outcome, Refusal> {
         ctx.require_human("raising the feature level")?;
         let level = c.feature_level;
-        if c.members.is_empty() || c.members.len() > MAX_MEMBERS {
+        if !is_said(c) {
             let message = format!("1 to {MAX_MEMBERS}: what each member said it knows");
             return refuse(ErrorCode::InvalidArgument, "members", c.members.len(), message);
         }

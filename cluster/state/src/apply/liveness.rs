@@ -86,7 +86,7 @@ impl State {
                     format!("1 to {OWNER_WEIGHT_MAX}; a member that shall own nothing is drained"),
                 );
             }
-            if mark.draining == Some(true) && !self.another_may_own(mark.node) {
+            if mark.draining == Some(true) && !self.another_may_own(c) {
                 let message = "no other voter is up that could take its owners and the lead: let one join and promote it, or take back \
                                the drain of one (featureops cluster drain NODE --undo)";
                 return refuse(ErrorCode::WrongState, "node", mark.node, message);
@@ -103,10 +103,11 @@ impl State {
             .find(|member| member.node == node)
     }
 
-    /// Whether a voter is up, other than this one, that does not drain.
-    fn another_may_own(&self, node: u64) -> bool {
-        let draining = |other: u64| self.liveness.get(&other).is_some_and(|record| record.draining);
-        self.candidates().iter().any(|candidate| candidate.node != node && !draining(candidate.node))
+    /// Whether a voter is up that does not drain, also once all that the command says is so.
+    fn another_may_own(&self, c: &NoteLiveness) -> bool {
+        let drained = |node: u64| c.marks.iter().any(|mark| mark.node == node && mark.draining == Some(true));
+        let draining = |node: u64| self.liveness.get(&node).is_some_and(|record| record.draining);
+        self.candidates().iter().any(|candidate| !drained(candidate.node) && !draining(candidate.node))
     }
 
     /// A new life of a node owns under new epochs: what the last one had under way is fenced off.
