@@ -14,6 +14,7 @@ use crate::host::{Host, Write};
 use crate::refusal;
 use crate::rpc::upgrade_service_server::UpgradeService;
 use crate::sent::sent;
+use crate::services::person;
 
 /// The service.
 pub struct Upgrades(pub Arc<Host>);
@@ -171,6 +172,7 @@ impl UpgradeService for Upgrades {
         &self,
         request: Request<RaiseLevelRequest>,
     ) -> Result<Response<UpgradePlan>, Status> {
+        person(&self.0, &request)?;
         let (from, request) = sent(request);
         let level = request.feature_level;
         if level == 0 {
