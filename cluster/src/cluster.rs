@@ -85,7 +85,7 @@ pub struct Health {
     pub boot: u64,
     /// Whether it has the key by which members prove who they are.
     pub peer_key: bool,
-    /// Members of another cluster call for the node that was here before its folder was emptied, in words.
+    /// Somebody calls, as a member of another cluster, for the node that was here before, in words. It is unproven.
     pub estranged: Option<String>,
     /// The members it knows, learners among them.
     pub members: Vec<MemberHealth>,

@@ -73,6 +73,8 @@ pub struct Connection {
     epoch: AtomicUsize,
     /// Requests that are not answered to the last byte.
     open: AtomicUsize,
+    /// Those of them whose answer is worth nothing unless it is whole.
+    kept: AtomicUsize,
     idle_since: Mutex<Instant>,
     /// It was asked to make room.
     asked: AtomicBool,
@@ -93,6 +95,7 @@ impl Connection {
             pieces: std::array::from_fn(|_| AtomicUsize::new(0)),
             epoch: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             asked: AtomicBool::new(false),
             leave: Notify::new(),
@@ -103,6 +106,11 @@ impl Connection {
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let is_idle = self.open.load(Ordering::Relaxed) == 0 && !self.asked.load(Ordering::Relaxed);
         is_idle.then(|| *self.idle_since.lock())
+    }
+
+    /// Whether it has an answer under way that is worth nothing unless it is whole.
+    pub(crate) fn keeps(&self) -> bool {
+        self.kept.load(Ordering::Relaxed) > 0
     }
 
     /// Asks it to make room for another.
@@ -208,6 +216,8 @@ pub struct Account {
     owed: AtomicUsize,
     /// How often bytes of it were sent.
     moves: AtomicUsize,
+    /// Its answer is worth nothing unless it is whole.
+    kept: AtomicBool,
 }
 
 impl Account {
@@ -222,7 +232,15 @@ impl Account {
             hands: AtomicU8::new(HANDS),
             owed: AtomicUsize::new(0),
             moves: AtomicUsize::new(0),
+            kept: AtomicBool::new(false),
         })
+    }
+
+    /// Its answer is worth nothing unless it is whole: a person's drain does not cut its connection off.
+    pub(crate) fn keep(&self) {
+        if !self.kept.swap(true, Ordering::Relaxed) {
+            self.connection.kept.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -292,6 +310,9 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.connection.give(*self.came.get_mut(), self.bulk);
+        if *self.kept.get_mut() {
+            self.connection.kept.fetch_sub(1, Ordering::Relaxed);
+        }
         if self.connection.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.connection.idle_since.lock() = Instant::now();
         }
@@ -330,6 +351,19 @@ mod tests {
         account.grow(40).unwrap();
         drop(account);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_connection_keeps_what_must_be_whole_until_it_is_answered() {
+        let connection = Connection::new(&Budget::new(100));
+        let (other, backup) = (Account::open(&connection, false), Account::open(&connection, false));
+        assert!(!connection.keeps());
+        backup.keep();
+        backup.keep();
+        drop(other);
+        assert!(connection.keeps());
+        drop(backup);
+        assert!(!connection.keeps());
     }
 
     #[test]

@@ -127,7 +127,8 @@ fn findings(host: &Host, health: &Health, initialized: bool, log_time_ms: i64) -
     findings.extend(vital_findings(host, log_time_ms));
     findings.extend(serving_findings(host, health, log_time_ms));
     if host.has_peers {
-        findings.push(membership_finding(health));
+        let restored = host.replica.read(|state| state.restored().is_some());
+        findings.push(membership_finding(health, restored));
     }
     findings
 }
@@ -408,15 +409,35 @@ fn access_finding(host: &Host) -> Finding {
 
 /// Whether this node is in the cluster that others take it to be in. One that is not must get no work: it would answer from a
 /// state of its own.
-fn membership_finding(health: &Health) -> Finding {
+///
+/// Who calls proves nothing here: it is of another cluster. So it is believed only of a node that is alone in a cluster that
+/// began empty, as one is whose folder was emptied. A cluster that was restored, or that others have joined, is what it should
+/// be, and serves whatever anybody says.
+fn membership_finding(health: &Health, restored: bool) -> Finding {
     let members = health.members.len();
+    let (needed, remedy) = match (restored, members) {
+        (true, _) => (
+            false,
+            "this cluster was restored from a backup, and nodes of the one before still run: stop them, and give each an empty data \
+             folder and --join before it comes into this one; nothing is to be done here",
+        ),
+        (false, 0 | 1) => (
+            true,
+            "if its data folder was emptied by mistake, put it back; else empty it again, remove the node from the cluster \
+             (featureops cluster remove, on another node) and start it with --join, as every node of a cluster should be",
+        ),
+        (false, _) => (
+            false,
+            "this cluster has members and goes on; the caller has this node's number and address from another cluster: stop it, or \
+             remove this node there (featureops cluster remove, on a node of that cluster)",
+        ),
+    };
     Finding::new(
         "membership",
-        true,
+        needed,
         health.estranged.clone(),
         if health.cluster == 0 { "in no cluster yet".to_owned() } else { format!("{members} members") },
-        "if its data folder was emptied by mistake, put it back; else empty it again, remove the node from the cluster \
-         (featureops cluster remove, on another node) and start it with --join, as every node of a cluster should be",
+        remedy,
     )
 }
 
@@ -536,6 +557,31 @@ pub fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use featureops_cluster::MemberHealth;
+
+    #[test]
+    fn a_call_for_the_node_of_before_unreadies_only_who_is_alone_in_a_cluster_that_began_empty() {
+        let health = |members: usize, estranged: Option<&str>| Health {
+            cluster: 1,
+            members: vec![MemberHealth::default(); members],
+            estranged: estranged.map(str::to_owned),
+            ..Health::default()
+        };
+        let called = Some("node 2 calls");
+        for (members, restored, needed, way_out) in [
+            (1, false, true, "empty it again"),
+            (1, true, false, "restored from a backup"),
+            (3, true, false, "restored from a backup"),
+            (3, false, false, "another cluster"),
+        ] {
+            let found = membership_finding(&health(members, called), restored);
+            assert_eq!((found.fault.as_deref(), found.needed), (called, needed));
+            assert!(found.remedy.contains(way_out), "{}", found.remedy);
+            assert_eq!(needed, found.remedy.contains("empty it again"));
+            assert_eq!(ready(&[found]), !needed);
+            assert!(membership_finding(&health(members, None), restored).fault.is_none());
+        }
+    }
 
     #[test]
     fn lost_exposures_are_told_what_to_raise_by_why_they_were_lost() {

@@ -78,6 +78,9 @@ const BULK: &[&str] = &[
     STREAM_FACTS,
 ];
 
+/// Its answer takes as long as a backup does, and is worth nothing unless it is whole.
+const STREAM_BACKUP: &str = "/featureops.v1.BackupService/StreamBackup";
+
 /// Methods that hold more than their request: batches that wait for the log, and answers about all flags while they are made.
 const HOLDING: &[&str] = &[
     STREAM_FACTS,
@@ -349,6 +352,9 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         // Asked for only when traces are exported: nobody else pays for it.
         let trace = if self.host.exports_traces { telemetry::callers_trace(request.headers()) } else { None };
         let account = Account::open(&self.connection, BULK.contains(&request.uri().path()));
+        if request.uri().path() == STREAM_BACKUP {
+            account.keep();
+        }
         if request.version() == Version::HTTP_2 {
             self.connection.call(Arc::clone(&account));
         }

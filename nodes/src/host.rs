@@ -258,15 +258,12 @@ impl Host {
 
     /// Waits for a drain to begin, of the process or by a person's word.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (mut drain, parting) = (self.drain.clone(), self.parting.asked());
-        async move {
-            tokio::select! {
-                biased;
-                // Nobody left to begin it is as good as begun.
-                _ = drain.wait_for(|drains| *drains) => {}
-                () = parting => {}
-            }
-        }
+        drained(self.drain.clone(), &self.parting)
+    }
+
+    /// Waits for the drain of the process to begin; a person's is nothing to it.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        ended(self.drain.clone())
     }
 
     /// Whether a person drains this member of the cluster. It answers, and wants no new clients.
@@ -312,6 +309,27 @@ impl Host {
             )),
         }
     }
+}
+
+/// Waits for either drain to begin.
+pub(crate) fn drained(
+    drain: watch::Receiver<bool>,
+    parting: &Parting,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (ended, parting) = (ended(drain), parting.asked());
+    async move {
+        tokio::select! {
+            biased;
+            () = ended => {}
+            () = parting => {}
+        }
+    }
+}
+
+/// Waits for the drain of the process to begin.
+pub(crate) async fn ended(mut drain: watch::Receiver<bool>) {
+    // Nobody left to begin it is as good as begun.
+    let _ = drain.wait_for(|drains| *drains).await;
 }
 
 /// The fact log of a host: the replica's coalescer.

@@ -24,15 +24,13 @@ use featureops_decision::owner::{FrozenView, Recent};
 use featureops_proto::log::{AssignOwners, Entry, assign_owners::Assignment, entry, reply};
 use featureops_proto::{ErrorCode, log, unix_ms, v1};
 use featureops_state::Effect;
-use featureops_state::placement::Owned;
+use featureops_state::placement::{MAX_ASSIGNMENTS, Owned};
 use prost::Message as _;
 use tokio::sync::Notify;
 
 use crate::caller;
 use crate::replica::Replica;
 
-/// Assignments of one command.
-const ASSIGNMENTS_MAX: usize = 4_096;
 /// Decisions of a flag that an owner is shown; promotions also beyond them.
 const RECENT_MAX: usize = 64;
 /// How often assignments are looked at without a bell: a leader that changed rings none.
@@ -174,7 +172,7 @@ async fn claim(replica: &Replica, health: &Health, running: &[Owned], claimed: &
         .iter()
         .filter(|owned| !is_other(owned.node) && !claimed.contains(&owned.experiment))
         .map(|owned| owned.experiment)
-        .take(ASSIGNMENTS_MAX)
+        .take(MAX_ASSIGNMENTS)
         .collect();
     if wanted.is_empty() {
         return;

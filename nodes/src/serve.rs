@@ -212,9 +212,14 @@ async fn spoken(limits: Arc<Limits>, stream: BoxStream, front: Front, leaving: L
             let _ = tokio::time::timeout(LEAVE_TIMEOUT, served).await;
         }
         () = parting => {
-            // As below, and not for longer than any request may take: streams end by themselves.
+            // As below, and not for longer than any request may take: streams end by themselves. A backup goes on, as long as
+            // somebody takes it.
             served.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(limits.request_timeout.saturating_add(LEAVE_TIMEOUT), served).await;
+            let patience = limits.request_timeout.saturating_add(LEAVE_TIMEOUT);
+            while tokio::time::timeout(patience, served.as_mut()).await.is_err()
+                && held.keeps()
+                && !held.tick()
+            {}
         }
         () = silence => tracing::debug!("a connection said too little and was closed"),
         () = drained(&mut drain) => {

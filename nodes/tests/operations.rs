@@ -68,6 +68,23 @@ async fn a_stream_is_the_state_at_its_position_and_the_key_comes_only_when_asked
 }
 
 #[tokio::test]
+async fn an_agent_neither_takes_a_backup_nor_raises_the_level() {
+    let world = World::start().await;
+    let mut asked = tonic::Request::new(StreamBackupRequest { with_unit_key: true, local: true });
+    asked.metadata_mut().insert("featureops-principal", "agent:tuner".parse().unwrap());
+    let refused = BackupServiceClient::new(world.channel.clone()).stream_backup(asked).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "NOT_PERMITTED", "{refused}");
+    assert!(refused.message().contains("act as human:<id>"), "{}", refused.message());
+    let request = RaiseLevelRequest { feature_level: FEATURE_LEVEL, ..RaiseLevelRequest::default() };
+    let mut asked = tonic::Request::new(request.clone());
+    asked.metadata_mut().insert("featureops-principal", "agent:tuner".parse().unwrap());
+    let mut client = UpgradeServiceClient::new(world.channel.clone());
+    let refused = client.raise_level(asked).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "NOT_PERMITTED", "{refused}");
+    client.raise_level(request).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_backup_is_noted_once_and_the_doctor_knows_of_it() {
     let world = World::start().await;
     let mut client = BackupServiceClient::new(world.channel.clone());

@@ -12,6 +12,7 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -304,6 +305,12 @@ fn what_is_not_exactly_a_backup_is_refused_by_name_and_nothing_is_written() {
         assert_eq!(fs::read_dir(&to.data).unwrap().count(), 1);
         fs::remove_dir_all(&to.data).unwrap();
         restored(&to, &without, &["--unit-key", key.to_str().unwrap()]).unwrap();
+        // The new cluster has a key of its own for its members before anybody can call it.
+        let peer_key = |site: &Site| fs::read(site.data.join("peer.key")).unwrap();
+        assert_eq!(peer_key(&to).len(), 32);
+        assert_ne!(peer_key(&to), peer_key(&site));
+        let mode = fs::metadata(to.data.join("peer.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         drop(to.start().await.unwrap());
     });
 }

@@ -312,7 +312,8 @@ impl Peers {
         self.0.faults.lock().get(&node).cloned()
     }
 
-    /// Notes a call for the node that was at this address before its folder was emptied: this one founded another cluster then.
+    /// Notes a call for the node that was at this address before: this one founded another cluster then. It is the caller's word, and
+    /// nothing proves it: who looks at it knows what else there is to this cluster.
     pub(crate) fn called_as_before(&self, caller: &peer::Caller) {
         let own = self.identity();
         let meant = caller.to_node == own.node && caller.to_incarnation != 0;
@@ -322,11 +323,11 @@ impl Peers {
         }
         let text = format!(
             "node {} of cluster {:016x} calls node {} under incarnation {:016x}, and this one, {:016x}, made a cluster of its own: \
-             its data folder was emptied, or another node has its number and address",
+             its data folder was emptied, it was restored from a backup, or another node has its number and address",
             caller.node, caller.cluster, own.node, caller.to_incarnation, own.incarnation
         );
         if self.is_news(caller.node, &text) {
-            tracing::error!(why = text, "this node is no part of the cluster that its peers know");
+            tracing::warn!(why = text, "this node is called by what it is not (featureops doctor)");
         }
         *self.0.strangers.lock() = Some((text, self.monotonic_ms()));
     }

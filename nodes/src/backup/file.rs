@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use featureops_cluster::LAYOUT;
@@ -30,6 +30,8 @@ pub struct Draft {
     path: PathBuf,
     beside: PathBuf,
     file: BufWriter<File>,
+    /// What was taken away for it, locked still: who opened it a moment ago finds that a backup is being written.
+    _before: Option<File>,
     at: u64,
     tail_at: u64,
     done: bool,
@@ -50,25 +52,14 @@ impl Draft {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".part");
         let beside = PathBuf::from(beside);
-        let file = OpenOptions::new()
-            .write(true)
-            .read(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&beside)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process writes this backup"));
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-        // What an attempt left that was cut off.
-        file.set_len(0)?;
+        let before = left_before(&beside)?;
+        // Never one that was there: whoever made it could read what is written, and it may secretly be another file.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        lock(&file)?;
         let mut draft = Self {
             path: path.to_owned(),
             beside,
+            _before: before,
             file: BufWriter::with_capacity(1 << 20, file),
             at: 0,
             tail_at: 0,
@@ -137,6 +128,44 @@ impl Drop for Draft {
             let _ = std::fs::remove_file(&self.beside);
         }
     }
+}
+
+/// Takes away what an attempt left that was cut off; it is given back locked, so that whoever opened it meanwhile does not take
+/// away what is made in its place.
+///
+/// # Errors
+/// It is no file of an attempt, another process writes it, or the operating system's.
+fn left_before(beside: &Path) -> io::Result<Option<File>> {
+    let seen = match beside.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        seen => seen?,
+    };
+    if !seen.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("'{}' is no file of a backup, perhaps a link: remove it", beside.display()),
+        ));
+    }
+    let file = File::open(beside)?;
+    lock(&file)?;
+    let (held, now) = (file.metadata()?, beside.symlink_metadata()?);
+    if (held.dev(), held.ino()) != (now.dev(), now.ino()) {
+        return Err(written_elsewhere());
+    }
+    std::fs::remove_file(beside)?;
+    Ok(Some(file))
+}
+
+fn lock(file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(written_elsewhere()),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn written_elsewhere() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "another process writes this backup")
 }
 
 /// CRC-32 as it stands before a frame.
@@ -428,5 +457,47 @@ impl Sections {
             (Reads::NameLength, true) => Ok((self.bytes, self.digest.finish())),
             _ => Err("its state ends within a section: the file was changed".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn part_of(path: &Path) -> PathBuf {
+        path.with_extension("fobackup.part")
+    }
+
+    #[test]
+    fn what_lies_in_the_way_of_a_draft_is_never_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.fobackup");
+        let (beside, theirs) = (part_of(&path), folder.path().join("theirs"));
+        // Somebody keeps a file open that everybody may read, and would read the backup in it.
+        std::fs::write(&beside, "before").unwrap();
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let kept = File::open(&beside).unwrap();
+        let draft = Draft::begin(&path).unwrap();
+        let (own, before) = (std::fs::metadata(&beside).unwrap(), kept.metadata().unwrap());
+        assert_eq!(own.permissions().mode() & 0o777, 0o600);
+        assert_ne!(own.ino(), before.ino());
+        assert_eq!((before.len(), before.nlink()), (6, 0));
+        // Another process comes meanwhile, also one that opened the file of before.
+        assert_eq!(Draft::begin(&path).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        assert!(matches!(kept.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(beside.exists(), "the draft is not its to take away");
+        drop(draft);
+        assert!(!beside.exists());
+
+        std::fs::write(&theirs, "theirs").unwrap();
+        std::os::unix::fs::symlink(&theirs, &beside).unwrap();
+        let refused = Draft::begin(&path).err().unwrap();
+        assert!(refused.to_string().contains("perhaps a link: remove it"), "{refused}");
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+        assert!(beside.symlink_metadata().unwrap().is_symlink());
+        std::fs::remove_file(&beside).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &beside).unwrap();
+        assert!(Draft::begin(&path).is_err() && !folder.path().join("nowhere").exists());
     }
 }

@@ -4,11 +4,14 @@
 //!   folder empty ── file whole ── level known ── state decodes, has the digest, its invariants hold ── unit key is the state's
 //!       ──> State::restore_as: new id, nobody owns, membership empty, receipt key new ──> folder (featureops_cluster::restore)
 //! ```
+//!
+//! The folder gets the unit key of before and a peer key of its own: the new cluster believes no caller that does not prove to
+//! be of it, from its first start on, and the members of the old one cannot.
 
 use std::path::{Path, PathBuf};
 
 use featureops_cluster::restore::{Beginning, check_empty, found};
-use featureops_cluster::{Environment, Fold as _};
+use featureops_cluster::{Environment, Fold as _, PeerKey, PeerKeyStore as _};
 use featureops_evaluation::UnitKey;
 use featureops_proto::log::ReceiptKey;
 use featureops_proto::v1::{BackupManifest, backup_frame::Frame};
@@ -63,6 +66,7 @@ pub async fn restore(environment: &Environment, order: Order) -> Result<Restored
         |error| format!("no entropy for the new cluster's key: {error}; nothing was written: try again");
     let mut secret = vec![0; RECEIPT_KEY_BYTES];
     environment.entropy.fill_secret(&mut secret).map_err(no_chance)?;
+    let peer_key = PeerKey::draw(environment.entropy.as_ref()).map_err(no_chance)?;
     let cluster = format!("{incarnation:016x}");
     let position = state.position().saturating_add(1);
     let head = manifest.head.clone().unwrap_or_default();
@@ -79,7 +83,8 @@ pub async fn restore(environment: &Environment, order: Order) -> Result<Restored
     let beginning =
         Beginning { node: order.node, incarnation, address: order.address, position, state: encoded.into() };
     let keys = KeyFile::new(&order.folder);
-    let founded = found(environment, &order.folder, beginning, move || keys.keep(key));
+    let kept = move || keys.keep(key).and_then(|()| keys.keep_peer_key(&peer_key));
+    let founded = found(environment, &order.folder, beginning, kept);
     founded.await.map_err(|error| error.to_string())?;
     Ok(Restored { cluster, manifest, position })
 }

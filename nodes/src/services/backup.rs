@@ -1,7 +1,8 @@
 //! Backups: the state as it stands, streamed a piece at a time, and the note of it in the log.
 //!
 //! The state is frozen for as long as the stream lasts: what changes meanwhile is kept twice. So there is one stream at a time,
-//! and one of which nothing is taken is ended by the front, as every answer is.
+//! and one of which nothing is taken is ended by the front, as every answer is. A person's drain of the node does not end it, that
+//! of the process does.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::host::{Host, Write};
 use crate::refusal::{self, Failure};
 use crate::rpc::backup_service_server::BackupService;
 use crate::sent::sent;
-use crate::services::{Streamed, required, until_drain};
+use crate::services::{Streamed, person, required, until_end};
 
 /// Frames that wait for whoever takes them.
 const FRAMES_MAX: usize = 4;
@@ -50,6 +51,7 @@ impl BackupService for Backups {
         &self,
         request: Request<StreamBackupRequest>,
     ) -> Result<Response<Self::StreamBackupStream>, Status> {
+        person(&self.0, &request)?;
         let host = Arc::clone(&self.0);
         let StreamBackupRequest { with_unit_key, local } = request.into_inner();
         host.accepts_writes()?;
@@ -80,7 +82,7 @@ impl BackupService for Backups {
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
         tracing::info!(position = head.position, with_unit_key, "a backup is streamed");
         tokio::spawn(stream(Arc::clone(&host), state, head, key, sender, permit));
-        Ok(Response::new(until_drain(&self.0, ReceiverStream::new(receiver), None)))
+        Ok(Response::new(until_end(&self.0, ReceiverStream::new(receiver))))
     }
 
     async fn record_backup(

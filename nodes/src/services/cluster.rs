@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use featureops_cluster::{Change, ChangeError, Health, MemberHealth, Newcomer};
 use featureops_proto::log::{Entry, LivenessMark, NoteLiveness, NoteMembers, entry};
+use featureops_proto::timestamp_if_set;
 use featureops_proto::v1::{
     AddLearnerRequest, Cluster, DrainMemberRequest, GetClusterRequest, InitializeClusterRequest,
     JoinClusterRequest, Member, OwnerMove, Principal, PromoteMemberRequest, RebalanceOwnersRequest,
     RebalanceOwnersResponse, RemoveMemberRequest, ReplaceMemberRequest, SetOwnerWeightRequest,
-    TransferLeadershipRequest, member, principal,
+    TransferLeadershipRequest, member,
 };
-use featureops_proto::{ErrorCode, timestamp_if_set};
 use featureops_state::liveness::{OWNER_WEIGHT, weight_of};
 use featureops_state::placement::{Candidate, Owned, moves};
 use featureops_state::{MAX_MEMBERS, State};
@@ -21,7 +21,6 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::access::grant::granted;
 use crate::caller;
 use crate::config::is_reachable;
 use crate::host::{Host, Write};
@@ -31,7 +30,7 @@ use crate::refusal;
 use crate::replica::failure;
 use crate::rpc::cluster_service_server::ClusterService;
 use crate::sent::{Sent, sent};
-use crate::services;
+use crate::services::{self, person};
 
 /// How long a node that founds a cluster waits to lead it.
 const LEAD_MS_MAX: u64 = 5_000;
@@ -65,16 +64,6 @@ fn address(text: &str, field: &str) -> Result<String, Status> {
         return Ok(text.to_owned());
     }
     Err(refusal::invalid(field, text, "is not a host and a port, as node-2:7401"))
-}
-
-/// Whoever changes the cluster is no agent.
-fn person<T>(host: &Host, from: &Request<T>) -> Result<Principal, Status> {
-    let principal = host.principal_of(granted(from.extensions()), from.metadata())?;
-    if principal.kind() == principal::Kind::Agent {
-        let message = "an agent does not change the cluster; act as human:<id>";
-        return Err(refusal::coded(ErrorCode::NotPermitted, message));
-    }
-    Ok(principal)
 }
 
 /// Waits until this node knows that the change at `position` is committed, a bounded time.

@@ -30,10 +30,12 @@ pub mod upgrade;
 
 use std::task::{Context, Poll};
 
-use featureops_proto::{Collection, Name, environment_of};
+use featureops_proto::v1::{Principal, principal};
+use featureops_proto::{Collection, ErrorCode, Name, environment_of};
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Request, Status};
 
+use crate::access::grant::granted;
 use crate::host::Host;
 use crate::refusal;
 
@@ -52,8 +54,24 @@ pub fn until_drain<T: Send + Unpin + 'static>(
     stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     last: Option<T>,
 ) -> Streamed<T> {
-    let drained = Some(Box::pin(host.drained()) as Drained);
-    Box::pin(UntilDrain { stream: Box::pin(stream), drained, last, ended: false })
+    until(Box::pin(host.drained()), stream, last)
+}
+
+/// As [`until_drain`], until the node itself ends: a person's drain leaves it be. For a stream that ends by itself, and is worth
+/// nothing unless it is whole.
+pub fn until_end<T: Send + Unpin + 'static>(
+    host: &Host,
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Streamed<T> {
+    until(Box::pin(host.ended()), stream, None)
+}
+
+fn until<T: Send + Unpin + 'static>(
+    drained: Drained,
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    last: Option<T>,
+) -> Streamed<T> {
+    Box::pin(UntilDrain { stream: Box::pin(stream), drained: Some(drained), last, ended: false })
 }
 
 type Drained = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -84,6 +102,19 @@ impl<T: Unpin> Stream for UntilDrain<T> {
         }
         this.stream.as_mut().poll_next(cx)
     }
+}
+
+/// In whose name the cluster itself is changed, or copied: no agent's.
+///
+/// # Errors
+/// It is an agent's, or as for [`Host::principal_of`].
+pub fn person<T>(host: &Host, from: &Request<T>) -> Result<Principal, Status> {
+    let principal = host.principal_of(granted(from.extensions()), from.metadata())?;
+    if principal.kind() == principal::Kind::Agent {
+        let message = "an agent does not change the cluster, nor copy it; act as human:<id>";
+        return Err(refusal::coded(ErrorCode::NotPermitted, message));
+    }
+    Ok(principal)
 }
 
 /// An environment named by its id or as `environments/{id}`.
@@ -156,6 +187,35 @@ pub fn required<T>(message: Option<T>, field: &str) -> Result<T, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host;
+    use crate::parting::Parting;
+    use tokio::sync::{mpsc, watch};
+    use tokio_stream::StreamExt as _;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    #[tokio::test]
+    async fn a_persons_drain_ends_what_watches_and_leaves_a_backup_be_and_the_process_ends_both() {
+        let (drain, drains) = watch::channel(false);
+        let parting = Parting::default();
+        let (sender, watching) = mpsc::channel(4);
+        let (to_backup, backing_up) = mpsc::channel(4);
+        let drained = Box::pin(host::drained(drains.clone(), &parting));
+        let mut watch = until(drained, ReceiverStream::new(watching), None);
+        let mut backup = until(Box::pin(host::ended(drains)), ReceiverStream::new(backing_up), None);
+        sender.send(Ok(1)).await.unwrap();
+        to_backup.send(Ok(1)).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap(), 1);
+        parting.begin();
+        sender.send(Ok(2)).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
+        assert!(watch.next().await.is_none());
+        to_backup.send(Ok(2)).await.unwrap();
+        assert_eq!(backup.next().await.unwrap().unwrap(), 1);
+        assert_eq!(backup.next().await.unwrap().unwrap(), 2);
+        to_backup.send(Ok(3)).await.unwrap();
+        drain.send(true).unwrap();
+        assert_eq!(backup.next().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
+    }
 
     #[test]
     fn an_environment_is_named_either_way() {

@@ -14,6 +14,7 @@ use crate::host::{Host, Write};
 use crate::refusal;
 use crate::rpc::upgrade_service_server::UpgradeService;
 use crate::sent::sent;
+use crate::services::person;
 
 /// The service.
 pub struct Upgrades(pub Arc<Host>);
@@ -26,14 +27,52 @@ const fn role_of(member: &Surveyed) -> Role {
     }
 }
 
+/// A release as it is compared: its numbers (0.10.0 is after 0.9.0), and one with a suffix (0.10.0-rc.1) before the one without.
+/// Semantic Versioning 2.0.0, section 11, as far as releases of this program use it; what follows a plus tells none apart. A text
+/// that is no release is before every one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Release<'t> {
+    numbers: Vec<u64>,
+    is_final: bool,
+    suffix: Vec<Identifier<'t>>,
+}
+
+/// A part of a suffix; numbers come before words.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Identifier<'t> {
+    Number(u64),
+    Word(&'t str),
+}
+
+impl<'t> Release<'t> {
+    fn of(text: &'t str) -> Self {
+        let text = text.split_once('+').map_or(text, |(release, _)| release);
+        let (numbers, suffix) = text.split_once('-').unwrap_or((text, ""));
+        let mut numbers: Vec<u64> =
+            numbers.split('.').map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
+        // 0.2 is 0.2.0.
+        while numbers.last() == Some(&0) {
+            numbers.pop();
+        }
+        let identifier = |part: &'t str| part.parse().map_or(Identifier::Word(part), Identifier::Number);
+        let suffix: Vec<_> = suffix.split('.').filter(|part| !part.is_empty()).map(identifier).collect();
+        Self { numbers, is_final: suffix.is_empty(), suffix }
+    }
+}
+
+/// How far a member is: what it knows, and what it runs.
+fn reach(member: &Surveyed) -> (u32, Release<'_>) {
+    (member.feature_level_max, Release::of(&member.release))
+}
+
 /// What is to be done, by what the members said: learners first, for they vote on nothing; the leader last, for whoever leads
 /// next should run the new release already.
 #[must_use]
 pub fn plan(feature_level: u32, mut members: Vec<Surveyed>) -> UpgradePlan {
     members.sort_by_key(|member| (role_of(member) as i32, member.node));
     let heard = || members.iter().filter(|member| member.fault.is_none());
-    let newest =
-        heard().map(|member| (member.feature_level_max, member.release.clone())).max().unwrap_or_default();
+    let newest = heard().max_by_key(|member| reach(member));
+    let newest_release = newest.map(|member| member.release.clone()).unwrap_or_default();
     let mut steps = Vec::new();
     for member in members.iter().filter(|member| member.fault.is_some()) {
         let why = member.fault.as_deref().unwrap_or_default();
@@ -43,7 +82,7 @@ pub fn plan(feature_level: u32, mut members: Vec<Surveyed>) -> UpgradePlan {
         ));
     }
     let next_leader = heard().find(|member| member.voter && !member.leads).map(|member| member.node);
-    let behind = |member: &&Surveyed| (member.feature_level_max, &member.release) < (newest.0, &newest.1);
+    let behind = |member: &&Surveyed| newest.is_some_and(|newest| reach(member) < reach(newest));
     for member in heard().filter(behind) {
         let node = member.node;
         let hand_over = match next_leader.filter(|_| member.leads) {
@@ -56,7 +95,7 @@ pub fn plan(feature_level: u32, mut members: Vec<Surveyed>) -> UpgradePlan {
             role_of(member).as_str_name().to_lowercase(),
             if member.release.is_empty() { "unknown" } else { &member.release },
             member.feature_level_max,
-            newest.1
+            newest_release
         ));
     }
     let is_heard = members.iter().all(|member| member.fault.is_none());
@@ -133,6 +172,7 @@ impl UpgradeService for Upgrades {
         &self,
         request: Request<RaiseLevelRequest>,
     ) -> Result<Response<UpgradePlan>, Status> {
+        person(&self.0, &request)?;
         let (from, request) = sent(request);
         let level = request.feature_level;
         if level == 0 {
@@ -172,6 +212,32 @@ mod tests {
             feature_level_max: level,
             ..Surveyed::default()
         }
+    }
+
+    #[test]
+    fn releases_are_compared_as_numbers() {
+        let rising = [
+            "",
+            "0.1.0",
+            "0.2.0",
+            "0.9.0",
+            "0.10.0-rc.2",
+            "0.10.0-rc.10",
+            "0.10.0",
+            "0.10.1",
+            "1.0.0",
+            "9.0.0",
+            "10.0.0",
+        ];
+        for (before, after) in rising.iter().zip(&rising[1..]) {
+            assert!(Release::of(before) < Release::of(after), "{before} {after}");
+        }
+        assert_eq!(Release::of("0.2"), Release::of("0.2.0"));
+        assert_eq!(Release::of("0.2.0+a"), Release::of("0.2.0+b"));
+        let members = vec![member(1, (true, true), "0.9.0", 2), member(2, (true, false), "0.10.0", 2)];
+        let steps = plan(2, members).steps;
+        assert_eq!(steps.len(), 1, "{steps:#?}");
+        assert!(steps[0].contains("stop node 1") && steps[0].contains("start release 0.10.0"), "{steps:#?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,9 @@ const TAKEN: u8 = 1;
 const GREETING_MAX: Duration = Duration::from_secs(5);
 /// Greetings at once; who comes beyond them waits in the kernel's backlog.
 const GREETINGS_MAX: usize = 64;
+/// Greetings of one address at once; what it makes beyond them is hung up on, and a node connects again. So no address holds all
+/// of [`GREETINGS_MAX`].
+const GREETINGS_OF_ONE_MAX: usize = 8;
 /// The same reason of the same address is said once in this time, in milliseconds.
 const SAY_AGAIN_MS: u64 = 30_000;
 /// Addresses and reasons that are remembered.
@@ -173,7 +176,48 @@ struct SecuredListener {
     tls: Arc<PeerTls>,
     clock: Arc<dyn Clock>,
     greetings: tokio::sync::Mutex<JoinSet<(SocketAddr, io::Result<BoxStream>)>>,
-    said: Mutex<BTreeMap<(std::net::IpAddr, String), u64>>,
+    unfinished: Unfinished,
+    said: Mutex<BTreeMap<(IpAddr, String), u64>>,
+}
+
+/// Greetings that are not done yet, by whence they come.
+#[derive(Clone, Default)]
+struct Unfinished(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// One of them; it counts until it is let go of.
+struct Greeting {
+    of: Unfinished,
+    from: IpAddr,
+}
+
+impl Unfinished {
+    /// One more; `None`: there are enough from there.
+    fn begin(&self, from: IpAddr) -> Option<Greeting> {
+        // One machine has very many addresses of a /64.
+        let from = match from.to_canonical() {
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+            ip @ IpAddr::V4(_) => ip,
+        };
+        let mut counts = self.0.lock();
+        let count = counts.entry(from).or_default();
+        if *count >= GREETINGS_OF_ONE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Greeting { of: self.clone(), from })
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        let mut counts = self.of.0.lock();
+        if let Some(count) = counts.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.from);
+            }
+        }
+    }
 }
 
 impl SecuredListener {
@@ -208,8 +252,16 @@ impl Listener for SecuredListener {
                     },
                     accepted = self.inner.accept(), if has_room => {
                         let (stream, from) = accepted?;
+                        let Some(one) = self.unfinished.begin(from.ip()) else {
+                            self.refused(from, &too_many());
+                            continue;
+                        };
                         let config = Arc::clone(&self.tls.loaded.load().server);
-                        greetings.spawn(async move { (from, greeted(stream, config).await) });
+                        greetings.spawn(async move {
+                            let greeted = greeted(stream, config).await;
+                            drop(one);
+                            (from, greeted)
+                        });
                     }
                 }
             }
@@ -219,6 +271,12 @@ impl Listener for SecuredListener {
     fn address(&self) -> io::Result<SocketAddr> {
         self.inner.address()
     }
+}
+
+fn too_many() -> io::Error {
+    io::Error::other(format!(
+        "{GREETINGS_OF_ONE_MAX} connections from there have not finished their greeting"
+    ))
 }
 
 async fn greeted(stream: BoxStream, config: Arc<ServerConfig>) -> io::Result<BoxStream> {
@@ -240,6 +298,7 @@ impl Transport for Secured {
                 tls: Arc::clone(&self.tls),
                 clock: Arc::clone(&self.clock),
                 greetings: tokio::sync::Mutex::default(),
+                unfinished: Unfinished::default(),
                 said: Mutex::default(),
             };
             Ok(Box::new(listener) as Box<dyn Listener>)
@@ -377,6 +436,28 @@ mod tests {
             assert_eq!(host_of(address), host);
             assert!(ServerName::try_from(host).is_ok());
         }
+    }
+
+    #[test]
+    fn no_address_holds_every_greeting_and_what_is_done_makes_room() {
+        let unfinished = Unfinished::default();
+        let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let mut held: Vec<Greeting> =
+            (0..GREETINGS_OF_ONE_MAX).map(|_| unfinished.begin(a).unwrap()).collect();
+        assert!(
+            unfinished.begin(a).is_none() && unfinished.begin("::ffff:10.0.0.1".parse().unwrap()).is_none()
+        );
+        assert!(unfinished.begin(b).is_some(), "another one is greeted");
+        held.pop();
+        held.push(unfinished.begin(a).unwrap());
+        assert!(unfinished.begin(a).is_none());
+        drop(held);
+        assert!(unfinished.0.lock().is_empty(), "nothing is remembered of those who are done");
+        let _held: Vec<Greeting> = (0..GREETINGS_OF_ONE_MAX)
+            .map(|at| unfinished.begin(format!("2001:db8::{at}").parse().unwrap()).unwrap())
+            .collect();
+        assert!(unfinished.begin("2001:db8::ff".parse().unwrap()).is_none(), "one network, one machine");
+        assert!(unfinished.begin("2001:db8:0:1::1".parse().unwrap()).is_some());
     }
 
     #[test]
