@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,6 +20,10 @@ use crate::raft::snapshots::Snapshots;
 use crate::raft::types::{Membership, Peer, SnapshotMeta, StoredMembership, log_id};
 use crate::storage::folder::{Folder, Restoring};
 use crate::storage::{Disk, LaneFuture, LogLane, LogPosition, OpenError, Storage, ValueLane, Vote};
+
+/// How often, and how long between two times, it is tried to open what was closed just now: four flushes.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The term of the one entry that the snapshot stands for; whoever stands for election goes beyond it.
 const TERM: u64 = 1;
@@ -93,15 +98,31 @@ pub async fn found(
     }
     drop(hold);
     written.map_err(|error| OpenError::io(folder.display(), error))?;
-    environment
-        .run({
-            let folder = folder.to_owned();
-            move || Folder::restoring(&folder).open(node, incarnation).map(drop)
-        })
-        .await
-        .unwrap_or_else(|| {
-            Err(OpenError::io(folder.display(), std::io::Error::other("opening it panicked")))
-        })?;
+    opens(environment, folder, node, incarnation).await?;
     beside().map_err(|error| OpenError::io(folder.display(), error))?;
     restoring.finish()
+}
+
+/// Opens the folder as a start will. It is this process that may hold the lock of its values still: what was closed is let go of
+/// with the next flush, and is told from another process's only in words. The folder's own lock keeps others out.
+async fn opens(
+    environment: &Environment,
+    folder: &Path,
+    node: u64,
+    incarnation: u64,
+) -> Result<(), OpenError> {
+    let mut tries = 0;
+    loop {
+        let path = folder.to_owned();
+        let opened =
+            environment.run(move || Folder::restoring(&path).open(node, incarnation).map(drop)).await;
+        let panicked = || OpenError::io(folder.display(), std::io::Error::other("opening it panicked"));
+        match opened.unwrap_or_else(|| Err(panicked())) {
+            Err(error) if tries < LOCK_TRIES && error.to_string().contains("could not acquire lock") => {
+                tries += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }

@@ -106,7 +106,7 @@ fn refused_or_complete(damage: impl Fn(&mut Chance, &mut Vec<u8>), rounds: usize
         match complete(&work) {
             Ok(whole) => assert!(whole, "round {round}: {} opened, and is not whole", file.display()),
             Err(error @ OpenError::DiskLoss { .. }) => {
-                assert!(error.to_string().contains("restore the whole folder"));
+                assert!(error.to_string().contains("joins again with an empty folder"), "{error}");
                 refused += 1;
             }
             Err(error) => panic!("round {round}: {}: {error}", file.display()),

@@ -129,8 +129,7 @@ async fn who_speaks_in_a_members_name_without_its_key_votes_writes_and_learns_no
             address: address_of(77).to_string(),
             ..Admit::default()
         };
-        let change =
-            ChangeRequest { change: Some(change_request::Change::Admit(admit)), ..Default::default() };
+        let change = ChangeRequest { change: Some(change_request::Change::Admit(admit)) };
         let answer = stranger(&net, leads).await.change(as_caller(&caller, change)).await;
         match answer.map(|answer| answer.into_inner().outcome) {
             Ok(Some(change_response::Outcome::Refused(why))) => {

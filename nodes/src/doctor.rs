@@ -177,7 +177,7 @@ fn log_findings(health: &Health, initialized: bool) -> Vec<Finding> {
                 }
                 Some(_) => {
                     "evaluation goes on from the last good state; keep the data folder, upgrade to a release that names \
-                     this position in its notes, or put back a copy of the data folder that was taken before it"
+                     this position in its notes, or restore the last backup from before it into a new cluster (featureops restore)"
                 }
             },
         ),

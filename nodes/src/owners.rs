@@ -163,14 +163,13 @@ impl Owners {
     }
 }
 
-/// Proposes this node as owner of what has none, or had one that is no member any more, and again of what was its own before it
-/// started.
+/// Proposes this node, which leads, as owner of whatever it does not own, and again of what was its own before it started: without
+/// marks nobody knows whether another owner lives.
 async fn claim(replica: &Replica, health: &Health, running: &[Owned], claimed: &mut BTreeSet<u32>) {
     let node = health.node;
-    let is_other = |owner: u64| owner != node && health.members.iter().any(|member| member.node == owner);
     let wanted: Vec<u32> = running
         .iter()
-        .filter(|owned| !is_other(owned.node) && !claimed.contains(&owned.experiment))
+        .filter(|owned| owned.node != node || !claimed.contains(&owned.experiment))
         .map(|owned| owned.experiment)
         .take(MAX_ASSIGNMENTS)
         .collect();

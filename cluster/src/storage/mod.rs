@@ -47,8 +47,10 @@ pub enum OpenError {
     },
     /// Acknowledged data is gone or damaged.
     #[error(
-        "disk loss in `{place}` at {position}: {why}; this node does not vote on what is left: restore the whole \
-         folder from a copy made while the node was stopped, or choose an empty folder, which begins a new cluster"
+        "disk loss in `{place}` at {position}: {why}; this node does not vote on what is left: a member of a \
+         cluster is removed there, and joins again with an empty folder (featureops cluster remove); one that was alone begins \
+         anew from its last backup (featureops restore); never put back an old copy of the folder, which forgot what it \
+         acknowledged"
     )]
     DiskLoss {
         /// The file or folder.
