@@ -415,7 +415,7 @@ async fn a_crash_keeps_what_was_acknowledged_and_a_lying_disk_is_refused() {
     let Err(StartError::Open(error)) = refused else { panic!("a lost tail went unseen") };
     let text = error.to_string();
     assert!(
-        text.contains("restore the whole folder") && text.contains("below the acknowledged position"),
+        text.contains("joins again with an empty folder") && text.contains("below the acknowledged position"),
         "{text}"
     );
 }
