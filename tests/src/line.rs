@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::site::Site;
 
 /// Longest time of one command; the whole of it ends with it.
-pub(crate) const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Runs a process to its end and hands over what it printed.
