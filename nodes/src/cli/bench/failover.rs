@@ -38,7 +38,8 @@ const CALM: Duration = Duration::from_millis(900);
 pub async fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     let place = folder(&plan.data)?;
     let mut seats = found(place.path(), NODES).await?;
-    write(&seats, 0, "before").await?.map_err(failed)?;
+    let first = seats.first().ok_or_else(|| Failure::internal("there is no node"))?;
+    write(&mut FlagServiceClient::new(first.channel().await?), "before").await.map_err(failed)?;
     let mut trials = Trials::default();
     for trial in 0..TRIALS {
         let leader = settled(&seats).await?;
@@ -78,6 +79,9 @@ struct Trials {
 
 impl Trials {
     async fn perform(&mut self, seats: &mut [Seat], leader: usize, trial: usize) -> Result<(), Failure> {
+        let other = seats.get((leader + 1) % NODES);
+        let other = other.ok_or_else(|| Failure::internal("there is no other node"))?;
+        let mut writer = FlagServiceClient::new(other.channel().await?);
         let mut left = Vec::with_capacity(NODES - 1);
         for (at, seat) in seats.iter().enumerate() {
             if at != leader {
@@ -96,7 +100,7 @@ impl Trials {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match write(seats, (leader + 1) % NODES, &format!("{trial}-{attempt}")).await? {
+            match write(&mut writer, &format!("{trial}-{attempt}")).await {
                 Ok(()) => break,
                 Err(status) if began.elapsed() > PATIENCE => return Err(failed(status)),
                 Err(_) => tokio::time::sleep(PAUSE).await,
@@ -111,9 +115,8 @@ impl Trials {
     }
 }
 
-/// One attempt to write by a node. The outer error is of this program, the inner one the node's.
-async fn write(seats: &[Seat], by: usize, attempt: &str) -> Result<Result<(), tonic::Status>, Failure> {
-    let seat = seats.get(by).ok_or_else(|| Failure::internal("there is no other node"))?;
+/// One attempt to write.
+async fn write(writer: &mut FlagServiceClient<Channel>, attempt: &str) -> Result<(), tonic::Status> {
     let flag = v1::Flag {
         name: format!("{ENVIRONMENT}/flags/{FLAG}"),
         r#type: v1::ValueType::Boolean.into(),
@@ -127,7 +130,7 @@ async fn write(seats: &[Seat], by: usize, attempt: &str) -> Result<Result<(), to
         request_id: format!("failover-{attempt}"),
         ..SetFlagRequest::default()
     };
-    Ok(FlagServiceClient::new(seat.channel().await?).set_flag(request).await.map(drop))
+    writer.set_flag(request).await.map(drop)
 }
 
 /// Evaluations at a steady pace, until they are told to end.
