@@ -64,6 +64,8 @@ pub const LEVEL_OF_PROOFS: u32 = 2;
 pub const LEVEL_MIN: u32 = 1;
 /// Longest message, in bytes: an entry of 8 MiB, or several of 4 MiB together, and what is around them.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Longest message of a call that nothing proves, in bytes: an address and a token.
+pub const UNPROVEN_BYTES_MAX: usize = 64 << 10;
 /// A fault that was met longer ago says nothing of now, in milliseconds: well above the time between two calls of a leader or a candidate.
 const FAULT_MS_MAX: u64 = 10_000;
 /// Clocks of peers that are held.
