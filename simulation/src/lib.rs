@@ -16,6 +16,7 @@ pub mod machine;
 pub mod moments;
 pub mod plan;
 pub mod plant;
+pub mod programme;
 pub mod refold;
 pub mod trace;
 pub mod workload;
