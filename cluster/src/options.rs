@@ -111,6 +111,9 @@ impl Options {
             purge_batch_size: (self.snapshot_after_entries / 8).clamp(1, 256),
             replication_lag_threshold: self.snapshot_after_entries.saturating_add(5_000),
             enable_pre_vote: Some(true),
+            // Entries go to the followers before this node's own disk has them. A leader that lost its unsynced ones and led on in
+            // its old term would write others under the same index and term: two logs that hold each other for equal.
+            enable_leader_restore: Some(false),
             ..openraft::Config::default()
         }
         .validate()

@@ -148,6 +148,8 @@ pub struct NodeConfig {
     pub snapshot_every_entries: u64,
     /// Bytes of entries after which one is taken, too, when the last one is not larger; then after as many as that has.
     pub snapshot_every_bytes: u64,
+    /// Entries that stay in the log behind a snapshot, for nodes that lag a little.
+    pub log_keep_entries: u64,
     /// How long a drain waits for requests in flight.
     pub drain_timeout: Duration,
     /// Where traces and metrics are sent by OTLP over gRPC; off when absent.
@@ -191,6 +193,7 @@ impl Default for NodeConfig {
             peer_tls: peers::Files::default(),
             snapshot_every_entries: 50_000,
             snapshot_every_bytes: 8 << 20,
+            log_keep_entries: 1_000,
             drain_timeout: Duration::from_secs(10),
             otlp_endpoint: None,
             log_format: LogFormat::Text,
@@ -274,6 +277,8 @@ pub const KEYS: &[Key] = keys! {
         => snapshot_every_entries = whole(100..=100_000_000);
     "snapshot_every_bytes", "bytes of log entries between two snapshots; a larger snapshot waits for as many as it has"
         => snapshot_every_bytes = whole(65_536..=1_099_511_627_776);
+    "log_keep_entries", "log entries kept behind a snapshot, so that a node that lags a little needs none"
+        => log_keep_entries = whole(10..=100_000_000);
     "drain_timeout_seconds", "how long a stopping node waits for requests in flight" => drain_timeout = seconds(0..=600);
     "otlp_endpoint", "where traces and metrics go by OTLP over gRPC, as http://127.0.0.1:4317; empty: nowhere"
         => otlp_endpoint = collector;

@@ -208,6 +208,7 @@ impl Node {
         let options = Options {
             snapshot_after_entries: config.snapshot_every_entries,
             snapshot_after_bytes: config.snapshot_every_bytes,
+            keep_entries: config.log_keep_entries,
             initialize: config.join.is_empty(),
             join: config.join.clone(),
             listener: peers,

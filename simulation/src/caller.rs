@@ -19,6 +19,9 @@ pub const PORT: u16 = 7400;
 /// How long a call may take.
 pub const DEADLINE: Duration = Duration::from_millis(3_000);
 
+/// Metadata of an answer that may be stale.
+const STALE: &str = "featureops-stale";
+
 /// What a caller knows after a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer<T> {
@@ -46,8 +49,14 @@ pub struct Caller {
     pub name: String,
     /// Whom it says it is.
     pub principal: String,
+    /// How long a call may take.
+    pub deadline: Duration,
     trace: Trace,
     node: String,
+    /// Whether the last answer said that it may lack what was acknowledged elsewhere.
+    pub was_stale: bool,
+    /// Nodes to turn to in turn when there is no answer.
+    nodes: Vec<String>,
     channel: Option<Channel>,
 }
 
@@ -58,9 +67,34 @@ impl Caller {
         Self {
             name: name.to_owned(),
             principal: principal.to_owned(),
+            deadline: DEADLINE,
             trace,
             node: node.to_owned(),
+            was_stale: false,
+            nodes: Vec::new(),
             channel: None,
+        }
+    }
+
+    /// The same, turning to these nodes, one after the other, whenever there is no answer.
+    #[must_use]
+    pub fn with(mut self, nodes: Vec<String>) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Number of the machine that the next call goes to.
+    #[must_use]
+    pub fn machine(&self) -> u64 {
+        self.node.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    fn turn(&mut self) {
+        self.channel = None;
+        let place = self.nodes.iter().position(|node| *node == self.node);
+        let next = place.map_or(0, |place| place.saturating_add(1)) % self.nodes.len().max(1);
+        if let Some(node) = self.nodes.get(next) {
+            self.node.clone_from(node);
         }
     }
 
@@ -109,13 +143,16 @@ impl Caller {
             request.metadata_mut().insert("featureops-principal", principal);
         }
         self.trace.note("ask", &format!("{} {what}", self.name));
-        let answer = match tokio::time::timeout(DEADLINE, act(channel, request)).await {
-            Ok(Ok(response)) => Answer::Ok(response.into_inner()),
+        let answer = match tokio::time::timeout(self.deadline, act(channel, request)).await {
+            Ok(Ok(response)) => {
+                self.was_stale = response.metadata().contains_key(STALE);
+                Answer::Ok(response.into_inner())
+            }
             Ok(Err(status)) => judge(&status),
             Err(_) => Answer::Unknown("deadline".to_owned()),
         };
         if matches!(answer, Answer::Unknown(_)) {
-            self.channel = None;
+            self.turn();
         }
         let kind = match &answer {
             Answer::Ok(_) => "ok",

@@ -26,6 +26,8 @@ use featureops_cluster::storage::{
 };
 use parking_lot::Mutex;
 
+use crate::chronicle::Chronicle;
+use crate::defect::{Copied, Defect};
 use crate::dice::Dice;
 use crate::leak::Leak;
 use crate::moments::{Lost, Noticed, Writing, is_of_snapshot, manifest_name, place_of};
@@ -34,6 +36,9 @@ use crate::moments::{Lost, Noticed, Writing, is_of_snapshot, manifest_name, plac
 const SYNC_MICROS_MIN: u64 = 1_000;
 /// Longest sync of a healthy disk.
 const SYNC_MICROS_MAX: u64 = 25_000;
+
+/// How often a sync looks whether the machine moves again.
+const STANDS_LOOK: Duration = Duration::from_millis(2);
 
 /// What a failing device says.
 const EIO: i32 = 5;
@@ -165,6 +170,13 @@ struct Platter {
     noticed: Noticed,
     // A planted defect.
     leak: Option<Leak>,
+    defect: Defect,
+    // The whole machine stands still: so do its syncs.
+    stands: bool,
+    // The highest term in which a vote was durable, since the disk was put in.
+    voted: u64,
+    machine: u64,
+    chronicle: Chronicle,
 }
 
 impl Platter {
@@ -213,7 +225,52 @@ impl SimulatedDisk {
             snapshot: Writing::No,
             noticed: Noticed::default(),
             leak: None,
+            defect: Defect::None,
+            stands: false,
+            voted: 0,
+            machine,
+            chronicle: Chronicle::default(),
         })))
+    }
+
+    /// From now on what is written to its log is noted there, too.
+    pub fn tell(&self, chronicle: &Chronicle) {
+        self.0.lock().chronicle = chronicle.clone();
+    }
+
+    /// Another disk, an empty one, is put in its place while the machine is down.
+    pub fn empty(&self) {
+        let mut platter = self.0.lock();
+        let platter = &mut *platter;
+        (platter.entries, platter.values, platter.marks) =
+            (File::default(), File::default(), File::default());
+        (platter.snapshot, platter.is_open, platter.voted) = (Writing::No, false, 0);
+        platter.life = platter.life.saturating_add(1);
+        platter.trim_archive();
+    }
+
+    /// The log's last entry, synced or not.
+    #[must_use]
+    pub fn last(&self) -> Option<LogPosition> {
+        self.0.lock().entries.live.extent().last
+    }
+
+    /// From now on it has this defect.
+    pub fn plant(&self, defect: Defect) {
+        self.0.lock().defect = defect;
+    }
+
+    /// The next loss of power takes everything back to what is on it now.
+    pub fn roll_back(&self) {
+        let mut platter = self.0.lock();
+        let (entries, values) = (platter.entries.durable.clone(), platter.values.durable.clone());
+        let copied = Copied { entries, values, mark: platter.marks.durable.clone() };
+        platter.defect = Defect::RollsBack(Some(Box::new(copied)));
+    }
+
+    /// From now on syncs wait, or no more: the machine stands still.
+    pub fn set_stands(&self, stands: bool) {
+        self.0.lock().stands = stands;
     }
 
     /// Power fails. Returns how many unsynced operations were lost.
@@ -229,6 +286,24 @@ impl SimulatedDisk {
         let mut lost = platter.entries.crash(&mut platter.dice);
         lost = lost.saturating_add(platter.values.crash(&mut platter.dice));
         lost = lost.saturating_add(platter.marks.crash(&mut platter.dice));
+        match &mut platter.defect {
+            Defect::ForgetsVotes => {
+                if let Some(mark) = &mut platter.marks.durable {
+                    mark.vote = None;
+                }
+            }
+            Defect::RollsBack(copied) => {
+                if let Some(Copied { entries, values, mark }) = copied.take().map(|copied| *copied) {
+                    platter.voted = mark.as_ref().and_then(|mark| mark.vote).map_or(0, |vote| vote.term);
+                    (platter.entries.live, platter.entries.durable) = (entries.clone(), entries);
+                    (platter.values.live, platter.values.durable) = (values.clone(), values);
+                    platter.marks.durable = mark;
+                }
+            }
+            Defect::None | Defect::ForgetsRepeats(_) => {}
+        }
+        platter.marks.live.clone_from(&platter.marks.durable);
+        platter.stands = false;
         platter.life = platter.life.saturating_add(1);
         platter.trim_archive();
         lost
@@ -338,6 +413,9 @@ impl Handle {
             (upto, Duration::from_micros(delay))
         };
         tokio::time::sleep(delay).await;
+        while self.look(|platter| platter.stands)? {
+            tokio::time::sleep(STANDS_LOOK).await;
+        }
         let mut platter = self.disk.0.lock();
         if platter.life != self.life {
             return Err(dead());
@@ -355,7 +433,11 @@ impl Handle {
                 platter.values.keep(upto);
                 platter.snapshot = platter.snapshot.synced(upto);
             }
-            Which::Marks => platter.marks.keep(upto),
+            Which::Marks => {
+                platter.marks.keep(upto);
+                let vote = platter.marks.durable.as_ref().and_then(|mark| mark.vote);
+                platter.voted = platter.voted.max(vote.map_or(0, |vote| vote.term));
+            }
         }
         Ok(())
     }
@@ -365,6 +447,8 @@ impl Log for Handle {
     fn append(&self, entries: Vec<LogEntry>) -> io::Result<()> {
         self.write(|platter| {
             platter.entries.live.check_follows(&entries)?;
+            let before = platter.entries.live.extent().last;
+            platter.chronicle.note(platter.machine, before, &entries);
             platter.archive.extend(entries.iter().map(|entry| (entry.position.index, entry.clone())));
             platter.entries.write(EntryOperation::Append(entries));
             Ok(())
@@ -381,6 +465,10 @@ impl Log for Handle {
 
     fn purge(&self, upto: LogPosition) -> io::Result<()> {
         self.write(|platter| {
+            if platter.entries.live.extent().last.is_none_or(|last| last.index < upto.index) {
+                // Behind a snapshot that another node sent.
+                platter.noticed.installs = platter.noticed.installs.saturating_add(1);
+            }
             platter.entries.write(EntryOperation::Purge(upto));
             Ok(())
         })
@@ -397,8 +485,16 @@ impl Log for Handle {
         let leaking = |platter: &Platter| platter.leak.filter(|leak| leak.life < self.life);
         let (entries, leak) =
             self.look(|platter| (platter.entries.live.read(indexes, bytes_max), leaking(platter)))?;
-        let Some(leak) = leak else { return Ok(entries) };
-        Ok(entries.into_iter().map(|entry| leak.pass(entry)).collect())
+        let entries = match leak {
+            Some(leak) => entries.into_iter().map(|entry| leak.pass(entry)).collect(),
+            None => entries,
+        };
+        match &mut self.disk.0.lock().defect {
+            Defect::ForgetsRepeats(repeats) => {
+                Ok(entries.into_iter().map(|entry| repeats.pass(entry)).collect())
+            }
+            _ => Ok(entries),
+        }
     }
 
     fn extent(&self) -> LogExtent {
@@ -475,6 +571,11 @@ impl Storage for SimulatedDisk {
             let (snapshot, last) =
                 (manifest.as_deref().and_then(place_of), platter.entries.live.extent().last);
             platter.noticed.open(snapshot, last);
+            let vote = platter.marks.live.as_ref().and_then(|mark| mark.vote).map_or(0, |vote| vote.term);
+            if vote < platter.voted {
+                let back = (platter.voted, vote);
+                platter.noticed.votes_back.push(back);
+            }
             (platter.is_open, platter.snapshot) = (true, Writing::No);
             platter.life
         };

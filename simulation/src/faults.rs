@@ -1,9 +1,6 @@
-//! What goes wrong, and how it is put right again.
+//! What goes wrong, and when. How it is done and put right again is in `harm.rs`.
 
 use crate::dice::Dice;
-use crate::disk::Ailment;
-use crate::machine::Machine;
-use crate::trace::Trace;
 
 /// One kind of harm, with its measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +47,73 @@ pub enum Fault {
         /// Ahead of the world's time, or behind it.
         ahead_ms: i64,
     },
+    /// The wall clock runs fast, or slow.
+    Drift {
+        /// Parts per million.
+        ppm: i64,
+    },
+    /// No message passes between some nodes and the others; clients reach all.
+    Split {
+        /// The machines of one side, a bit each: the first machine is the lowest.
+        side: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Messages from some nodes to the others are lost, those back arrive.
+    SplitOneWay {
+        /// See `Split`.
+        side: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Messages between two nodes wait, and arrive all at once in their order.
+    Clog {
+        /// The other one.
+        with: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Some messages between the node and the others are lost.
+    Loss {
+        /// Of a thousand.
+        per_mille: u32,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Messages between the node and the others are slow, and pass one another less often than they seem to.
+    Latency {
+        /// The slowest.
+        max_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Every stream of the node breaks.
+    Reset,
+    /// The machine stands still: nothing comes or goes, nothing is synced, its clocks stand.
+    Pause {
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The node ends in order and starts again.
+    Restart,
+    /// Every node does so, one after the other.
+    Rolling {
+        /// From one to the next.
+        every_ms: u64,
+    },
+    /// Power fails, and comes back with an empty disk; only while every other disk is whole.
+    LoseDisk {
+        /// How long the machine is down.
+        down_ms: u64,
+    },
 }
+
+/// Whoever leads when the moment comes, in the place of a machine's number.
+pub const LEADER: u64 = 0;
 
 impl Fault {
     /// How many kinds there are.
-    pub const KINDS: usize = 8;
+    pub const KINDS: usize = 19;
 
     /// Draws one.
     #[must_use]
@@ -77,6 +136,48 @@ impl Fault {
         }
     }
 
+    /// Draws one for a world of several nodes, and the machine that it is for.
+    #[must_use]
+    pub fn draw_among(dice: &mut Dice, machines: u64) -> (u64, Self) {
+        let machine = if dice.percent(35) { LEADER } else { dice.between(1, machines) };
+        let for_ms = if dice.percent(60) { dice.between(50, 1_500) } else { dice.between(1_500, 7_000) };
+        // Never all on one side.
+        let everybody = (1_u64 << machines).saturating_sub(1);
+        let side = dice.between(1, everybody.saturating_sub(1));
+        let fault = match dice.between(0, 39) {
+            0..=5 => Self::Crash { down_ms: for_ms },
+            6 => Self::CrashTwice { between_ms: dice.between(1, 200) },
+            7 => Self::Cut { for_ms },
+            8 => Self::CutAnswers { for_ms },
+            9..=10 => Self::SlowDisk { factor: u32::try_from(dice.between(2, 40)).unwrap_or(2), for_ms },
+            11..=12 => Self::FullDisk { for_ms },
+            13..=14 => Self::FailingSync { for_ms },
+            15 => {
+                let far = i64::try_from(dice.between(100, 3_600_000)).unwrap_or(100);
+                // One machine only: what most clocks say is the time.
+                return (
+                    1,
+                    Self::Clock { ahead_ms: if dice.percent(50) { far } else { far.saturating_neg() } },
+                );
+            }
+            16 => {
+                let ppm = i64::try_from(dice.between(1, 2_000)).unwrap_or(1);
+                Self::Drift { ppm: if dice.percent(50) { ppm } else { ppm.saturating_neg() } }
+            }
+            17..=20 => Self::Split { side, for_ms },
+            21..=23 => Self::SplitOneWay { side, for_ms },
+            24..=26 => Self::Clog { with: dice.between(1, machines), for_ms },
+            27..=28 => Self::Loss { per_mille: u32::try_from(dice.between(1, 60)).unwrap_or(1), for_ms },
+            29..=30 => Self::Latency { max_ms: dice.between(20, 300), for_ms },
+            31..=32 => Self::Reset,
+            33..=34 => Self::Pause { for_ms },
+            35 => Self::Restart,
+            36 => Self::Rolling { every_ms: dice.between(1_500, 4_000) },
+            _ => Self::LoseDisk { down_ms: dice.between(50, 1_500) },
+        };
+        (machine, fault)
+    }
+
     /// Its name.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -89,6 +190,17 @@ impl Fault {
             Self::FullDisk { .. } => "full disk",
             Self::FailingSync { .. } => "failing sync",
             Self::Clock { .. } => "clock",
+            Self::Drift { .. } => "drift",
+            Self::Split { .. } => "split",
+            Self::SplitOneWay { .. } => "split one way",
+            Self::Clog { .. } => "clog",
+            Self::Loss { .. } => "loss",
+            Self::Latency { .. } => "latency",
+            Self::Reset => "reset",
+            Self::Pause { .. } => "pause",
+            Self::Restart => "restart",
+            Self::Rolling { .. } => "rolling restart",
+            Self::LoseDisk { .. } => "lost disk",
         }
     }
 }
@@ -98,127 +210,8 @@ impl Fault {
 pub struct ScheduledFault {
     /// Simulated milliseconds from the beginning.
     pub at_ms: u64,
-    /// Number of the machine.
+    /// Number of the machine; [`LEADER`]: whoever leads then.
     pub machine: u64,
     /// What happens.
     pub fault: Fault,
-}
-
-/// One thing the world does to a machine at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Power fails.
-    Crash,
-    /// Power is back.
-    Start,
-    /// The wires are cut, both ways.
-    Cut,
-    /// Only what the machine sends is lost.
-    CutAnswers,
-    /// The wires are whole.
-    Mend,
-    /// The disk ails so.
-    Ail(Ailment),
-    /// The wall clock is so far ahead.
-    Clock(i64),
-}
-
-/// The steps of a schedule, by moment; within a moment in the order of the schedule.
-#[must_use]
-pub fn steps(schedule: &[ScheduledFault]) -> Vec<(u64, u64, Step)> {
-    let mut steps = Vec::new();
-    for ScheduledFault { at_ms, machine, fault } in schedule {
-        let mut add = |after: u64, step: Step| steps.push((at_ms.saturating_add(after), *machine, step));
-        match *fault {
-            Fault::Crash { down_ms } => {
-                add(0, Step::Crash);
-                add(down_ms, Step::Start);
-            }
-            Fault::CrashTwice { between_ms } => {
-                add(0, Step::Crash);
-                add(100, Step::Start);
-                add(between_ms.saturating_add(100), Step::Crash);
-                add(between_ms.saturating_add(300), Step::Start);
-            }
-            Fault::Cut { for_ms } => {
-                add(0, Step::Cut);
-                add(for_ms, Step::Mend);
-            }
-            Fault::CutAnswers { for_ms } => {
-                add(0, Step::CutAnswers);
-                add(for_ms, Step::Mend);
-            }
-            Fault::SlowDisk { factor, for_ms } => {
-                add(0, Step::Ail(Ailment { slowness: factor, ..Ailment::default() }));
-                add(for_ms, Step::Ail(Ailment::default()));
-            }
-            Fault::FullDisk { for_ms } => {
-                add(0, Step::Ail(Ailment { full: true, ..Ailment::default() }));
-                recover(for_ms, &mut add);
-            }
-            Fault::FailingSync { for_ms } => {
-                add(0, Step::Ail(Ailment { sync_fails: true, ..Ailment::default() }));
-                recover(for_ms, &mut add);
-            }
-            Fault::Clock { ahead_ms } => add(0, Step::Clock(ahead_ms)),
-        }
-    }
-    steps.sort_by_key(|(at, _, _)| *at);
-    steps
-}
-
-/// The disk is good again; for every second measure the machine loses power first, else the node is left to itself.
-fn recover(for_ms: u64, add: &mut impl FnMut(u64, Step)) {
-    if for_ms.is_multiple_of(2) {
-        add(for_ms, Step::Crash);
-        add(for_ms.saturating_add(100), Step::Start);
-    }
-    add(for_ms, Step::Ail(Ailment::default()));
-}
-
-/// Names of the hosts that are not nodes, which a cut separates a machine from.
-pub type Others = Vec<String>;
-
-/// Does one step. Idempotent: a machine that is down may fail again, as power does.
-pub fn perform(sim: &mut turmoil::Sim<'_>, machine: &Machine, others: &Others, step: Step, trace: &Trace) {
-    let name = machine.name.as_str();
-    let mut text = format!("{name} {step:?}");
-    match step {
-        Step::Crash => {
-            if sim.is_host_running(name) {
-                sim.crash(name);
-            }
-            let lost = machine.disk.crash();
-            text.push_str(&format!(" lost {lost} unsynced operations"));
-        }
-        Step::Start => {
-            if !sim.is_host_running(name) {
-                sim.bounce(name);
-            }
-        }
-        Step::Cut => others.iter().for_each(|other| sim.partition(name, other.as_str())),
-        Step::CutAnswers => others.iter().for_each(|other| sim.partition_oneway(name, other.as_str())),
-        Step::Mend => others.iter().for_each(|other| sim.repair(name, other.as_str())),
-        Step::Ail(ailment) => machine.disk.ail(ailment),
-        Step::Clock(ahead_ms) => machine.clock.set_ahead_ms(ahead_ms),
-    }
-    trace.note("fault", &text);
-}
-
-/// Everything whole again. With `restart` every machine loses power once more; else a node whose disk had failed must find
-/// its way by itself. A disk that was planted to lie goes on lying.
-pub fn heal(
-    sim: &mut turmoil::Sim<'_>,
-    machine: &Machine,
-    others: &Others,
-    (restart, lies): (bool, bool),
-    trace: &Trace,
-) {
-    perform(sim, machine, others, Step::Mend, trace);
-    perform(sim, machine, others, Step::Clock(0), trace);
-    if restart {
-        perform(sim, machine, others, Step::Crash, trace);
-    }
-    perform(sim, machine, others, Step::Ail(Ailment { sync_lies: lies, ..Ailment::default() }), trace);
-    perform(sim, machine, others, Step::Start, trace);
 }

@@ -22,7 +22,9 @@ pub struct Evaluated {
     pub answered: u64,
     /// The client, and which of its connections' lives: versions are compared within one.
     pub client: String,
-    /// Which start of the node answered.
+    /// The machine that was asked.
+    pub machine: u64,
+    /// Which start of its node answered.
     pub life: u64,
     /// The flag's key.
     pub flag: String,
@@ -62,6 +64,8 @@ pub struct Reported {
     pub exposures: Vec<(String, String)>,
     /// How often it was sent.
     pub sends: u64,
+    /// The machines that it was sent to, in order.
+    pub machines: Vec<u64>,
     /// Every answer, oldest first.
     pub answers: Vec<v1::ReportFactsResponse>,
     /// It was refused as a whole: the code. It counted nothing.
@@ -97,12 +101,54 @@ pub enum CommandOutcome {
 /// A read of a flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlagRead {
-    /// When it was asked.
+    /// When it was asked and answered.
     pub asked: u64,
+    /// See `asked`.
+    pub answered: u64,
+    /// The machine that was asked.
+    pub machine: u64,
+    /// The answer said that it may lack what was acknowledged elsewhere.
+    pub stale: bool,
     /// The flag.
     pub flag: String,
     /// The version that came.
     pub version: u64,
+}
+
+/// A sentinel's question to its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The machine.
+    pub machine: u64,
+    /// Which start of its node.
+    pub life: u64,
+    /// When it was asked, and when it was given up or answered.
+    pub asked: u64,
+    /// See `asked`.
+    pub answered: u64,
+    /// The flag.
+    pub flag: String,
+    /// The node served all that time, and its machine did not stand still.
+    pub owed: bool,
+    /// The node could reach no majority.
+    pub minor: bool,
+    /// The version that came.
+    pub version: Option<u64>,
+}
+
+/// How a node sees the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The machine.
+    pub machine: u64,
+    /// When it was asked.
+    pub asked: u64,
+    /// The term.
+    pub term: u64,
+    /// Who leads it; 0: nobody is known.
+    pub leader: u64,
+    /// It says that it leads itself.
+    pub leads: bool,
 }
 
 /// A node's state at a position, as the node itself digests it.
@@ -195,10 +241,20 @@ pub struct Seen {
     pub erased_clicks: Vec<ErasedClick>,
     /// Faults that were aimed, as they fell.
     pub struck: Vec<ScheduledFault>,
+    /// Faults as they fell, on the machine that they fell on.
+    pub done: Vec<ScheduledFault>,
     /// The hash of every unit that was named, by the key that the first machine has at the end.
     pub hashes: BTreeMap<String, u64>,
     /// Per machine, what its disk noticed.
     pub noticed: Vec<(u64, Noticed)>,
+    /// Questions of sentinels.
+    pub probes: Vec<Probe>,
+    /// How nodes saw the cluster.
+    pub standings: Vec<Standing>,
+    /// What the steward brought to its end.
+    pub stewarded: Vec<&'static str>,
+    /// What in the logs contradicts log matching.
+    pub contradictions: Vec<String>,
     /// Digests.
     pub checkpoints: Vec<Checkpoint>,
     /// Starts that a node refused, and why.

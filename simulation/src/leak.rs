@@ -3,6 +3,8 @@
 //! It decorates what a node reads of its own log: the entry at which the ledger folded comes with one outcome a little
 //! smaller than it was proposed. The live node folded the whole; a node that starts before the fold holds less afterwards.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use featureops_cluster::storage::LogEntry;
 use featureops_proto::log::{Entry, entry::Command};
@@ -25,6 +27,34 @@ impl Leak {
     pub fn pass(self, entry: LogEntry) -> LogEntry {
         let leaky = if entry.position.index == self.index { lessened(&entry.payload) } else { None };
         LogEntry { payload: leaky.unwrap_or(entry.payload), ..entry }
+    }
+}
+
+/// The second planted defect: batches of facts that were in the log before are read under another producer's name, as a replica
+/// without deduplication counts them.
+#[derive(Debug, Default)]
+pub struct Repeats(BTreeMap<(String, u64), u64>);
+
+impl Repeats {
+    /// The entry as it is read; the first that brings a batch is the one that is read as it is.
+    #[must_use]
+    pub fn pass(&mut self, entry: LogEntry) -> LogEntry {
+        let decoded = proposal(&entry.payload).and_then(|proposal| Entry::decode(proposal).ok());
+        let Some(mut decoded) = decoded else { return entry };
+        let Some(Command::Ingest(ingest)) = &mut decoded.command else { return entry };
+        let mut differs = false;
+        for batch in &mut ingest.batches {
+            let name = (batch.producer.clone(), batch.sequence);
+            let first = self.0.entry(name).or_insert(entry.position.index);
+            if *first < entry.position.index {
+                batch.producer.push_str("-again");
+                differs = true;
+            }
+        }
+        if !differs {
+            return entry;
+        }
+        LogEntry { payload: with_proposal(decoded.encode_to_vec().into()), ..entry }
     }
 }
 

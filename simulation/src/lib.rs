@@ -6,19 +6,25 @@
 pub mod aim;
 pub mod caller;
 pub mod checks;
+pub mod chronicle;
+pub mod defect;
 pub mod dice;
 pub mod disk;
 pub mod faults;
 pub mod folds;
+pub mod harm;
 pub mod history;
+pub mod house;
 pub mod leak;
 pub mod machine;
 pub mod moments;
+pub mod net;
 pub mod plan;
 pub mod plant;
 pub mod programme;
 pub mod refold;
 pub mod trace;
+pub mod wires;
 pub mod workload;
 pub mod world;
 

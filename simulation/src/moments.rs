@@ -1,7 +1,7 @@
 //! The hard moments of a world: what a disk noticed of them, what the log says of them, and how often each came.
 //!
 //! A world in which no ledger folds proves nothing about the fold. The marks are the counts of what is rare and matters
-//! ("sometimes" events): `simulate` prints them, and a test fails when a few seeds reach one of them never.
+//! ("sometimes" events): `featureops-sim` prints them, and a test fails when a few seeds reach one of them never.
 
 use std::fmt;
 
@@ -114,6 +114,10 @@ pub struct Noticed {
     pub opened: Vec<Opened>,
     /// Times that a snapshot under way found no room.
     pub snapshots_without_room: u64,
+    /// Snapshots of another node that were stored.
+    pub installs: u64,
+    /// Terms of a vote that was durable, and of the one that was found when the disk was opened, where that is older.
+    pub votes_back: Vec<(u64, u64)>,
 }
 
 impl Noticed {
@@ -162,10 +166,54 @@ impl Marks {
             );
             add(FROM_AFTER, from(&|opened, fold| opened.snapshot.is_some_and(|at| fold <= at)));
         }
+        of_cluster(seen, &mut add);
         Self(marks)
     }
 }
 
+/// What only several nodes can meet.
+fn of_cluster(seen: &Seen, add: &mut impl FnMut(&'static str, usize)) {
+    let mut leaders: Vec<(u64, u64)> = seen
+        .standings
+        .iter()
+        .filter(|standing| standing.leader != 0)
+        .map(|standing| (standing.term, standing.leader))
+        .collect();
+    leaders.sort_unstable();
+    leaders.dedup();
+    add(LEADER_CHANGED, leaders.len().saturating_sub(1));
+    let Some((_, log)) = seen.refolded.first() else { return };
+    let late = || log.stamped.iter().filter(|stamped| stamped.late);
+    add(STALE_OWNER, late().count());
+    // It was decided before the owner moved, and came to the log after.
+    let moved = |stamped: &&crate::refold::Stamped| {
+        log.stamped.iter().any(|other| other.experiment == stamped.experiment && other.accepted)
+    };
+    add(MOVED_IN_FLIGHT, late().filter(moved).count());
+    let installs = seen.noticed.iter().map(|(_, noticed)| noticed.installs).sum::<u64>();
+    add(INSTALLED, usize::try_from(installs).unwrap_or(usize::MAX));
+    let elsewhere = seen.reports.iter().filter(|report| {
+        let again = report.answers.iter().any(|answer| answer.duplicate);
+        again && report.machines.windows(2).any(|pair| matches!(pair, [one, other] if one != other))
+    });
+    add(DUPLICATE_ELSEWHERE, elsewhere.count());
+    let brought = |what: &str| seen.stewarded.iter().filter(|done| **done == what).count();
+    add(READMITTED, brought("readmitted"));
+    add(REPLACED, brought("replaced"));
+    let minor = seen.probes.iter().filter(|probe| probe.minor && probe.version.is_some());
+    add(MINORITY, minor.count());
+    add(SAID_STALE, seen.reads.iter().filter(|read| read.stale).count());
+}
+
+const LEADER_CHANGED: &str = "leader changed under load";
+const STALE_OWNER: &str = "stale owner rejected";
+const MOVED_IN_FLIGHT: &str = "owner moved with a decision in flight";
+const INSTALLED: &str = "snapshot installed under writes";
+const DUPLICATE_ELSEWHERE: &str = "duplicate refused on another node";
+const READMITTED: &str = "disk loss re-admitted";
+const REPLACED: &str = "node replaced by another under load";
+const MINORITY: &str = "minority evaluated";
+const SAID_STALE: &str = "read that said it may be stale";
 const FOLDED: &str = "a ledger folded";
 const THINNED: &str = "a ledger thinned";
 const LOST_NEAR_FOLD: &str = "power lost near a fold";
@@ -174,6 +222,18 @@ const LOST_IN_SNAPSHOT: &str = "power lost in a snapshot";
 const NO_ROOM: &str = "no room in a snapshot";
 const FROM_BEFORE: &str = "restored before a fold, folded again";
 const FROM_AFTER: &str = "restored after a fold";
+
+/// Those of ledgers, which worlds of one node meet.
+pub const OF_LEDGERS: &[&str] = &[
+    FOLDED,
+    THINNED,
+    LOST_NEAR_FOLD,
+    LOST_NEAR_THINNING,
+    LOST_IN_SNAPSHOT,
+    NO_ROOM,
+    FROM_BEFORE,
+    FROM_AFTER,
+];
 
 /// Every mark.
 pub const NAMES: &[&str] = &[
@@ -185,6 +245,15 @@ pub const NAMES: &[&str] = &[
     NO_ROOM,
     FROM_BEFORE,
     FROM_AFTER,
+    LEADER_CHANGED,
+    STALE_OWNER,
+    MOVED_IN_FLIGHT,
+    INSTALLED,
+    DUPLICATE_ELSEWHERE,
+    READMITTED,
+    REPLACED,
+    MINORITY,
+    SAID_STALE,
 ];
 
 impl fmt::Display for Marks {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::aim::{Aim, Moment};
 use crate::dice::Dice;
-use crate::faults::{Fault, ScheduledFault};
+use crate::faults::{Fault, LEADER, ScheduledFault};
 
 /// Defects that a test plants, to see that a checker finds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,24 @@ pub enum Plant {
     LeakyFold,
     /// A fold is recorded with the sums of single units but one.
     ShortFold,
+    /// One replica counts a batch again that comes again.
+    NoDedup,
+    /// Nodes forget their vote when they lose power.
+    VoteForgotten,
+    /// Every node but one acknowledges what its disk does not hold: a majority's power fails.
+    EarlyAck,
+    /// One node counts as a majority: what it acknowledged is gone with it.
+    MinorityCommit,
+    /// A decision under an epoch that had passed is recorded as applied.
+    FenceSkipped,
+    /// An owner's decisions are recorded under an older epoch than those before them.
+    EpochIgnored,
+    /// Two nodes are recorded as leaders of one term.
+    TwoLeaders,
+    /// A node is recorded as silent while it served.
+    SilentReplica,
+    /// A read on one node is recorded as older than one that had come before it on another.
+    StaleReplica,
 }
 
 impl Plant {
@@ -94,12 +112,27 @@ impl Plant {
         (Self::OtherReplay, "other-replay"),
         (Self::LeakyFold, "leaky-fold"),
         (Self::ShortFold, "short-fold"),
+        (Self::NoDedup, "no-dedup"),
+        (Self::VoteForgotten, "vote-forgotten"),
+        (Self::EarlyAck, "early-ack"),
+        (Self::MinorityCommit, "minority-commit"),
+        (Self::FenceSkipped, "fence-skipped"),
+        (Self::EpochIgnored, "epoch-ignored"),
+        (Self::TwoLeaders, "two-leaders"),
+        (Self::SilentReplica, "silent-replica"),
+        (Self::StaleReplica, "stale-replica"),
     ];
 
     /// The plant of a name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, text)| *text == name).map(|(plant, _)| *plant)
+    }
+
+    /// Whether it needs a world of several nodes; the others are planted in worlds of one.
+    #[must_use]
+    pub fn is_of_clusters(self) -> bool {
+        self >= Self::NoDedup
     }
 
     /// Its name.
@@ -196,13 +229,36 @@ impl fmt::Display for Brim {
     }
 }
 
+/// Kinds of faults in a world of several nodes, at least.
+const KINDS_MIN: usize = 6;
+/// Time that a cluster has to come together before anything goes wrong.
+const FORMED_MS: u64 = 6_000;
+
+/// How many nodes vote in the world of a seed.
+fn machines_of(seed: u64, plant: Option<Plant>) -> u64 {
+    if let Some(plant) = plant {
+        return if plant.is_of_clusters() { 3 } else { 1 };
+    }
+    match Dice::new(seed, "machines").between(0, 99) {
+        0..=39 => 1,
+        40..=84 => 3,
+        _ => 5,
+    }
+}
+
 /// The options of one world.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where all of it comes from.
     pub seed: u64,
-    /// Machines that run a node.
+    /// Nodes that vote.
     pub machines: u64,
+    /// Machines without a node, which take the place of others.
+    pub spares: u64,
+    /// Entries that nodes keep behind a snapshot.
+    pub keep_entries: u64,
+    /// Longest time between two changes that people make to a cluster of several nodes.
+    pub churn_max_ms: u64,
     /// Service clients.
     pub services: u64,
     /// Clients that only evaluate: by them one sees whether evaluation goes on when nothing else does.
@@ -237,19 +293,39 @@ pub struct Plan {
     pub brim: Option<Brim>,
     /// The planted defect, if any.
     pub plant: Option<Plant>,
+    /// Voters, where somebody said how many.
+    pub voters: Option<u64>,
+    /// Places in the whole list of the faults that were left in, where some were left out.
+    pub kept: Option<Vec<usize>>,
 }
 
 impl Plan {
+    /// Leaves out all faults but these, by their places in the list.
+    pub fn keep_faults(&mut self, kept: &[usize]) {
+        let mut at = 0..;
+        self.faults.retain(|_| at.next().is_some_and(|at| kept.contains(&at)));
+        self.kept = Some(kept.to_vec());
+    }
+
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64, plant: Option<Plant>) -> Self {
+        Self::among(seed, plant, None)
+    }
+
+    /// The plan of a seed with this many voters, whatever the seed says.
+    #[must_use]
+    pub fn among(seed: u64, plant: Option<Plant>, voters: Option<u64>) -> Self {
         let mut dice = Dice::new(seed, "plan");
-        let machines = 1;
+        let machines = voters.unwrap_or_else(|| machines_of(seed, plant));
         let faults_ms = dice.between(8_000, 24_000);
         let latency_min_ms = dice.between(1, 3);
         let mut plan = Self {
             seed,
             machines,
+            spares: 0,
+            keep_entries: 1_000,
+            churn_max_ms: 0,
             services: dice.between(1, 4),
             visitors: 1,
             units: dice.between(20, 400),
@@ -268,9 +344,15 @@ impl Plan {
             restarts: true,
             brim: Brim::of(seed, plant),
             plant,
+            voters,
+            kept: None,
         };
         if let Some(brim) = &plan.brim {
             plan.snapshot_every_entries = brim.snapshot_every_entries;
+        }
+        if machines > 1 {
+            plan.widen();
+            return plan;
         }
         let mut dice = Dice::new(seed, "faults");
         let count = dice.between(1, 8);
@@ -293,18 +375,93 @@ impl Plan {
         plan
     }
 
+    /// Makes it a world of several nodes: longer, with more that goes wrong, and of other kinds.
+    fn widen(&mut self) {
+        let mut dice = Dice::new(self.seed, "cluster");
+        self.brim = None;
+        self.spares = dice.between(0, 1);
+        self.faults_ms = dice.between(44_000, 56_000);
+        self.healed_ms = 8_000;
+        self.services = dice.between(1, 3);
+        self.think_max_ms = dice.between(10, 60);
+        // The wire between two nodes is short, mostly.
+        self.latency_max_ms = self.latency_min_ms.saturating_add(dice.between(1, 15));
+        self.snapshot_every_entries = dice.between(60, 500);
+        self.keep_entries = dice.between(10, 200);
+        self.churn_max_ms = dice.between(2_000, 9_000);
+        let last_ms = self.faults_ms.saturating_sub(500);
+        let mut kinds = std::collections::BTreeSet::new();
+        let count = dice.between(12, 28);
+        for drawn in 0..100 {
+            if drawn >= count && kinds.len() >= KINDS_MIN {
+                break;
+            }
+            let (machine, fault) = Fault::draw_among(&mut dice, self.machines.saturating_add(self.spares));
+            kinds.insert(fault.kind());
+            // Nothing before the cluster is one: it would only come to be later.
+            self.faults.push(ScheduledFault { at_ms: dice.between(FORMED_MS, last_ms), machine, fault });
+        }
+        let middle = self.faults_ms / 2;
+        let mut all_fail = |at_ms: u64, from: u64| {
+            for machine in from..=self.machines {
+                let fault = Fault::Crash { down_ms: 300 };
+                self.faults.push(ScheduledFault { at_ms, machine, fault });
+            }
+        };
+        match self.plant {
+            Some(Plant::EarlyAck | Plant::MinorityCommit) => all_fail(middle, 1),
+            // A vote is asked for and forgotten again and again.
+            Some(Plant::VoteForgotten) => {
+                for round in 0..8_u64 {
+                    let at_ms = FORMED_MS.saturating_add(round.saturating_mul(4_000));
+                    all_fail(at_ms, 2);
+                }
+            }
+            Some(Plant::NoDedup) => self.repeats_percent = 40,
+            _ => {}
+        }
+        if matches!(self.plant, Some(Plant::EarlyAck | Plant::MinorityCommit)) {
+            self.faults.retain(|scheduled| !matches!(scheduled.fault, Fault::LoseDisk { .. }));
+        }
+        self.faults.sort_by_key(|scheduled| scheduled.at_ms);
+        let jumped = self.faults.iter().any(|scheduled| matches!(scheduled.fault, Fault::Clock { .. }));
+        self.restarts = jumped || self.plant.is_some() || dice.percent(50);
+    }
+
+    /// Machines in all.
+    #[must_use]
+    pub fn all_machines(&self) -> u64 {
+        self.machines.saturating_add(self.spares)
+    }
+
     /// The command that runs this plan again.
     #[must_use]
     pub fn replay_command(&self) -> String {
         let plant = self.plant.map_or_else(String::new, |plant| format!(" --plant {}", plant.name()));
-        format!("cargo run --release -p featureops-simulation -- --seed {}{plant}", self.seed)
+        let kept = self.kept.as_ref().map_or_else(String::new, |kept| {
+            let places: Vec<String> = kept.iter().map(ToString::to_string).collect();
+            format!(" --faults {}", places.join(","))
+        });
+        let voters = self.voters.map_or_else(String::new, |voters| format!(" --nodes {voters}"));
+        format!("cargo run --release -p simulation -- run --seed {}{voters}{plant}{kept}", self.seed)
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}", self.seed)?;
-        writeln!(f, "  machines {}, services {}, visitors {}", self.machines, self.services, self.visitors)?;
+        writeln!(
+            f,
+            "  voters {}, spares {}, services {}, visitors {}",
+            self.machines, self.spares, self.services, self.visitors
+        )?;
+        if self.machines > 1 {
+            let (keeps, churn) = (self.keep_entries, self.churn_max_ms);
+            writeln!(
+                f,
+                "  {keeps} entries kept behind a snapshot, a change of the cluster every {churn} ms at most"
+            )?;
+        }
         writeln!(f, "  units {}, treatment does harm: {}", self.units, self.harm)?;
         writeln!(f, "  under faults {} ms, healed {} ms", self.faults_ms, self.healed_ms)?;
         writeln!(
@@ -323,7 +480,11 @@ impl fmt::Display for Plan {
             write!(f, "{brim}")?;
         }
         for scheduled in &self.faults {
-            writeln!(f, "  at {} ms machine {}: {:?}", scheduled.at_ms, scheduled.machine, scheduled.fault)?;
+            let (at, fault) = (scheduled.at_ms, scheduled.fault);
+            match scheduled.machine {
+                LEADER => writeln!(f, "  at {at} ms the leader: {fault:?}")?,
+                machine => writeln!(f, "  at {at} ms machine {machine}: {fault:?}")?,
+            }
         }
         Ok(())
     }

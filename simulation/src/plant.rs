@@ -14,7 +14,24 @@ use crate::plan::{Plan, Plant};
 /// Plants into the record. False when there was no place for it.
 pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
     match plan.plant {
-        None | Some(Plant::DroppedSync | Plant::DoubleCount | Plant::LostCommand | Plant::LeakyFold) => true,
+        None
+        | Some(
+            Plant::DroppedSync
+            | Plant::DoubleCount
+            | Plant::LostCommand
+            | Plant::LeakyFold
+            | Plant::NoDedup
+            | Plant::VoteForgotten
+            | Plant::EarlyAck
+            | Plant::MinorityCommit,
+        ) => true,
+        Some(
+            cluster @ (Plant::FenceSkipped
+            | Plant::EpochIgnored
+            | Plant::TwoLeaders
+            | Plant::SilentReplica
+            | Plant::StaleReplica),
+        ) => plant_in_cluster(cluster, seen),
         Some(Plant::TreatmentUnderTrip) => {
             let place = seen
                 .evaluations
@@ -162,6 +179,58 @@ pub fn plant(plan: &Plan, seen: &mut Seen) -> bool {
             checkpoint.digest ^= 1;
             true
         }
+    }
+}
+
+/// What several nodes would have shown.
+fn plant_in_cluster(plant: Plant, seen: &mut Seen) -> bool {
+    match plant {
+        Plant::FenceSkipped => {
+            let Some((_, log)) = seen.refolded.first_mut() else { return false };
+            // One that was refused for its epoch, after one that was decided under the next.
+            let late = log.stamped.iter().position(|stamped| stamped.late);
+            let Some(late) = late.and_then(|late| log.stamped.get_mut(late)) else { return false };
+            late.accepted = true;
+            true
+        }
+        Plant::EpochIgnored => {
+            let Some((_, log)) = seen.refolded.first_mut() else { return false };
+            let accepted = log.stamped.iter_mut().filter(|stamped| stamped.accepted && stamped.epoch > 1);
+            let Some(last) = accepted.last() else { return false };
+            last.epoch = last.epoch.saturating_sub(1);
+            true
+        }
+        Plant::TwoLeaders => {
+            let said = seen.standings.iter().rposition(|standing| standing.leads);
+            let Some(said) = said.and_then(|said| seen.standings.get(said)).cloned() else { return false };
+            let other = said.leader % 3 + 1;
+            seen.standings.push(crate::history::Standing { machine: other, leader: other, ..said });
+            true
+        }
+        Plant::SilentReplica => {
+            let mut probes = seen.probes.iter_mut().filter(|probe| probe.owed);
+            let Some(probe) = probes.next_back() else { return false };
+            probe.version = None;
+            true
+        }
+        Plant::StaleReplica => {
+            let newest: Vec<_> = seen
+                .reads
+                .iter()
+                .filter(|read| !read.stale)
+                .map(|read| (read.flag.clone(), read.answered, read.machine, read.version))
+                .collect();
+            let place = seen.reads.iter_mut().rev().filter(|read| !read.stale).find_map(|read| {
+                let before = newest.iter().find(|(flag, answered, machine, version)| {
+                    *flag == read.flag && *answered < read.asked && *machine != read.machine && *version > 0
+                })?;
+                Some((read, before.3))
+            });
+            let Some((read, version)) = place else { return false };
+            read.version = version.saturating_sub(1);
+            true
+        }
+        _ => false,
     }
 }
 

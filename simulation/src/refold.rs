@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use featureops_proto::v1;
+use featureops_cluster::storage::LogEntry;
+use featureops_proto::log::{Entry, Reply, entry::Command, reply};
+use featureops_proto::{ErrorCode, v1};
 use featureops_state::State;
 use prost::Message;
 
-use crate::disk::SimulatedDisk;
 use crate::folds::{Fold, fold_of, unfolding};
 use crate::workload::ENVIRONMENT;
 
@@ -55,8 +56,29 @@ pub struct Refolded {
     pub held: Vec<String>,
     /// Ledgers that folded, each beside a recomputation.
     pub folds: Vec<Fold>,
+    /// Decisions with an owner's stamp, in order.
+    pub stamped: Vec<Stamped>,
+    /// Batches of facts that were in the log before.
+    pub repeated: u64,
     /// Places at which units of half of a ledger's hash space left.
     pub thinnings: Vec<u64>,
+}
+
+/// A decision that an owner stamped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamped {
+    /// Its place.
+    pub position: u64,
+    /// The experiment's key.
+    pub experiment: String,
+    /// The stamp.
+    pub epoch: u64,
+    /// See `epoch`.
+    pub sequence: u64,
+    /// Whether it was refused because its epoch had passed.
+    pub late: bool,
+    /// Whether it was not refused.
+    pub accepted: bool,
 }
 
 /// What the log says of one experiment's ledger.
@@ -78,18 +100,38 @@ pub struct Counted {
     pub arms: Vec<u64>,
 }
 
+fn stamped(position: u64, entry: &Entry, reply: &Reply) -> Option<Stamped> {
+    let stamp = entry.owner.as_ref()?;
+    let Some(Command::SubmitDecision(submitted)) = &entry.command else { return None };
+    let refusal = match &reply.result {
+        Some(reply::Result::Refusal(refusal)) => Some(refusal),
+        _ => None,
+    };
+    let late = refusal
+        .is_some_and(|refusal| refusal.code == ErrorCode::Fenced.as_str() && refusal.field == "owner.epoch");
+    Some(Stamped {
+        position,
+        experiment: submitted.decision.as_ref()?.experiment.clone(),
+        epoch: stamp.epoch,
+        sequence: stamp.sequence,
+        late,
+        accepted: refusal.is_none(),
+    })
+}
+
 /// Most records read back.
 const KEPT: usize = 100_000;
 
-/// Folds the disk's whole log, takes digests where the nodes took theirs, and looks for units by their hash. Beside it a state
+/// Folds a whole log, takes digests where the nodes took theirs, and looks for units by their hash. Beside it a state
 /// is folded whose budgets of sums are never full, by which it is judged what each ledger's fold made.
 #[must_use]
-pub fn refold(disk: &SimulatedDisk, places: &[u64], units: &[(String, u64)]) -> Refolded {
+pub fn refold(entries: Vec<LogEntry>, places: &[u64], units: &[(String, u64)]) -> Refolded {
     let places: BTreeSet<u64> = places.iter().copied().collect();
     let mut refolded = Refolded::default();
     let (mut state, mut single) = (State::new(), State::new());
     let (mut effects, mut audited) = (Vec::new(), 0);
-    for entry in disk.archive() {
+    let mut batches = BTreeSet::new();
+    for entry in entries {
         let Ok(record) = Record::decode(entry.payload) else {
             refolded.violation = Some(format!("entry {} is not a record", entry.position));
             break;
@@ -98,9 +140,21 @@ pub fn refold(disk: &SimulatedDisk, places: &[u64], units: &[(String, u64)]) -> 
             continue;
         }
         effects.clear();
-        if let Err(violation) = state.apply(entry.position.index, &record.proposal, &mut effects) {
-            refolded.violation = Some(format!("{violation:?}"));
-            break;
+        let reply = match state.apply(entry.position.index, &record.proposal, &mut effects) {
+            Ok(reply) => reply,
+            Err(violation) => {
+                refolded.violation = Some(format!("{violation:?}"));
+                break;
+            }
+        };
+        if let Ok(command) = Entry::decode(record.proposal.clone()) {
+            refolded.stamped.extend(stamped(entry.position.index, &command, &reply));
+            if let Some(Command::Ingest(ingest)) = command.command {
+                for batch in ingest.batches {
+                    let is_new = batches.insert((batch.producer, batch.sequence));
+                    refolded.repeated = refolded.repeated.saturating_add(u64::from(!is_new));
+                }
+            }
         }
         refolded.entries = refolded.entries.saturating_add(1);
         let unfolding = unfolding(&record.proposal);

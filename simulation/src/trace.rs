@@ -15,11 +15,32 @@ use xxhash_rust::xxh3::Xxh3Default;
 /// Lines kept for a person to read when a seed fails.
 const LINES_KEPT: usize = 4_000;
 
+/// Landmarks kept for a picture of the world.
+const LANDMARKS_KEPT: usize = 20_000;
+/// Kinds of events that are landmarks.
+const LANDMARKS: &[&str] = &["fault", "node", "steward", "leader", "panic", "finding"];
+
+/// Where each event is told as it comes.
+#[derive(Debug, Default)]
+pub enum Echo {
+    /// Nowhere.
+    #[default]
+    Nowhere,
+    /// On stderr.
+    Stderr,
+    /// In a file, one JSON object a line: `at_us`, `kind`, `text`.
+    Lines(std::fs::File),
+}
+
+/// An event that a picture of the world shows: microseconds, kind, text.
+pub type Landmark = (u64, String, String);
+
 struct Kept {
     hasher: Xxh3Default,
     lines: VecDeque<String>,
+    landmarks: Vec<Landmark>,
     events: u64,
-    echo: bool,
+    echo: Echo,
 }
 
 /// The trace of one world. Clones share it.
@@ -27,12 +48,13 @@ struct Kept {
 pub struct Trace(Arc<Mutex<Kept>>);
 
 impl Trace {
-    /// An empty trace; with `echo` each line is also written to stderr as it comes.
+    /// An empty trace.
     #[must_use]
-    pub fn new(echo: bool) -> Self {
+    pub fn new(echo: Echo) -> Self {
         Self(Arc::new(Mutex::new(Kept {
             hasher: Xxh3Default::new(),
             lines: VecDeque::new(),
+            landmarks: Vec::new(),
             events: 0,
             echo,
         })))
@@ -46,8 +68,20 @@ impl Trace {
         kept.hasher.update(line.as_bytes());
         kept.hasher.update(b"\n");
         kept.events = kept.events.saturating_add(1);
-        if kept.echo {
-            eprintln!("{line}");
+        match &mut kept.echo {
+            Echo::Nowhere => {}
+            Echo::Stderr => eprintln!("{line}"),
+            Echo::Lines(file) => {
+                use std::io::Write as _;
+                let event = serde_json::json!({ "at_us": micros, "kind": kind, "text": text });
+                if writeln!(file, "{event}").is_err() {
+                    // Full, most likely: the world goes on, and whoever compares files sees the end.
+                    kept.echo = Echo::Nowhere;
+                }
+            }
+        }
+        if LANDMARKS.contains(&kind) && kept.landmarks.len() < LANDMARKS_KEPT {
+            kept.landmarks.push((micros, kind.to_owned(), text.to_owned()));
         }
         kept.lines.push_back(line);
         if kept.lines.len() > LINES_KEPT {
@@ -60,6 +94,12 @@ impl Trace {
     pub fn digest(&self) -> (u64, u64) {
         let kept = self.0.lock();
         (kept.hasher.digest(), kept.events)
+    }
+
+    /// The landmarks, oldest first.
+    #[must_use]
+    pub fn landmarks(&self) -> Vec<Landmark> {
+        self.0.lock().landmarks.clone()
     }
 
     /// The newest lines, oldest first.
@@ -130,7 +170,7 @@ mod tests {
     #[test]
     fn the_digest_depends_on_every_event_and_its_order() {
         let digest = |notes: &[&str]| {
-            let trace = Trace::new(false);
+            let trace = Trace::new(Echo::Nowhere);
             for note in notes {
                 trace.note("test", note);
             }

@@ -8,36 +8,42 @@
 //! First safety under faults, then everything is healed, then service is demanded. The world is one thread; its steps are one
 //! millisecond, within which turmoil runs each host in an order drawn from the seed.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use featureops::config::NodeConfig;
-use featureops::node::Node;
 use featureops::unit_key::UnitKeyStore;
 
 use crate::Ambient;
 use crate::aim::Follower;
-use crate::caller::PORT;
 use crate::checks::{self, Finding};
+use crate::chronicle::Chronicle;
+use crate::defect::Defect;
 use crate::disk::Ailment;
-use crate::faults::{Others, Step, heal, perform, steps};
-use crate::history::{Checkpoint, History};
+use crate::faults::{Fault, ScheduledFault};
+use crate::harm::{Harm, Step, aimed, steps};
+use crate::history::{Checkpoint, History, Seen};
+use crate::house::node;
+use crate::leak::Repeats;
 use crate::machine::{EPOCH_MS, Machine};
 use crate::moments::Marks;
 use crate::plan::{Plan, Plant};
 use crate::plant::plant;
 use crate::refold::refold;
-use crate::trace::{Trace, TraceSubscriber};
-use crate::workload::{Stage, StageCell, World, auditor, crowd, eraser, lister, operator, service};
+use crate::trace::{Landmark, Trace, TraceSubscriber};
+use crate::wires::Wires;
+use crate::workload::{
+    LeaderCell, Stage, StageCell, Works, World, auditor, crowd, eraser, lister, operator, sentinel, service,
+    steward, witness,
+};
 
 /// Simulated time after which a world that does not end is ended.
 const CLOSING_MS_MAX: u64 = 60_000;
 /// Time between the last client's end and the audit.
 const SETTLE_MS: u64 = 1_500;
-/// Time between two digests of a node's state.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(700);
+/// How often it is looked who can reach a majority, in milliseconds.
+const MINORITY_EVERY_MS: u64 = 20;
 
 /// What came of a world.
 pub struct Outcome {
@@ -51,6 +57,10 @@ pub struct Outcome {
     pub findings: Vec<(&'static str, &'static str, Finding)>,
     /// How often what is rare and matters came.
     pub marks: Marks,
+    /// Faults that fell, by kind.
+    pub faults: Vec<(&'static str, u64)>,
+    /// What a picture of it shows.
+    pub landmarks: Vec<Landmark>,
     /// The trace's end.
     pub tail: Vec<String>,
 }
@@ -78,7 +88,13 @@ pub fn run(plan: Plan, ambient: &dyn Ambient, trace: Trace, level: tracing::Leve
 fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
     let history = History::default();
     hear_panics(&history, trace);
-    let machines: Vec<Machine> = (1..=plan.machines).map(|number| Machine::new(plan.seed, number)).collect();
+    let machines: Vec<Machine> =
+        (1..=plan.all_machines()).map(|number| Machine::new(plan.seed, number)).collect();
+    let chronicle = Chronicle::default();
+    for machine in &machines {
+        machine.disk.tell(&chronicle);
+        machine.life.set_powered(machine.number <= plan.machines);
+    }
     if plan.plant == Some(Plant::DroppedSync) {
         machines
             .iter()
@@ -90,37 +106,16 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
         history: history.clone(),
         trace: trace.clone(),
         stage: StageCell::default(),
+        leader: LeaderCell::default(),
+        works: Works::default(),
+        chronicle,
     };
     let (simulated_ms, fault) = live(&world, ambient, trace);
     let mut seen = history.take();
     if let Some(fault) = fault {
         seen.ended.push(fault);
     }
-    for (number, machine) in (1_u64..).zip(world.machines.iter()) {
-        let places: Vec<u64> = seen.checkpoints.iter().map(|checkpoint| checkpoint.position).collect();
-        // By the key that the machine has: what was erased is looked for by its hash.
-        let key = UnitKeyStore::read(machine).ok().flatten();
-        let hash = |unit: &String| Some((unit.clone(), key.as_ref()?.hash(unit.as_bytes())));
-        if key.is_none() && !seen.erased.is_empty() {
-            seen.ended.push(format!("machine {number} has no unit key by which to look for erased units"));
-        }
-        let erased: BTreeSet<String> = seen.erased.iter().map(|erased| erased.unit.clone()).collect();
-        let erased: Vec<(String, u64)> = erased.iter().filter_map(hash).collect();
-        let refolded = refold(&machine.disk, &places, &erased);
-        for (position, digest) in &refolded.digests {
-            // The second reading is one more replica, of a life of its own.
-            let checkpoint = Checkpoint { machine: number, life: 0, position: *position, digest: *digest };
-            seen.checkpoints.push(checkpoint);
-        }
-        seen.refolded.push((number, refolded));
-        seen.noticed.push((number, machine.disk.noticed()));
-        if number == 1 {
-            let mut units: BTreeSet<&String> = seen.reports.iter().flat_map(|report| &report.units).collect();
-            units.extend(seen.asked.iter().map(|(_, unit)| unit));
-            let units: BTreeSet<String> = units.into_iter().cloned().collect();
-            seen.hashes = units.iter().filter_map(hash).collect();
-        }
-    }
+    read_again(&world, &mut seen);
     let marks = Marks::of(&seen);
     if !plant(&world.plan, &mut seen) {
         trace.note("plant", "found no place");
@@ -134,7 +129,55 @@ fn inhabit(plan: Plan, ambient: &dyn Ambient, trace: &Trace) -> Outcome {
     }
     trace.note("marks", &format!("{marks:?}"));
     let (digest, events) = trace.digest();
-    Outcome { digest, events, simulated_ms, findings, marks, tail: trace.tail(200) }
+    let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for scheduled in seen.done.iter().chain(&seen.struck) {
+        let times = faults.entry(scheduled.fault.kind()).or_default();
+        *times = times.saturating_add(1);
+    }
+    let (faults, landmarks) = (faults.into_iter().collect(), trace.landmarks());
+    Outcome { digest, events, simulated_ms, findings, marks, faults, landmarks, tail: trace.tail(200) }
+}
+
+/// Reads the logs once more: what they say when they are folded from the first entry, and how it compares.
+fn read_again(world: &World, seen: &mut Seen) {
+    let places: Vec<u64> = seen.checkpoints.iter().map(|checkpoint| checkpoint.position).collect();
+    // By the key that the machines have: what was erased is looked for by its hash.
+    let key = world.machines.iter().find_map(|machine| UnitKeyStore::read(machine).ok().flatten());
+    let hash = |unit: &String| Some((unit.clone(), key.as_ref()?.hash(unit.as_bytes())));
+    if key.is_none() && !seen.erased.is_empty() {
+        seen.ended.push("no machine has a unit key by which to look for erased units".to_owned());
+    }
+    let erased: BTreeSet<String> = seen.erased.iter().map(|erased| erased.unit.clone()).collect();
+    let erased: Vec<(String, u64)> = erased.iter().filter_map(hash).collect();
+    let is_alone = world.machines.len() == 1;
+    // The longest log of the newest term is the history of all.
+    let last = world.machines.iter().filter_map(|machine| machine.disk.last()).max();
+    let entries = match (world.machines.first(), last) {
+        (Some(machine), _) if is_alone => machine.disk.archive(),
+        (_, Some(last)) => {
+            let (chain, is_whole) = world.chronicle.chain(last);
+            if !is_whole {
+                seen.contradictions.push(format!("no log reaches from the first entry to {last}"));
+            }
+            chain
+        }
+        _ => Vec::new(),
+    };
+    seen.contradictions.extend(world.chronicle.faults());
+    let refolded = refold(entries, &places, &erased);
+    for (position, digest) in &refolded.digests {
+        // The second reading is one more replica, of a life of its own.
+        let checkpoint = Checkpoint { machine: 0, life: 0, position: *position, digest: *digest };
+        seen.checkpoints.push(checkpoint);
+    }
+    for machine in world.machines.iter() {
+        seen.refolded.push((machine.number, refolded.clone()));
+        seen.noticed.push((machine.number, machine.disk.noticed()));
+    }
+    let mut units: BTreeSet<&String> = seen.reports.iter().flat_map(|report| &report.units).collect();
+    units.extend(seen.asked.iter().map(|(_, unit)| unit));
+    let units: BTreeSet<String> = units.into_iter().cloned().collect();
+    seen.hashes = units.iter().filter_map(hash).collect();
 }
 
 /// A panic anywhere in product code is a finding, also where a task swallows it.
@@ -161,12 +204,12 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
         .max_message_latency(Duration::from_millis(plan.latency_max_ms))
         .tcp_capacity(65_536)
         .build();
-    for (number, machine) in (1_u64..).zip(world.machines.iter()) {
+    for machine in world.machines.iter() {
         let (machine, world) = (machine.clone(), world.clone());
-        sim.host(machine.name.clone(), move || node(number, machine.clone(), world.clone()));
+        sim.host(machine.name.clone(), move || node(machine.clone(), world.clone()));
     }
     let active = Arc::new(AtomicU64::new(0));
-    let mut others: Others =
+    let mut others =
         vec!["operator".to_owned(), "lister".to_owned(), "eraser".to_owned(), "auditor".to_owned()];
     for number in 1..=plan.services {
         let name = format!("service-{number}");
@@ -186,8 +229,26 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
         sim.client("crowd", counted(Arc::clone(&active), crowd::run(world.clone(), brim.clone())));
     }
     sim.client("auditor", auditor::run(world.clone()));
+    if plan.machines > 1 {
+        others.extend(["steward".to_owned(), "witness".to_owned()]);
+        sim.client("steward", counted(Arc::clone(&active), steward::run(world.clone())));
+        sim.client("witness", counted(Arc::clone(&active), witness::run(world.clone())));
+        for machine in world.machines.iter() {
+            let watch = sentinel::run(world.clone(), machine.clone());
+            sim.client(sentinel::name_of(machine), counted(Arc::clone(&active), watch));
+        }
+    }
 
-    let mut schedule: VecDeque<(u64, u64, Step)> = steps(&plan.faults).into();
+    let mut waiting: VecDeque<ScheduledFault> = plan.faults.clone().into();
+    let mut schedule: VecDeque<(u64, u64, Step)> = VecDeque::new();
+    let mut harm = Harm {
+        machines: &world.machines,
+        others,
+        wires: Wires::default(),
+        latency_max_ms: plan.latency_max_ms,
+        standing: BTreeSet::new(),
+        trace,
+    };
     let mut followers: Vec<Option<Follower>> =
         (1..=plan.machines).map(|number| Follower::new(plan, number)).collect();
     let mut settled_at = None;
@@ -201,25 +262,40 @@ fn live(world: &World, ambient: &dyn Ambient, trace: &Trace) -> (u64, Option<Str
                 let struck = struck.unwrap_or_default();
                 if !struck.is_empty() {
                     trace.note("aimed", &format!("{struck:?}"));
-                    schedule.extend(steps(&struck));
+                    schedule.extend(steps(&struck, plan.machines));
                     schedule.make_contiguous().sort_by_key(|(at, _, _)| *at);
                     world.history.write(|seen| seen.struck.extend(struck));
                 }
             }
+            while waiting.front().is_some_and(|next| next.at_ms <= now_ms)
+                && let Some(next) = waiting.pop_front()
+            {
+                let next = sparing(world, aimed(next, world.leader.get()));
+                schedule.extend(steps(&[next], plan.machines));
+                schedule.make_contiguous().sort_by_key(|(at, _, _)| *at);
+                world.history.write(|seen| seen.done.push(next));
+            }
             while schedule.front().is_some_and(|(at, _, _)| *at <= now_ms)
                 && let Some((_, number, step)) = schedule.pop_front()
             {
-                if let Some(machine) = machine(world, number) {
-                    perform(&mut sim, machine, &others, keep_plant(plan, step), trace);
-                }
+                harm.perform(&mut sim, number, keep_plant(plan, step), now_ms);
             }
+            plant_live(world, now_ms);
         } else if !healed {
             healed = true;
-            for machine in world.machines.iter() {
-                let lies = plan.plant == Some(Plant::DroppedSync);
-                heal(&mut sim, machine, &others, (plan.restarts, lies), trace);
-            }
+            let lies = plan.plant == Some(Plant::DroppedSync);
+            harm.heal(&mut sim, plan.restarts, lies, now_ms);
             world.stage.enter(Stage::Healed);
+        }
+        if plan.machines > 1 {
+            for machine in world.machines.iter().filter(|machine| machine.life.takes_retirement()) {
+                harm.perform(&mut sim, machine.number, Step::Crash, now_ms);
+                harm.perform(&mut sim, machine.number, Step::Empty, now_ms);
+                harm.perform(&mut sim, machine.number, Step::Start, now_ms);
+            }
+            if now_ms.is_multiple_of(MINORITY_EVERY_MS) {
+                harm.look_for_minorities(plan.machines);
+            }
         }
         if now_ms >= plan.faults_ms.saturating_add(plan.healed_ms) {
             if settled_at.is_none() {
@@ -254,8 +330,41 @@ fn keep_plant(plan: &Plan, step: Step) -> Step {
     }
 }
 
-fn machine(world: &World, number: u64) -> Option<&Machine> {
-    world.machines.get(usize::try_from(number.checked_sub(1)?).ok()?)
+/// A disk is lost only while every other one is whole and in use, and nothing else is done to the membership; else power fails.
+fn sparing(world: &World, mut scheduled: ScheduledFault) -> ScheduledFault {
+    if let Fault::LoseDisk { down_ms } = scheduled.fault {
+        let voters = world.machines.iter().filter(|machine| machine.life.is_powered());
+        let all_serve = voters.clone().all(|machine| machine.life.serves_from().is_some());
+        let votes = voters.clone().any(|machine| machine.number == scheduled.machine);
+        if !all_serve || !votes || !world.works.begin(scheduled.machine) {
+            scheduled.fault = Fault::Crash { down_ms };
+        }
+    }
+    scheduled
+}
+
+/// Defects that begin within the world.
+fn plant_live(world: &World, now_ms: u64) {
+    let plan = &world.plan;
+    let others = || world.machines.iter().filter(|machine| machine.number > 1);
+    match plan.plant {
+        Some(Plant::NoDedup) if now_ms == 0 => {
+            if let Some(machine) = others().next() {
+                machine.disk.plant(Defect::ForgetsRepeats(Repeats::default()));
+            }
+        }
+        Some(Plant::VoteForgotten) if now_ms == 0 => {
+            world.machines.iter().for_each(|machine| machine.disk.plant(Defect::ForgetsVotes));
+        }
+        // The copies are some seconds old when power fails in the middle.
+        Some(Plant::EarlyAck) if now_ms.saturating_add(3_000) == plan.faults_ms / 2 => {
+            world.machines.iter().for_each(|machine| machine.disk.roll_back());
+        }
+        Some(Plant::MinorityCommit) if now_ms.saturating_add(3_000) == plan.faults_ms / 2 => {
+            others().for_each(|machine| machine.disk.roll_back());
+        }
+        _ => {}
+    }
 }
 
 async fn counted(active: Arc<AtomicU64>, client: impl Future<Output = turmoil::Result>) -> turmoil::Result {
@@ -263,46 +372,4 @@ async fn counted(active: Arc<AtomicU64>, client: impl Future<Output = turmoil::R
     let ended = client.await;
     active.fetch_sub(1, Ordering::SeqCst);
     ended
-}
-
-/// How long a machine waits before it starts a node again whose start ended.
-const START_AGAIN: Duration = Duration::from_millis(500);
-
-/// A node from its machine's power to its loss. A start that ends while the disk ails is begun again, as a service manager
-/// does it; any other that ends leaves the machine idle.
-async fn node(number: u64, machine: Machine, world: World) -> turmoil::Result {
-    loop {
-        let environment = machine.environment();
-        let life = machine.life();
-        let config = NodeConfig {
-            listen: std::net::SocketAddr::from(([0, 0, 0, 0], PORT)),
-            snapshot_every_entries: world.plan.snapshot_every_entries,
-            snapshot_every_bytes: world.plan.snapshot_every_bytes,
-            loopback_only: false,
-            observe_process: false,
-            ..NodeConfig::default()
-        };
-        world.trace.note("node", &format!("{} starts life {life}", machine.name));
-        match Node::start_with(environment, config, Arc::new(machine.clone())).await {
-            Ok(node) => loop {
-                let (position, digest) = node.digest();
-                world.trace.note("digest", &format!("{} {position} {digest:016x}", machine.name));
-                let checkpoint = Checkpoint { machine: number, life, position, digest };
-                world.history.write(|seen| seen.checkpoints.push(checkpoint));
-                tokio::time::sleep(CHECKPOINT_EVERY).await;
-            },
-            Err(error) => {
-                world.trace.note("node", &format!("{} did not start: {error}", machine.name));
-                let ailment = machine.disk.ailment();
-                let ails = ailment.full
-                    || ailment.sync_fails
-                    || error.to_string().contains("first start found no room");
-                if !ails || error.to_string().contains("disk loss") {
-                    world.history.write(|seen| seen.refused_starts.push(error.to_string()));
-                    return std::future::pending().await;
-                }
-            }
-        }
-        tokio::time::sleep(START_AGAIN).await;
-    }
 }

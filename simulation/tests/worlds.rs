@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 
 /// Runs the simulator and returns what it printed.
 fn simulate(words: &[&str]) -> (Output, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_simulate")).args(words).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_featureops-sim")).args(words).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (output, text)
 }
@@ -24,25 +24,33 @@ fn digest(text: &str) -> &str {
 
 #[test]
 fn one_seed_is_one_world_and_another_seed_another() {
-    let (_, first) = simulate(&["--seed", "1"]);
-    let (_, again) = simulate(&["--seed", "1"]);
-    let (_, other) = simulate(&["--seed", "2"]);
-    assert_eq!(digest(&first), digest(&again), "{first}\n{again}");
+    for nodes in ["1", "3"] {
+        let (output, text) = simulate(&["meta", "--seed", "1", "--nodes", nodes]);
+        assert!(output.status.success() && text.contains("the same twice"), "{text}");
+    }
+    let (_, first) = simulate(&["run", "--seed", "1", "--nodes", "1"]);
+    let (_, other) = simulate(&["run", "--seed", "2", "--nodes", "1"]);
     assert_ne!(digest(&first), digest(&other));
 }
 
 #[test]
 fn a_few_seeds_hold_every_property() {
-    let (output, text) = simulate(&["--seeds", "10..16"]);
+    let (output, text) = simulate(&["sweep", "--seeds", "10..16", "--nodes", "1", "--few"]);
+    assert!(output.status.success(), "{text}");
+}
+
+#[test]
+fn a_few_clusters_hold_every_property() {
+    let (output, text) = simulate(&["sweep", "--seeds", "0..2", "--nodes", "3", "--few"]);
     assert!(output.status.success(), "{text}");
 }
 
 /// What is rare and matters, in a few seeds: a sweep that never meets a fold proves nothing about folds.
 #[test]
 fn a_few_seeds_meet_every_hard_moment_of_a_ledger() {
-    let (output, text) = simulate(&["--seeds", "16..24"]);
+    let (output, text) = simulate(&["sweep", "--seeds", "16..24", "--nodes", "1", "--few"]);
     assert!(output.status.success(), "{text}");
-    for mark in featureops_simulation::moments::NAMES {
+    for mark in featureops_simulation::moments::OF_LEDGERS {
         let line = text.lines().find(|line| line.starts_with(&format!("mark {mark}: ")));
         let line = line.unwrap_or_else(|| panic!("no mark '{mark}' in\n{text}"));
         assert!(!line.contains(": 0 times"), "{line}");
@@ -53,7 +61,7 @@ fn a_few_seeds_meet_every_hard_moment_of_a_ledger() {
 fn caught(plant: &str, by: &[&str]) {
     let mut last = String::new();
     for seed in 1..25_u64 {
-        let (output, text) = simulate(&["--seed", &seed.to_string(), "--plant", plant]);
+        let (output, text) = simulate(&["run", "--seed", &seed.to_string(), "--plant", plant]);
         let hit = by.iter().any(|id| text.contains(&format!("violation {id}:")));
         if hit {
             assert!(!output.status.success());
@@ -149,6 +157,39 @@ fn each_checker_that_reads_the_record_can_fail() {
         ("stale-read", "H6"),
         ("other-replay", "H7"),
         ("short-fold", "F1"),
+    ] {
+        caught(plant, &[by]);
+    }
+}
+
+#[test]
+fn a_vote_that_is_forgotten_is_caught() {
+    caught("vote-forgotten", &["R2", "R3", "R4"]);
+}
+
+#[test]
+fn a_majority_that_acknowledged_what_it_does_not_hold_is_caught() {
+    caught("early-ack", &["E1", "H1c", "H2", "R1", "R3", "S1"]);
+}
+
+#[test]
+fn an_acknowledgement_of_one_node_alone_is_caught() {
+    caught("minority-commit", &["E1", "H1c", "H2", "R1", "R3", "S1"]);
+}
+
+#[test]
+fn a_replica_that_counts_a_repeat_is_caught() {
+    caught("no-dedup", &["S1"]);
+}
+
+#[test]
+fn each_checker_of_clusters_can_fail() {
+    for (plant, by) in [
+        ("fence-skipped", "O3"),
+        ("epoch-ignored", "O3"),
+        ("two-leaders", "R2"),
+        ("silent-replica", "H5n"),
+        ("stale-replica", "H2"),
     ] {
         caught(plant, &[by]);
     }

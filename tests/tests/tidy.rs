@@ -72,7 +72,7 @@ fn dependencies_run_downward() {
             assert!(!listed.contains(*name), "{package} lists {name}");
         }
     };
-    let rooms = ["featureops", "featureops-actors", "featureops-cluster", "featureops-simulation"];
+    let rooms = ["featureops", "featureops-actors", "featureops-cluster", "simulation"];
     never("featureops-state", &rooms);
     never("featureops-evaluation", &rooms);
     never("featureops-decision", &rooms);
@@ -90,7 +90,7 @@ fn dependencies_run_downward() {
         "featureops-client",
         &["featureops", "featureops-state", "featureops-cluster", "featureops-evaluation"],
     );
-    never("featureops", &["featureops-simulation", "statrs", "sled", "openraft"]);
+    never("featureops", &["simulation", "statrs", "sled", "openraft"]);
 }
 
 fn tracked() -> Vec<PathBuf> {

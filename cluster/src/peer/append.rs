@@ -30,6 +30,9 @@ const AHEAD_MAX: usize = 8;
 const ANSWER_MS_MAX: u64 = 5_000;
 /// Longest wait for the stream itself, in milliseconds.
 const OPEN_MS_MAX: u64 = 1_500;
+/// Pause after a stream that was not opened, in milliseconds. Raft's own pause lies in the requests that it hands over, which nobody
+/// waits for when there is no connection: without this one it would try again at once, and do nothing else.
+const FAILED_MS: u64 = 50;
 
 type Answered = Result<StreamAppendResult<Types>, RPCError<Types>>;
 
@@ -103,7 +106,13 @@ where
     let mut client = peers.client(&target.address, what);
     let request = peers.request(&target, ReceiverStream::new(requests));
     let opened = peers.call(&target, Duration::from_millis(OPEN_MS_MAX), client.append(request)).await;
-    let stream = opened.map_err(|status| unreachable(&status))?;
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(status) => {
+            tokio::time::sleep(Duration::from_millis(FAILED_MS)).await;
+            return Err(unreachable(&status).into());
+        }
+    };
     let answers = Answers { stream, peers, target, sent, answered: 0, _pump: pump };
     let stream = unfold(Some(answers), |answers| async move {
         let mut answers = answers?;

@@ -61,7 +61,8 @@ pub fn events(_: &Plan, seen: &Seen) -> Finding {
         for report in &seen.reports {
             let verdicts = verdicts(report);
             for (index, (name, unit)) in report.metrics.iter().zip(&report.units).enumerate() {
-                if *name != metric || report.refused.is_some() {
+                // One that was refused counted nothing, unless an earlier send of it had no answer.
+                if *name != metric || (report.refused.is_some() && report.sends == 1) {
                     continue;
                 }
                 let counts = match verdicts.as_ref().and_then(|verdicts| verdicts.get(index)) {

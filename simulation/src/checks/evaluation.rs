@@ -43,8 +43,12 @@ pub fn ailing_windows(plan: &Plan, seen: &Seen) -> Vec<std::ops::Range<u64>> {
         Fault::FullDisk { for_ms } | Fault::FailingSync { for_ms } => {
             Some((for_ms, for_ms.saturating_add(100)))
         }
-        Fault::SlowDisk { .. } | Fault::Clock { .. } => None,
+        _ => None,
     };
+    // Where there are several nodes, their sentinels tell it more exactly.
+    if plan.machines > 1 {
+        return Vec::new();
+    }
     let mut dark: Vec<std::ops::Range<u64>> = Vec::new();
     for scheduled in plan.faults.iter().chain(&seen.struck) {
         if let Some((from, to)) = down(&scheduled.fault) {
@@ -81,32 +85,70 @@ pub fn under_ailment(plan: &Plan, seen: &Seen) -> Finding {
     finding
 }
 
+/// An answer of a version, as the nodes gave it.
+struct Told<'a> {
+    flag: &'a str,
+    machine: u64,
+    life: u64,
+    asked: u64,
+    answered: u64,
+    version: u64,
+}
+
 /// H5, versions: an answer asked for after another one came is of no older version, within one life of one node.
-pub fn versions(plan: &Plan, seen: &Seen) -> Finding {
+pub fn versions(_: &Plan, seen: &Seen) -> Finding {
     let mut finding = Finding::default();
-    // Which machine answered is not recorded: comparable only where there is one.
-    if plan.machines > 1 {
-        return finding;
+    let evaluated = seen.evaluations.iter().filter(|evaluated| evaluated.life > 0).map(|evaluated| Told {
+        flag: &evaluated.flag,
+        machine: evaluated.machine,
+        life: evaluated.life,
+        asked: evaluated.asked,
+        answered: evaluated.answered,
+        version: evaluated.answer.flag_version,
+    });
+    let probed = seen.probes.iter().filter(|probe| probe.owed).filter_map(|probe| {
+        Some(Told {
+            flag: &probe.flag,
+            machine: probe.machine,
+            life: probe.life,
+            asked: probe.asked,
+            answered: probe.answered,
+            version: probe.version?,
+        })
+    });
+    let mut groups: BTreeMap<(&str, u64, u64), Vec<Told<'_>>> = BTreeMap::new();
+    for told in evaluated.chain(probed) {
+        groups.entry((told.flag, told.machine, told.life)).or_default().push(told);
     }
-    let mut groups: BTreeMap<(&str, u64), Vec<&Evaluated>> = BTreeMap::new();
-    for evaluated in seen.evaluations.iter().filter(|evaluated| evaluated.life > 0) {
-        groups.entry((&evaluated.flag, evaluated.life)).or_default().push(evaluated);
-    }
-    for ((flag, life), mut group) in groups {
-        group.sort_by_key(|evaluated| evaluated.answered);
-        let mut asked = group.clone();
-        asked.sort_by_key(|evaluated| evaluated.asked);
-        let mut answered = group.iter().peekable();
+    for ((flag, machine, life), mut group) in groups {
+        group.sort_by_key(|told| told.asked);
+        let mut answered: Vec<(u64, u64)> = group.iter().map(|told| (told.answered, told.version)).collect();
+        answered.sort_unstable();
+        let mut answered = answered.into_iter().peekable();
         let mut newest = 0;
-        for evaluated in asked {
-            while let Some(before) = answered.next_if(|before| before.answered < evaluated.asked) {
-                newest = newest.max(before.answer.flag_version);
+        for told in &group {
+            while let Some((_, before)) = answered.next_if(|(at, _)| *at < told.asked) {
+                newest = newest.max(before);
             }
-            let version = evaluated.answer.flag_version;
-            finding.case(version >= newest, || {
-                format!("{flag} in life {life} went back from version {newest} to {version}")
+            finding.case(told.version >= newest, || {
+                let version = told.version;
+                format!(
+                    "machine {machine} in life {life}: {flag} went back from version {newest} to {version}"
+                )
             });
         }
+    }
+    finding
+}
+
+/// H5 on every node, in every phase of every fault: while a node serves and its machine moves, it answers.
+pub fn on_every_node(_: &Plan, seen: &Seen) -> Finding {
+    let mut finding = Finding::default();
+    for probe in seen.probes.iter().filter(|probe| probe.owed) {
+        finding.case(probe.version.is_some(), || {
+            let (machine, asked, minor) = (probe.machine, probe.asked, probe.minor);
+            format!("machine {machine} served and did not answer at {asked} µs (in a minority: {minor})")
+        });
     }
     finding
 }

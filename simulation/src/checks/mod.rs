@@ -14,6 +14,8 @@ mod evaluation;
 mod facts;
 mod folds;
 mod history_of_flag;
+mod leaders;
+mod linear;
 mod lists;
 mod log;
 mod oversight;
@@ -66,12 +68,17 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("E1", "counted = distinct accepted events", counting::events),
     ("E2", "exposed = distinct exposed units", counting::units),
     ("F1", "a fold's moments equal a recomputation", folds::recomputed),
+    ("R2", "one leader a term", leaders::one_a_term),
+    ("R3", "one entry a place of the log", leaders::one_entry_a_place),
+    ("R4", "a vote is never taken back", leaders::votes),
     ("H1", "acknowledged facts are answered once and alike", facts::repeats),
     ("H1c", "acknowledged commands stay", history_of_flag::commands),
+    ("H2", "the control plane has one order", linear::one_order),
     ("H3", "a tripped flag serves its safe variant", trips::safe),
     ("H4", "no flip for a returned receipt within a generation", receipts::flips),
     ("H5", "evaluation is total", evaluation::total),
     ("H5a", "evaluation goes on while a disk ails", evaluation::under_ailment),
+    ("H5n", "evaluation goes on on every live node", evaluation::on_every_node),
     ("H5v", "versions never go back", evaluation::versions),
     ("H6", "reads see what was acknowledged before", reads::own_writes),
     ("H7", "decisions replay", replay::decisions),
@@ -80,6 +87,7 @@ pub const ALL: &[(&str, &str, Check)] = &[
     ("L1", "audit is gap-free and linked", audit::chain),
     ("G1", "no agent approves", oversight::agents),
     ("O1", "one owner's decisions, rising", ownership::rising),
+    ("O3", "owners' epochs rise, and none that passed decides", ownership::epochs),
     ("O2", "no reallocation older than the flag", ownership::fresh),
     ("Q1", "bounds are kept", bounds::kept),
     ("P1", "a ramp skips no step and asks where it must", ramps::steps),

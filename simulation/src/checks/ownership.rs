@@ -1,5 +1,7 @@
 //! O1 and O2: what the owners did, by the flag versions they did it on.
 
+use std::collections::BTreeMap;
+
 use featureops_proto::v1::{self, decision::Action, decision::Status, principal::Kind};
 
 use super::Finding;
@@ -61,6 +63,25 @@ pub fn fresh(_: &Plan, seen: &Seen) -> Finding {
                 format!("{} was decided on version {before} and made version {after}", decision.name)
             });
         }
+    }
+    finding
+}
+
+/// O1 by the log: what was decided under an epoch is over when a later one decides, and within an epoch each number comes once.
+pub fn epochs(_: &Plan, seen: &Seen) -> Finding {
+    let mut finding = Finding::default();
+    let mut newest: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let stamped = seen.refolded.first().map(|(_, log)| log.stamped.as_slice()).unwrap_or_default();
+    for stamped in stamped.iter().filter(|stamped| stamped.accepted) {
+        let stamp = (stamped.epoch, stamped.sequence);
+        let before = newest.entry(&stamped.experiment).or_insert((0, 0));
+        let known = *before;
+        // An equal one is a repeat, and is answered as it was.
+        finding.case(stamp >= known, || {
+            let (experiment, position) = (&stamped.experiment, stamped.position);
+            format!("{experiment}: decided at {position} under {stamp:?} (epoch, sequence), after {known:?}")
+        });
+        *before = known.max(stamp);
     }
     finding
 }

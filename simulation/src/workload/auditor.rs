@@ -50,7 +50,8 @@ pub async fn run(world: World) -> turmoil::Result {
     while !world.stage.reached(Stage::Audit) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    for (number, machine) in (1_u64..).zip(world.machines.iter()) {
+    for machine in world.machines.iter().filter(|machine| machine.life.is_powered()) {
+        let number = machine.number;
         let mut caller = Caller::new("auditor", "human:auditor", &machine.name, world.trace.clone());
         let settled = settle(&mut caller).await;
         world.history.write(|seen| seen.settled.push((number, settled)));

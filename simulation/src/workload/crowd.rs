@@ -33,8 +33,7 @@ struct Crowd {
 
 /// Reports until the world closes.
 pub async fn run(world: World, brim: Brim) -> turmoil::Result {
-    let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
-    let caller = Caller::new("crowd", "human:keeper", &machine, world.trace.clone());
+    let caller = world.caller("crowd", "human:keeper");
     let dice = Dice::new(world.plan.seed, "crowd");
     let mut crowd = Crowd { world, caller, dice, brim, sequence: 0, request: 0 };
     crowd.set_budgets(false).await;
@@ -167,6 +166,7 @@ impl Crowd {
             units: Vec::new(),
             exposures: Vec::new(),
             sends: 0,
+            machines: Vec::new(),
             answers: Vec::new(),
             refused: None,
         }

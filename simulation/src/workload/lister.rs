@@ -34,8 +34,7 @@ struct Lister {
 
 /// Changes the list until the world closes, then asks about every unit.
 pub async fn run(world: World) -> turmoil::Result {
-    let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
-    let caller = Caller::new("lister", "human:lister", &machine, world.trace.clone());
+    let caller = world.caller("lister", "human:lister");
     let dice = Dice::new(world.plan.seed, "lister");
     let listed = (0..UNITS).map(|unit| (unit, false)).collect();
     let mut lister = Lister { world, caller, dice, request: 0, listed };
@@ -106,7 +105,7 @@ impl Lister {
             request_id: self.request_id(),
             validate_only: false,
         };
-        for _ in 0..SENDS_MAX {
+        for sends in 1..=SENDS_MAX {
             let request = request.clone();
             let act = |channel, request| async move {
                 SegmentServiceClient::new(channel).update_segment_units(request).await
@@ -117,8 +116,9 @@ impl Lister {
                     self.listed.extend(remove.iter().map(|unit| (*unit, false)));
                     return add.first().or(remove.first()).copied().unwrap_or(one);
                 }
-                // Nothing was changed.
-                Answer::Refused(_) => return one,
+                // Nothing was changed, unless an earlier send of it was.
+                Answer::Refused(_) if sends == 1 => return one,
+                Answer::Refused(_) => break,
                 Answer::Unknown(_) => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -136,7 +136,8 @@ impl Lister {
         let request = v1::TestSegmentRequest { name: Self::name(), context };
         let act =
             |channel, request| async move { SegmentServiceClient::new(channel).test_segment(request).await };
-        if let Some(answer) = self.caller.call("test segment", request, act).await.ok() {
+        let asked = self.caller.call("test segment", request, act).await.ok();
+        if let Some(answer) = asked.filter(|_| !self.caller.was_stale) {
             let membership = Membership { unit: unit_name(unit), expected, told: answer.contained };
             self.world.history.write(|seen| seen.memberships.push(membership));
         }

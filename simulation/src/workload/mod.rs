@@ -1,5 +1,5 @@
-//! Who uses the world: services that evaluate and report, a crowd that fills ledgers, an operator who changes things, an auditor
-//! who reads at the end.
+//! Who uses the world: services that evaluate and report, a crowd that fills ledgers, an operator who changes things, a steward who
+//! runs the cluster, sentinels and a witness who look on, an auditor who reads at the end.
 //!
 //! All of them are ordinary clients over the wire. What they do is drawn from the seed; what they see goes into the history.
 
@@ -8,13 +8,18 @@ pub mod crowd;
 pub mod eraser;
 pub mod lister;
 pub mod operator;
+pub mod sentinel;
 pub mod service;
+pub mod steward;
+pub mod witness;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use featureops_proto::{Collection, Name};
 
+use crate::caller::Caller;
+use crate::chronicle::Chronicle;
 use crate::history::History;
 use crate::machine::Machine;
 use crate::plan::Plan;
@@ -59,6 +64,66 @@ pub struct World {
     pub trace: Trace,
     /// How far it has come.
     pub stage: StageCell,
+    /// Who leads, as the sentinels heard last.
+    pub leader: LeaderCell,
+    /// Whose place in the cluster is being changed.
+    pub works: Works,
+    /// The log as everybody wrote it.
+    pub chronicle: Chronicle,
+}
+
+impl World {
+    /// A client of the first node, which turns to the others where there are any when it gets no answer.
+    #[must_use]
+    pub fn caller(&self, name: &str, principal: &str) -> Caller {
+        let first = self.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
+        let nodes = self.machines.iter().map(|machine| machine.name.clone()).collect();
+        Caller::new(name, principal, &first, self.trace.clone()).with(nodes)
+    }
+}
+
+/// Who leads, by the newest term that was heard of.
+#[derive(Clone, Default)]
+pub struct LeaderCell(Arc<parking_lot::Mutex<(u64, u64)>>);
+
+impl LeaderCell {
+    /// A node says who leads a term.
+    pub fn note(&self, term: u64, leader: u64, trace: &Trace) {
+        let mut known = self.0.lock();
+        if (term, leader) > *known {
+            *known = (term, leader);
+            trace.note("leader", &format!("node-{leader} leads term {term}"));
+        }
+    }
+
+    /// Its number; 0: nobody said.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.lock().1
+    }
+}
+
+/// One work on the membership at a time: a disk is lost only while all others are whole.
+#[derive(Clone, Default)]
+pub struct Works(Arc<AtomicU64>);
+
+impl Works {
+    /// Begins one on a machine; false while there is another.
+    #[must_use]
+    pub fn begin(&self, machine: u64) -> bool {
+        self.0.compare_exchange(0, machine, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The machine of the one that is under way; 0: none.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Nothing is under way any more.
+    pub fn end(&self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
 }
 
 /// The shared stage.

@@ -88,10 +88,9 @@ fn flag_version(flag: &v1::Flag) -> Option<u64> {
 
 /// Sets the world up, then acts until it closes.
 pub async fn run(world: World) -> turmoil::Result {
-    let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
-    let caller = Caller::new("operator", "human:operator", &machine, world.trace.clone());
+    let caller = world.caller("operator", "human:operator");
     let dice = Dice::new(world.plan.seed, "operator");
-    let agent = Caller::new("operator", "agent:copilot", &machine, world.trace.clone());
+    let agent = world.caller("operator", "agent:copilot");
     let mut operator = Operator { world, caller, agent, dice, request: 0, planted: false };
     operator.set_up().await;
     while !operator.world.stage.reached(Stage::Closing) {
@@ -484,10 +483,11 @@ impl Operator {
 
     async fn read(&mut self, flag: &str) {
         let request = v1::GetFlagRequest { name: flag_name(flag) };
-        let asked = now_micros();
+        let (asked, machine) = (now_micros(), self.caller.machine());
         let act = |channel, request| async move { FlagServiceClient::new(channel).get_flag(request).await };
         if let Some(answer) = self.caller.call(&format!("get {flag}"), request, act).await.ok() {
-            let read = FlagRead { asked, flag: flag.to_owned(), version: answer.flag_version };
+            let (answered, flag, stale) = (now_micros(), flag.to_owned(), self.caller.was_stale);
+            let read = FlagRead { asked, answered, machine, stale, flag, version: answer.flag_version };
             self.world.history.write(|seen| seen.reads.push(read));
         }
     }

@@ -43,9 +43,8 @@ struct Service {
 
 /// Lives until the world closes and every batch is answered. One that only visits reports nothing, and so waits for nothing.
 pub async fn run(world: World, name: String, visits: bool) -> turmoil::Result {
-    let machine = world.machines.first().map(|machine| machine.name.clone()).unwrap_or_default();
     let dice = Dice::new(world.plan.seed, &name);
-    let caller = Caller::new(&name, &format!("agent:{name}"), &machine, world.trace.clone());
+    let caller = world.caller(&name, &format!("agent:{name}"));
     let mut service = Service {
         world,
         caller,
@@ -95,8 +94,11 @@ impl Service {
         }
     }
 
-    fn life(&self) -> u64 {
-        self.world.machines.iter().map(crate::machine::Machine::life).sum()
+    /// The machine that is asked, and which start of its node is running.
+    fn asked(&self) -> (u64, u64) {
+        let machine = self.caller.machine();
+        let found = self.world.machines.iter().find(|found| found.number == machine);
+        (machine, found.map_or(0, crate::machine::Machine::life))
     }
 
     async fn evaluate(&mut self) {
@@ -117,7 +119,7 @@ impl Service {
             no_exposure,
             expected_type: v1::ValueType::String.into(),
         };
-        let (asked, life) = (now_micros(), self.life());
+        let (asked, (machine, life)) = (now_micros(), self.asked());
         self.world.history.write(|seen| seen.asked.extend([(flag.to_owned(), unit.clone())]));
         let what = format!("evaluate {flag} {unit}");
         let act =
@@ -139,8 +141,9 @@ impl Service {
                     asked,
                     answered: now_micros(),
                     client: self.caller.name.clone(),
+                    machine,
                     // An answer that crossed a restart belongs to no one life.
-                    life: if life == self.life() { life } else { 0 },
+                    life: if (machine, life) == self.asked() { life } else { 0 },
                     flag: flag.to_owned(),
                     unit,
                     sent_receipt: sent,
@@ -174,6 +177,7 @@ impl Service {
                 units: Vec::new(),
                 exposures: vec![(flag.to_owned(), unit.to_owned())],
                 sends: 0,
+                machines: Vec::new(),
                 answers: Vec::new(),
                 refused: None,
             };
@@ -224,6 +228,7 @@ impl Service {
             units: outcomes.iter().map(|outcome| outcome.unit.clone()).collect(),
             exposures: Vec::new(),
             sends: 0,
+            machines: Vec::new(),
             answers: Vec::new(),
             refused: None,
         };
@@ -240,6 +245,7 @@ impl Service {
     async fn send(&mut self) {
         let Some(mut batch) = self.unanswered.pop_front() else { return };
         batch.record.sends = batch.record.sends.saturating_add(1);
+        batch.record.machines.push(self.caller.machine());
         let what = format!("report {} {}", batch.record.producer, batch.record.sequence);
         let answer = match &batch.body {
             Body::Exposures(request) => {
