@@ -1,4 +1,4 @@
-//! A switch between the hosts of a test's network, whose every way loses, delays or drops what the test says.
+//! A switch between the hosts of a test's network, whose every way loses, delays, garbles or drops what the test says.
 //!
 //! ```text
 //!   host 1 ── its kernel's TCP ── TAP ──> frame ── way 1 -> 2: cut? lost? ── delay ──> TAP ── its kernel's TCP ── host 2
@@ -35,8 +35,19 @@ pub struct Way {
     pub cut: bool,
     /// So many frames of a thousand are lost.
     pub lost_per_mille: u64,
+    /// So many of a thousand arrive with other bytes: half of them with a flipped bit, which TCP's checksum finds, and half with two
+    /// words in each other's place, which it cannot.
+    pub garbled_per_mille: u64,
     /// How long each takes.
     pub delay: Duration,
+}
+
+impl Way {
+    /// Everything passes, at once.
+    pub const OPEN: Self =
+        Self { cut: false, lost_per_mille: 0, garbled_per_mille: 0, delay: Duration::ZERO };
+    /// Nothing does.
+    pub const CUT: Self = Self { cut: true, ..Self::OPEN };
 }
 
 /// What became of the frames.
@@ -48,6 +59,8 @@ pub struct Passed {
     pub cut: AtomicU64,
     /// Lost by chance.
     pub lost: AtomicU64,
+    /// Arrived with other bytes.
+    pub garbled: AtomicU64,
     /// Waited first.
     pub delayed: AtomicU64,
 }
@@ -183,11 +196,15 @@ async fn take(
             let counter = match way {
                 Way { cut: true, .. } => &shared.passed.cut,
                 Way { lost_per_mille, .. } if chance.below(1_000) < lost_per_mille => &shared.passed.lost,
-                Way { delay, .. } => {
+                Way { garbled_per_mille, delay, .. } => {
+                    let mut frame = frame.to_vec();
+                    if chance.below(1_000) < garbled_per_mille && garble(&mut frame, &mut chance) {
+                        shared.passed.garbled.fetch_add(1, Ordering::Relaxed);
+                    }
                     if !delay.is_zero() {
                         shared.passed.delayed.fetch_add(1, Ordering::Relaxed);
                     }
-                    let _ = queue.try_send((Instant::now() + delay, frame.to_vec()));
+                    let _ = queue.try_send((Instant::now() + delay, frame));
                     continue;
                 }
             };
@@ -196,14 +213,34 @@ async fn take(
     }
 }
 
+/// Changes bytes of what TCP carries; whether there were any to change.
+fn garble(frame: &mut [u8], chance: &mut Chance) -> bool {
+    // The headers of Ethernet, IPv4 and TCP with its usual options; shorter frames carry nothing.
+    const HEADERS: usize = 14 + 20 + 32;
+    let words = frame.len().saturating_sub(HEADERS) / 2;
+    if words < 2 {
+        return false;
+    }
+    let place = |word: u64| HEADERS + 2 * word as usize;
+    let (one, other) = (place(chance.below(words as u64)), place(chance.below(words as u64)));
+    if chance.below(2) == 0 {
+        frame[one] ^= 1 << chance.below(8);
+        return true;
+    }
+    // A sum does not know the order of what it sums up.
+    let differs = frame[one..one + 2] != frame[other..other + 2];
+    frame.swap(one, other);
+    frame.swap(one + 1, other + 1);
+    differs
+}
+
 /// Gives a host what is due, in its order.
 async fn deliver(tap: Arc<AsyncFd<File>>, mut waiting: mpsc::Receiver<Frame>, shared: Arc<Shared>) {
     while let Some((due, frame)) = waiting.recv().await {
         tokio::time::sleep_until(due).await;
-        match tap.get_ref().write(&frame) {
-            Ok(_) => drop(shared.passed.passed.fetch_add(1, Ordering::Relaxed)),
-            // A device that is down, or a kernel short of buffers, loses it.
-            Err(_) => {}
+        // A frame goes whole or not at all: a device that is down, or a kernel short of buffers, loses it.
+        if tap.get_ref().write_all(&frame).is_ok() {
+            shared.passed.passed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
