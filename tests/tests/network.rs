@@ -31,10 +31,11 @@ use tokio::task::JoinSet;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a phase lasts at least: longer than any lease, and than a write waits for its answer.
-const PHASE: Duration = Duration::from_secs(5);
-/// Batches that must be acknowledged in a phase, besides.
-const PROGRESS: u64 = 4;
+/// What a phase lasts at least: much longer than any lease.
+const PHASE: Duration = Duration::from_secs(4);
+/// Units and flag versions that must be acknowledged in a phase, besides. Few: a call that meets a node without a majority has to give
+/// that up first.
+const PROGRESS: (u64, u64) = (16, 1);
 const CUT: Way = Way::CUT;
 const OPEN: Way = Way::OPEN;
 
@@ -129,7 +130,7 @@ impl World {
     async fn phase(&self, what: &str) {
         let (begin, before) = (Instant::now(), written(&self.load.known()));
         let mut now = before;
-        while begin.elapsed() < PHASE || now.0 < before.0 + PROGRESS || now.1 < before.1 + PROGRESS {
+        while begin.elapsed() < PHASE || now.0 < before.0 + PROGRESS.0 || now.1 < before.1 + PROGRESS.1 {
             assert!(
                 begin.elapsed() < PATIENCE,
                 "{what}: from {before:?} to {now:?} units and flag versions only"
