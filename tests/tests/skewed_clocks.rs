@@ -263,6 +263,13 @@ fn a_node_an_hour_off_follows_and_leads_and_log_time_stays_with_the_others() {
             }
         }
 
+        // While it leads its clock is mended, and is an hour ahead a moment later.
+        for (hours, what) in [(0, "mended while it leads"), (1, "an hour ahead while it leads")] {
+            mirror.move_clock(hours * HOUR_MS);
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            time_goes_on(&trio, what).await;
+        }
+
         // Right again, over a restart.
         watch.excuse(VICTIM, true);
         trio.nodes.remove(&VICTIM).unwrap().kill();
