@@ -4,8 +4,9 @@
 //! would hold it, and with it every guardrail. So the leader ticks by a trusted clock: the wall clock while that is within a
 //! bound of the time that passed since the node started, else that time itself. It never stops, and never goes back.
 //!
-//! Nor may one node's clock run away with a cluster's time: a leader stamps at most 5 s beyond the median of the voters'
-//! clocks, which it hears with every answer to its entries.
+//! Nor may one node's clock run away with a cluster's time, or hold it: a leader stamps at most 5 s beyond the median of the
+//! voters' clocks, which it hears with every answer to its entries, and at most 5 s before it. Without the latter a leader an
+//! hour behind would stamp what is past already: log time would stand, and every fact of now be ahead of it.
 //!
 //! A leader's first tick catches up an outage in one step. Facts wait for it ([`LogTime`]): judged by the time
 //! before the outage, each would look far ahead of the log. So it is tried again soon.
@@ -117,13 +118,13 @@ impl Trusted {
     }
 }
 
-/// The latest time that the voters' clocks allow: their lower median, and the bound. `None` while fewer than a majority of
-/// them were heard, which a new leader soon has, and one that was cut off has no more.
-fn latest_ms<F: Fold>(proposer: &Proposer<F>, own_ms: i64) -> Option<i64> {
+/// The earliest and the latest time that the voters' clocks allow: their lower median, less the bound and more. `None` while
+/// fewer than a majority of them were heard, which a new leader soon has, and one that was cut off has no more.
+fn allowed_ms<F: Fold>(proposer: &Proposer<F>, own_ms: i64) -> Option<(i64, i64)> {
     let (own, peers) = (proposer.options().node, proposer.peers());
     let voters: Vec<u64> = proposer.raft().voter_ids().collect();
     if voters == [own] {
-        return Some(i64::MAX);
+        return Some((i64::MIN, i64::MAX));
     }
     let now = peers.monotonic_ms();
     let clock = |voter: &u64| {
@@ -138,7 +139,7 @@ fn latest_ms<F: Fold>(proposer: &Proposer<F>, own_ms: i64) -> Option<i64> {
     clocks.sort_unstable();
     let median = clocks.get(clocks.len().saturating_sub(1) / 2)?;
     let bound = i64::try_from(proposer.options().clock_off_ms_max).unwrap_or(i64::MAX);
-    (clocks.len() > voters.len() / 2).then(|| median.saturating_add(bound))
+    (clocks.len() > voters.len() / 2).then(|| (median.saturating_sub(bound), median.saturating_add(bound)))
 }
 
 /// Ticks while this node leads, until it ends.
@@ -181,16 +182,20 @@ pub(crate) async fn tick<F: Fold>(
         if first {
             log_time.send_replace(LogTime::Behind);
         }
-        let Some(latest_ms) = latest_ms(&proposer, clock.watch.clock.unix_ms()) else { continue };
-        if now_ms > latest_ms && !std::mem::replace(&mut told, true) {
+        let Some((earliest_ms, latest_ms)) = allowed_ms(&proposer, clock.watch.clock.unix_ms()) else {
+            continue;
+        };
+        let off = now_ms > latest_ms || now_ms < earliest_ms;
+        if off && !std::mem::replace(&mut told, true) {
             tracing::warn!(
                 now_ms,
+                earliest_ms,
                 latest_ms,
-                "this node's clock is ahead of most others: it ticks by theirs"
+                "this node's clock is far from most others: it ticks by theirs"
             );
         }
-        told = told && now_ms > latest_ms;
-        let tick = Tick { now_ms: now_ms.min(latest_ms), after_restart };
+        told &= off;
+        let tick = Tick { now_ms: now_ms.min(latest_ms).max(earliest_ms), after_restart };
         let tick = Entry { command: Some(Command::Tick(tick)), ..Entry::default() };
         match proposer.write(Bytes::from(tick.encode_to_vec())).await {
             Ok(_) if first => {

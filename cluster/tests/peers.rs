@@ -381,6 +381,24 @@ async fn a_leader_whose_clock_runs_ahead_stamps_no_more_than_five_seconds_beyond
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_clock_is_behind_does_not_hold_the_others_time() {
+    use featureops_cluster::environment::Clock;
+    use std::sync::atomic::Ordering;
+    let net = Net::default();
+    let (machines, clusters) = voters::<Toy>(&net, 3).await;
+    machines[1].clock.ahead_ms.store(-3_600_000, Ordering::SeqCst);
+    clusters[1].shutdown().await;
+    let wrong: Cluster<Toy> = machines[1].start(&[1]).await;
+    wrong.ready(10_000).await.unwrap();
+    lead(&clusters[0], &wrong).await;
+    let before = wrong.read(|toy| toy.ticks.len());
+    eventually("more ticks", || wrong.read(|toy| toy.ticks.len() > before + 5)).await;
+    let last = wrong.read(|toy| toy.ticks.last().unwrap().0);
+    let true_ms = machines[0].clock.unix_ms();
+    assert!((true_ms - 10_000..=true_ms).contains(&last), "{} ms behind", true_ms - last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_whose_stream_breaks_goes_on_where_it_stopped() {
     let net = Net::default();
     let machine = Machine::new(&net, 1);

@@ -69,6 +69,12 @@ impl Authority<'_> {
         own
     }
 
+    /// One that was made there before.
+    #[must_use]
+    pub const fn at<'a>(folder: &'a Path, name: &'static str) -> Authority<'a> {
+        Authority { folder, name }
+    }
+
     /// A key of a name and a request for its certificate; the extensions are written beside them.
     fn asked(&self, name: &str, names: &str) {
         std::fs::write(

@@ -28,10 +28,12 @@ pub mod http;
 pub mod line;
 pub mod load;
 pub mod mirror;
+pub mod namespaces;
 pub mod noise;
 pub mod raw;
 pub mod several;
 pub mod site;
+pub mod switch;
 pub mod visits;
 
 /// A count that a longer run may raise: the variable's value, or the default.

@@ -159,6 +159,12 @@ impl Load {
         self.known.lock().unwrap().clone()
     }
 
+    /// What is known, for whoever looks while it goes on.
+    #[must_use]
+    pub fn watcher(&self) -> Watcher {
+        Watcher(Arc::clone(&self.known))
+    }
+
     /// Lets every writer get its last answer, then hands over what is known: `sent` and `acknowledged` are equal.
     ///
     /// # Panics
@@ -169,6 +175,22 @@ impl Load {
             ended.unwrap();
         }
         self.known()
+    }
+}
+
+/// A look at what is known.
+#[derive(Debug, Clone)]
+pub struct Watcher(Arc<Mutex<Known>>);
+
+impl Watcher {
+    /// The newest version of a flag that was acknowledged; 0 when there is none.
+    ///
+    /// # Panics
+    /// A worker did.
+    #[must_use]
+    pub fn version(&self, flag: &str) -> u64 {
+        let known = self.0.lock().unwrap();
+        known.flags.get(flag).and_then(|written| written.keys().next_back().copied()).unwrap_or(0)
     }
 }
 

@@ -73,14 +73,16 @@ impl Several {
         let peer = format!("127.0.0.1:{}", Site::another_port());
         let mut site = Site::new()
             .with("FEATUREOPS_NODE", node.to_string())
-            .with("FEATUREOPS_PEER_LISTEN", &peer)
+            .with("FEATUREOPS_PEER_LISTEN", peer)
             .with("FEATUREOPS_SNAPSHOT_EVERY_ENTRIES", "500");
         if !others.is_empty() {
             site.set("FEATUREOPS_JOIN", others.join(","));
         }
         prepare(&mut site);
+        // Elsewhere than on loopback, if it was prepared so.
+        let listens = site.variable("FEATUREOPS_PEER_LISTEN").unwrap().to_str().unwrap().to_owned();
         self.sites.insert(node, site);
-        self.peers.insert(node, peer);
+        self.peers.insert(node, listens);
         self.power(node).await;
         node
     }

@@ -3,7 +3,7 @@
 //! A node is configured by `FEATUREOPS_*` variables, its exporters by `OTEL_*` too. Those of the test run itself are taken
 //! away from it, so that a developer's own settings never reach a test.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::chance::Chance;
 use crate::client::Client;
 use crate::line::{COMMAND_PATIENCE, within};
-use crate::{binary, http};
+use crate::{binary, http, namespaces};
 
 /// Longest wait for a node to be ready or to end: generous, since a test machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -33,6 +33,7 @@ pub struct Site {
     pub port: u16,
     variables: Vec<(OsString, OsString)>,
     file_blocks_max: Option<u64>,
+    namespace: Option<PathBuf>,
 }
 
 /// A process that ended instead of serving.
@@ -83,7 +84,14 @@ impl Site {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("featureops-site-").tempdir().unwrap();
         let data = folder.path().join("data");
-        Self { folder: Some(folder), data, port: free_port(), variables: Vec::new(), file_blocks_max: None }
+        Self {
+            folder: Some(folder),
+            data,
+            port: free_port(),
+            variables: Vec::new(),
+            file_blocks_max: None,
+            namespace: None,
+        }
     }
 
     /// Sets a variable of the node's process.
@@ -108,6 +116,17 @@ impl Site {
     /// of `ulimit -f` in any `sh`, also where that is bash, which by its own name has blocks of 1,024.
     pub fn limit_files(&mut self, blocks_max: Option<u64>) {
         self.file_blocks_max = blocks_max;
+    }
+
+    /// A variable of the lives to come.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.variables.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Puts the lives to come into another network: the one that this file of the system stands for.
+    pub fn place(&mut self, namespace: PathBuf) {
+        self.namespace = Some(namespace);
     }
 
     /// A place beside the data folder that goes away with the site.
@@ -212,7 +231,11 @@ impl Site {
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(output.try_clone().unwrap())
             .stderr(output);
-        let mut node = Node { child: command.spawn().unwrap(), log };
+        let child = match &self.namespace {
+            None => command.spawn(),
+            Some(namespace) => namespaces::within(namespace, || command.spawn()),
+        };
+        let mut node = Node { child: child.unwrap(), log };
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
             if let Some(status) = node.child.try_wait().unwrap() {
