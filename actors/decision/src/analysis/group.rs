@@ -185,8 +185,8 @@ pub fn boundaries(shares: &[f64], alpha: f64, spending: Spending) -> Result<Vec<
 #[must_use]
 pub fn constant_boundary(looks: usize, alpha: f64, power: f64) -> f64 {
     let looks = looks.clamp(1, LOOKS_MAX);
-    let (mut low, mut high) = (0.5, 8.0);
-    for _ in 0..40 {
+    let (mut low, mut high) = (0.0, 8.0);
+    for _ in 0..32 {
         let middle = 0.5 * (low + high);
         if crossing(looks, |share| middle * libm::pow(share, -power)) > alpha {
             low = middle;
