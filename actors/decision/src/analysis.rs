@@ -1,4 +1,19 @@
 //! Analysis for people: every arm against control, for every metric, over all generations, at equal strata.
+//!
+//! The folder beside holds the analysis of any experiment from sums that add up: `arm` -> `effect` -> one of `frequentist`,
+//! `sequential`, `group`, `bayes`; `multiplicity` over many; `power` before and midway; `bounded` for tiny samples; `peeking` measures them all.
+
+pub mod arm;
+pub mod bayes;
+pub mod bounded;
+pub mod distribution;
+pub mod effect;
+pub mod frequentist;
+pub mod group;
+pub mod multiplicity;
+pub mod peeking;
+pub mod power;
+pub mod sequential;
 
 use featureops_proto::v1;
 

@@ -10,6 +10,7 @@
 //! would refuse is refused by the server, with `--dry-run` too.
 
 mod alarm;
+mod analyze;
 mod audit;
 mod autonomy;
 mod backup;
@@ -20,6 +21,7 @@ mod cluster;
 mod completions;
 mod decision;
 mod demo;
+mod design;
 mod doctor;
 mod environment;
 mod experiment;
@@ -45,6 +47,7 @@ mod session;
 mod settings;
 mod signals;
 mod span;
+mod srm;
 mod token;
 mod trip;
 mod unit;
@@ -145,6 +148,13 @@ enum Command {
     /// Upgrades: releases of the members, and the cluster's feature level.
     #[command(subcommand)]
     Upgrade(upgrade::UpgradeCommand),
+    /// Analyse an experiment's file or sums: effects, sample ratio, what to do and why. Asks no server.
+    Analyze(Box<analyze::AnalyzeArgs>),
+    /// Design an experiment: size, power, duration. Asks no server.
+    #[command(subcommand)]
+    Design(design::DesignCommand),
+    /// Test whether units arrived in the planned shares. Asks no server.
+    Srm(srm::SrmArgs),
     /// Check the node and print the way out of what is wrong.
     Doctor,
     /// Measure this machine: each figure beside its limit.
@@ -209,6 +219,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Demo(args) => return demo::run(args).await,
         Command::Bench(args) => return bench::run(cli.global.output, args).await,
         Command::Serve(args) => return serve::run(cli.global.config.as_deref(), *args).await,
+        Command::Analyze(args) => return analyze::run(cli.global.output, &args),
+        Command::Design(command) => return design::run(cli.global.output, &command),
+        Command::Srm(args) => return srm::run(cli.global.output, &args),
         request => request,
     };
     let session = Session::new(Settings::resolve(&cli.global)?)?;
@@ -239,7 +252,13 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Restore(args) => backup::run_restore(&session, args).await,
         Command::Upgrade(command) => upgrade::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Demo(_) | Command::Bench(_) => Ok(()),
+        Command::Serve(_)
+        | Command::Completions(_)
+        | Command::Demo(_)
+        | Command::Bench(_)
+        | Command::Analyze(_)
+        | Command::Design(_)
+        | Command::Srm(_) => Ok(()),
     }
 }
 

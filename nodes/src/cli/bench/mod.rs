@@ -11,12 +11,15 @@
 //!   owners     five nodes of their own processes and 1,000 experiments, one killed; only when it is asked for
 //!   ledger     the fold alone         beside  bare memory, as large, touched as randomly
 //!   fleet      the fold alone, with 38.9 million units; only when it is asked for
+//!   analyze    a file of ten million rows   beside  a bare loop over its records; only when it is asked for
+//!   peeking    simulated experiments, looked at again and again; only when it is asked for
 //! ```
 //!
 //! Measured and limit take turns (A B A B …), so that whatever else the machine does falls on both; shown is the median,
 //! and the median of the rounds' ratios. It measures and does not judge: a figure short of its bar says so, and the
 //! command still succeeds.
 
+mod analyze;
 mod echo;
 mod etcd;
 mod evaluate;
@@ -28,6 +31,7 @@ mod fold;
 mod lag;
 mod ledger;
 mod owners;
+mod peeking;
 mod replicated;
 mod report;
 mod scale;
@@ -71,11 +75,15 @@ pub enum Measurement {
     Owners,
     /// The ledger with the units of a whole fleet; takes minutes and a gigabyte.
     Fleet,
+    /// A file's analysis, ten million rows; takes a minute and writes 200 MB.
+    Analyze,
+    /// Error and power of every method of analysis under peeking: a table from simulated experiments.
+    Peeking,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure [default: everything but failover, replicated, owners and fleet].
+    /// What to measure [default: everything but failover, replicated, owners, fleet, analyze and peeking].
     #[arg(value_enum)]
     measurements: Vec<Measurement>,
     /// Seconds under load for each comparison; setting up comes on top.
@@ -88,6 +96,12 @@ pub struct BenchArgs {
     /// system's temporary folder].
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// Simulated experiments of each scenario, for peeking.
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    runs: u32,
+    /// Folder with peeking.json to compare with, for peeking.
+    #[arg(long, value_name = "FOLDER")]
+    golden: Option<PathBuf>,
     /// The etcd that `replicated` measures beside [default: the one on the PATH, if there is one].
     #[arg(long, value_name = "PROGRAM")]
     etcd: Option<PathBuf>,
@@ -126,9 +140,22 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
     let usual = |measurement: &&Measurement| {
         !matches!(
             measurement,
-            Measurement::Fleet | Measurement::Failover | Measurement::Replicated | Measurement::Owners
+            Measurement::Fleet
+                | Measurement::Failover
+                | Measurement::Replicated
+                | Measurement::Owners
+                | Measurement::Analyze
+                | Measurement::Peeking
         )
     };
+    if args.measurements.contains(&Measurement::Peeking) {
+        // A table of its own, and no figures of this machine.
+        let as_json = args.json || output == Some(Output::Json);
+        peeking::run(as_json, args.runs, args.golden.as_deref())?;
+        if args.measurements.iter().all(|measurement| *measurement == Measurement::Peeking) {
+            return Ok(());
+        }
+    }
     let wanted = if args.measurements.is_empty() {
         Measurement::value_variants().iter().filter(usual).copied().collect()
     } else {
@@ -153,6 +180,9 @@ pub async fn run(output: Option<Output>, args: BenchArgs) -> Result<(), Failure>
             Measurement::Replicated => replicated::measure(&plan).await?,
             Measurement::Owners => owners::measure(&plan).await?,
             Measurement::Fleet => ledger::measure_fleet().await?,
+            Measurement::Analyze => analyze::measure(&plan)?,
+            // Printed above.
+            Measurement::Peeking => Vec::new(),
         });
     }
     let machine = Machine { cores: cores(), load_before, load_after: load() };
