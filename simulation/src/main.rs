@@ -60,6 +60,8 @@ enum Command {
         #[command(flatten)]
         kind: Kind,
     },
+    /// Runs a year of experiments through the real decisions, against a truth that they are never told: regret, false winners, trips
+    Programme(Programme),
     /// Lives through one world and draws it: what was done to each machine when, who led, what was found
     Report {
         /// The seed
@@ -71,6 +73,40 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+}
+
+/// A year of experiments.
+#[derive(Args)]
+struct Programme {
+    /// The seed
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Teams, each with flags and people of its own
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    teams: u32,
+    /// Days of the year
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    days: u32,
+    /// Experiments at once, of a team
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    places: u32,
+    /// Longest experiment, in days
+    #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u32).range(1..=365))]
+    length: u32,
+    /// Teams at once; the score does not depend on it
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Programme {
+    /// The command that does the same.
+    fn again(&self) -> String {
+        let Self { seed, teams, days, places, length, .. } = self;
+        format!("programme --seed {seed} --teams {teams} --days {days} --places {places} --length {length}")
+    }
 }
 
 /// What is said of a world beside its seed.
@@ -149,6 +185,7 @@ fn main() -> ExitCode {
         Command::Meta { seed, kind } => command::meta::twice(seed, kind),
         Command::Replay { seed } => command::replay::known(seed),
         Command::Shrink { seed, kind } => command::shrink::least(seed, kind),
+        Command::Programme(asked) => command::programme::year(&asked),
         Command::Report { seed, kind, out } => command::report::drawn(seed, kind, &out),
     };
     match done {

@@ -1,6 +1,7 @@
 //! The commands, one file each. Each says whether all was well; an error is the machine's, not the world's.
 
 pub mod meta;
+pub mod programme;
 pub mod replay;
 pub mod report;
 pub mod run;
