@@ -99,7 +99,7 @@ impl EffectArgs {
         if self.comparisons == 0 {
             return Err(Failure::usage("--comparisons is 0; it is at least 1"));
         }
-        if !(self.covariate_correlation.abs() < 1.0) {
+        if !(-0.999_999..=0.999_999).contains(&self.covariate_correlation) {
             return Err(Failure::usage("--covariate-correlation must lie above -1 and below 1"));
         }
         if !(self.lift.is_finite() && self.lift != 0.0) {
@@ -215,7 +215,8 @@ fn sample_size(output: Option<Output>, args: &SizeArgs) -> Result<(), Failure> {
 
 fn power(output: Option<Output>, args: &PowerArgs) -> Result<(), Failure> {
     let goal = args.effect.goal(0.8)?;
-    if !(goal.alpha > 0.0 && goal.alpha < 1.0) || !(goal.ratio > 0.0) || args.units < 2 {
+    let inside = goal.alpha > 0.0 && goal.alpha < 1.0 && goal.ratio > 0.0;
+    if !inside || args.units < 2 {
         return Err(Failure::usage(
             "--alpha must lie between 0 and 1, --ratio be positive, --units at least 2",
         ));

@@ -99,7 +99,7 @@ pub fn poly_stitching(v: f64, v_min: f64, alpha: f64, c: f64) -> f64 {
 /// at `trials_best`. Exact for samples of any size.
 #[must_use]
 pub fn rate_interval(successes: f64, trials: f64, trials_best: f64, alpha: f64) -> (f64, f64) {
-    if !(trials > 0.0) {
+    if trials.is_nan() || trials <= 0.0 {
         return (0.0, 1.0);
     }
     let goal = -libm::log(alpha);

@@ -244,7 +244,8 @@ pub fn assurance(prior_mean: f64, prior_sd: f64, error: f64, alpha: f64) -> f64 
 pub fn duration(units: f64, daily: &[f64], alpha: f64) -> Option<(f64, f64, f64)> {
     let days = daily.len() as f64;
     let mean = daily.iter().sum::<f64>() / days;
-    if daily.is_empty() || !(mean > 0.0) || !(units > 0.0) {
+    let positive = |value: f64| value > 0.0;
+    if daily.is_empty() || !positive(mean) || !positive(units) {
         return None;
     }
     let expected = units / mean;

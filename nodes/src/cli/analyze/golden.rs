@@ -252,8 +252,18 @@ fn sequences(data: &Value, to: &mut Comparer) {
             } else {
                 bounded::empirical_bernstein(head, 0.05)
             };
-            to.compare_within(format!("{name} n={n}.lower"), json!(lower), &case["lower"][at], tolerance);
-            to.compare_within(format!("{name} n={n}.upper"), json!(upper), &case["upper"][at], tolerance);
+            to.compare_within(
+                format!("{name} n={n}.lower"),
+                json!(lower),
+                case["lower"].get(at).unwrap_or(&Value::Null),
+                tolerance,
+            );
+            to.compare_within(
+                format!("{name} n={n}.upper"),
+                json!(upper),
+                case["upper"].get(at).unwrap_or(&Value::Null),
+                tolerance,
+            );
         }
     }
 }
