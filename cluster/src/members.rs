@@ -404,7 +404,13 @@ pub(crate) async fn change_here<F: Fold>(
         Change::Promote(node) => {
             let mut voters = standing.voters();
             if voters.contains(node) {
-                return Ok(standing.position);
+                // It votes by the membership; whether it answers as who it is there is another matter.
+                return match proposer.peers().fault_of(*node) {
+                    Some(fault) if *node != proposer.options().node => refused(format!(
+                        "node {node} is a voter already, and does not answer as one: {fault}"
+                    )),
+                    _ => Ok(standing.position),
+                };
             }
             check_learner(proposer, &standing, *node)?;
             if voters.len() >= VOTERS_MAX {

@@ -290,6 +290,8 @@ pub const KEYS: &[Key] = keys! {
         => fronts.environments = settings::environments;
     "flagd_authorities", "the same by the name a client calls, as eu.flags.example=production+eu"
         => fronts.authorities = settings::authorities;
+    "flagd_certificates", "the same by a name in the client's certificate (tls.client_ca), as shop=production+eu; one that is not named sees nothing"
+        => fronts.certificates = settings::certificates;
     "flagd_stream_deadline", "how long an event or sync stream may last, as 10m; 0: as long as the client wants"
         => fronts.stream_deadline = settings::duration;
     "flagd_strict_errors", "true answers UNKNOWN for GENERAL, as flagd does; its clients then try again for seconds"

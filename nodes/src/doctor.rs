@@ -492,7 +492,13 @@ fn peer_certificate_finding(tls: &PeerTls, now_ms: i64) -> Finding {
 fn ends_text(end_ms: i64, now_ms: i64) -> (i64, String) {
     let days = end_ms.saturating_sub(now_ms).div_euclid(DAY_MS);
     let text = timestamp_if_set(end_ms).map(|time| time.to_string()).unwrap_or_default();
-    (days, format!("ends {text}, in {days} days"))
+    (
+        days,
+        match days < 0 {
+            true => format!("ended {text}, {} days ago", days.saturating_neg()),
+            false => format!("ends {text}, in {days} days"),
+        },
+    )
 }
 
 /// When the listeners' certificate ends.

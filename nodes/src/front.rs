@@ -32,6 +32,7 @@ use crate::flagd::evaluation::{v1, v2};
 use crate::freshness;
 use crate::fronts::evaluation_v1::EvaluationV1;
 use crate::fronts::evaluation_v2::EvaluationV2;
+use crate::fronts::selector::Called;
 use crate::fronts::sse::EVENTS;
 use crate::fronts::{connect, cors, ofrep};
 use crate::host::Host;
@@ -116,19 +117,34 @@ pub struct Front {
     connection: Arc<Connection>,
     /// Who connected.
     peer: Option<IpAddr>,
+    /// What their certificate lets them see, where certificates choose.
+    certified: Option<Called>,
 }
 
 impl Front {
     /// What goes straight also stands in the router, for gRPC-web and HTTP/1.1.
     pub fn new(host: Arc<Host>, straight: Straight, router: Router) -> Self {
         let connection = Connection::new(&host.budget);
-        Self { host, straight, router, connection, peer: None }
+        Self { host, straight, router, connection, peer: None, certified: None }
     }
 
     /// The way in of one more connection.
     #[must_use]
     pub fn connected(&self, peer: IpAddr) -> Self {
         Self { connection: Connection::new(&self.host.budget), peer: Some(peer), ..self.clone() }
+    }
+
+    /// The same for whoever showed a certificate of these names; none: they showed none.
+    #[must_use]
+    pub fn certified(mut self, names: &[String]) -> Self {
+        self.certified = self.host.fronts.views.certified(names);
+        self
+    }
+
+    /// The environments that the certificate chooses, else the name that was called.
+    fn chosen<B>(&self, request: &Request<B>) -> Option<Called> {
+        let by_name = || called(request).and_then(|name| self.host.fronts.views.called(name));
+        self.certified.clone().or_else(by_name)
     }
 
     /// The certificates of whoever listens here; absent: plain text.
@@ -215,9 +231,7 @@ impl Front {
         let Some(grant) = grant else { return Ok(None) };
         let path = request.uri().path();
         if path.starts_with("/flagd.") || path.starts_with("/ofrep/") {
-            let views = &self.host.fronts.views;
-            let called = called(request).and_then(|name| views.called(name));
-            let checked = views.check(called.as_ref(), &grant);
+            let checked = self.host.fronts.views.check(self.chosen(request).as_ref(), &grant);
             checked.map_err(|status| Box::new(turned_away(&status, path, request.headers())))?;
         }
         access::hide(request.headers_mut());
@@ -233,7 +247,7 @@ impl Front {
         account: &Arc<Account>,
     ) -> Response<Body> {
         if self.host.fronts.views.named()
-            && let Some(called) = called(&request).and_then(|name| self.host.fronts.views.called(name))
+            && let Some(called) = self.chosen(&request)
         {
             request.extensions_mut().insert(called);
         }

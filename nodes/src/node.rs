@@ -149,6 +149,11 @@ impl Node {
         keys: Arc<dyn UnitKeyStore>,
     ) -> Result<Self, StartError> {
         let tls = Tls::open(&config.tls).map_err(StartError::new)?.map(Arc::new);
+        if !config.fronts.certificates.is_empty() && config.tls.client_ca.is_none() {
+            return Err(StartError::new(
+                "flagd_certificates: needs tls.client_ca, by which clients are asked for theirs",
+            ));
+        }
         let peer_tls = PeerTls::open(&config.peer_tls).map_err(StartError::new)?.map(Arc::new);
         let is_secret = tls.is_some() || config.plain_text;
         // The ports before the disk: of two nodes started by mistake, the second one touches nothing.
@@ -321,10 +326,10 @@ impl Node {
         }
         tasks.spawn(vital.watched("owners", owners.run(replica)));
         if let Some(tls) = tls {
-            tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
+            tasks.spawn(tls.follow(Arc::clone(&environment.compute), Arc::clone(&environment.clock)));
         }
         if let Some(tls) = peer_tls {
-            tasks.spawn(tls.follow(Arc::clone(&environment.compute)));
+            tasks.spawn(tls.follow(Arc::clone(&environment.compute), Arc::clone(&environment.clock)));
         }
         tasks.spawn(follow_readiness(Arc::clone(&host), health.clone()));
         if peer_address.is_some() {

@@ -20,6 +20,7 @@ use crate::front::Front;
 use crate::observation::Observation;
 use crate::outgoing::Tasks;
 use crate::parting::Parting;
+use crate::tls::Tls;
 
 /// A connection is pinged after this time without traffic, and closed when the answer takes as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -165,18 +166,26 @@ async fn connection(
     observation.connections.fetch_add(1, Ordering::Relaxed);
     let greeted = greeted(stream, &front, &mut leaving.drain).await;
     match greeted {
-        Some(stream) => spoken(limits, stream, front, leaving).await,
+        Some((stream, names)) => spoken(limits, stream, front.certified(&names), leaving).await,
         None => tracing::debug!("a connection was not greeted: no TLS, or no certificate that is asked for"),
     }
     observation.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// The stream as it is to be read: behind TLS, where there is. `None`: they did not come to terms in time.
-async fn greeted(stream: BoxStream, front: &Front, drain: &mut watch::Receiver<bool>) -> Option<BoxStream> {
-    let Some(tls) = front.tls() else { return Some(stream) };
+/// The stream as it is to be read, behind TLS where there is, and whose certificate was shown. `None`: they did not come to terms in
+/// time.
+async fn greeted(
+    stream: BoxStream,
+    front: &Front,
+    drain: &mut watch::Receiver<bool>,
+) -> Option<(BoxStream, Vec<String>)> {
+    let Some(tls) = front.tls() else { return Some((stream, Vec::new())) };
     tokio::select! {
         greeted = tokio::time::timeout(PROTOCOL_TIMEOUT, tls.accept(stream)) => match greeted {
-            Ok(Ok(stream)) => Some(Box::new(stream)),
+            Ok(Ok(stream)) => {
+                let names = Tls::names_of(&stream);
+                Some((Box::new(stream), names))
+            }
             Ok(Err(_)) | Err(_) => None,
         },
         () = drained(drain) => None,

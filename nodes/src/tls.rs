@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-pub use der::not_after_ms;
-use featureops_cluster::environment::Compute;
+pub use der::{names, not_after_ms};
+use featureops_cluster::environment::{Clock, Compute};
 use parking_lot::Mutex;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -189,6 +189,13 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.loaded.load().config)).accept(stream).await
     }
 
+    /// Whose certificate was shown: nobody's where none is asked for.
+    #[must_use]
+    pub fn names_of<S>(stream: &TlsStream<S>) -> Vec<String> {
+        let chain = stream.get_ref().1.peer_certificates();
+        chain.and_then(<[_]>::first).map(|own| names(own)).unwrap_or_default()
+    }
+
     /// When the certificate in use ends, in unix milliseconds.
     #[must_use]
     pub fn expires_ms(&self) -> Option<i64> {
@@ -201,12 +208,14 @@ impl Tls {
         self.fault.lock().clone()
     }
 
-    /// Looks at the files, and uses them if they are others than those in use and fit.
-    pub fn look(&self) {
+    /// Looks at the files, and uses them if they are others than those in use and fit. `now_ms` is the wall clock.
+    pub fn look(&self, now_ms: i64) {
         let texts = read(&self.cert, &self.key, self.client_ca.as_deref());
         let fault = match texts {
             Ok(texts) if self.loaded.load().texts == texts => None,
-            texts => match texts.and_then(load) {
+            texts => match texts.and_then(load).and_then(|loaded| {
+                outlasts("tls.cert", loaded.expires_ms, self.expires_ms(), now_ms).map(|()| loaded)
+            }) {
                 Ok(loaded) => {
                     self.loaded.store(Arc::new(loaded));
                     tracing::info!("new certificates are in use");
@@ -223,12 +232,29 @@ impl Tls {
     }
 
     /// Looks at the files every few seconds.
-    pub async fn follow(self: Arc<Self>, compute: Arc<dyn Compute>) {
+    pub async fn follow(self: Arc<Self>, compute: Arc<dyn Compute>, clock: Arc<dyn Clock>) {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let tls = Arc::clone(&self);
-            compute.run(Box::new(move || tls.look())).await;
+            let (tls, now_ms) = (Arc::clone(&self), clock.unix_ms());
+            compute.run(Box::new(move || tls.look(now_ms))).await;
         }
+    }
+}
+
+/// Refuses a certificate that has ended already in place of one that has not.
+pub(crate) fn outlasts(
+    setting: &str,
+    new_ms: Option<i64>,
+    used_ms: Option<i64>,
+    now_ms: i64,
+) -> Result<(), String> {
+    let has_ended = |ms: Option<i64>| ms.is_some_and(|ms| ms <= now_ms);
+    match new_ms.filter(|_| has_ended(new_ms) && !has_ended(used_ms)) {
+        Some(ended_ms) => Err(format!(
+            "{setting}: the certificate that lies there now ended {} hours ago",
+            now_ms.saturating_sub(ended_ms) / 3_600_000
+        )),
+        None => Ok(()),
     }
 }
 

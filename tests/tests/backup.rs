@@ -139,6 +139,16 @@ fn a_new_cluster_begins_where_the_backup_was_taken_and_the_old_one_goes_on() {
         let listed = json(&old.ask(&["backup", "list", folder.to_str().unwrap(), "-o", "json"]).unwrap());
         assert_eq!(listed["backups"][0]["tail"]["digest"], manifest["tail"]["digest"]);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing lies beside it");
+        // A byte of the middle is read by --verify only.
+        let bad = folder.join("bad.fobackup");
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&bad, bytes).unwrap();
+        old.ask(&["backup", "list", folder.to_str().unwrap()]).unwrap();
+        let why = old.ask(&["backup", "list", folder.to_str().unwrap(), "--verify"]).unwrap_err();
+        assert!(why.contains("1 of 2 backups are not whole"), "{why}");
+        fs::remove_file(&bad).unwrap();
         let again = old.ask(&["backup", "create", file.to_str().unwrap()]).unwrap_err();
         assert!(again.contains("a backup replaces none"), "{again}");
 

@@ -11,9 +11,9 @@
     reason = "a real process lives in real time, and a test may fail loudly"
 )]
 
-use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -244,6 +244,12 @@ fn a_node_behind_tls_is_reached_by_those_who_trust_it_and_takes_new_certificates
     });
     authority.sign("node", 300);
     until("a new certificate is taken", &|| node.run(&site, &["doctor", "--ca-cert", ca]).status.success());
+    // One that has ended is not taken in place of one that has not.
+    authority.sign_between("node", "20200101000000Z", "20210101000000Z");
+    until("an ended one is said", &|| {
+        text(&node.run(&site, &["doctor", "--ca-cert", ca]).stdout).contains("that lies there now ended")
+    });
+    node.ends(&site, 0, &["flag", "list", "--ca-cert", ca]);
     // SIGHUP takes it at once.
     authority.sign("node", 3);
     rustix::process::kill_process(
@@ -284,6 +290,68 @@ fn whoever_connects_can_be_asked_for_a_certificate() {
     assert_eq!(with(&of(&own), &of(&own_key)), Some(0));
 }
 
+/// What OFREP answers about a flag to whoever shows this certificate.
+fn evaluated(port: u16, ca: &Path, (cert, key): &(PathBuf, PathBuf), flag: &str) -> String {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-servername", "localhost", "-connect", &format!("127.0.0.1:{port}")])
+        .arg("-CAfile")
+        .arg(ca)
+        .arg("-cert")
+        .arg(cert)
+        .arg("-key")
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let body = "{\"context\":{\"targetingKey\":\"u\"}}";
+    let request = format!(
+        "POST /ofrep/v1/evaluate/flags/{flag} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(request.as_bytes()).unwrap();
+    // With -quiet its end does not end the connection: the node closes it, after the answer.
+    drop(input);
+    text(&client.wait_with_output().unwrap().stdout)
+}
+
+#[test]
+fn a_certificate_chooses_what_existing_clients_see() {
+    if !has_openssl() {
+        return;
+    }
+    let site = Site::new();
+    let folder = site.beside("");
+    let authority = Authority::new(&folder, "ca");
+    let (cert, key) = authority.sign("node", 30);
+    let (shop, stage) = (authority.sign("shop", 30), authority.sign("stage", 30));
+    let nobody = authority.sign("nobody", 30);
+    let ca = authority.path("ca.pem");
+    let of = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let certificates =
+        ["--tls-cert", &of(&cert), "--tls-key", &of(&key), "--tls-client-ca", &of(&ca)].map(str::to_owned);
+    let mut arguments: Vec<&str> = certificates.iter().map(String::as_str).collect();
+    arguments.extend(["--set", "flagd_certificates=shop=production,stage=staging"]);
+    let node = Secured::start(&site, &arguments);
+    let shown = ["--ca-cert", &of(&ca), "--client-cert", &of(&shop.0), "--client-key", &of(&shop.1)]
+        .map(str::to_owned);
+    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    node.ends(&site, 0, &[SET, &shown].concat());
+    let mut staged = SET.to_vec();
+    staged[2] = "stages";
+    node.ends(&site, 0, &[&staged[..], &["--environment", "staging"], &shown].concat());
+    let answer = |who, flag| evaluated(node.port(), &ca, who, flag);
+    for (who, seen, hidden) in [(&shop, "checkout", "stages"), (&stage, "stages", "checkout")] {
+        assert!(answer(who, seen).contains("200 OK"), "{seen}");
+        assert!(answer(who, hidden).contains("FLAG_NOT_FOUND"), "{hidden}");
+    }
+    // Of the authority, and of no entry.
+    assert!(answer(&nobody, "checkout").contains("FLAG_NOT_FOUND"));
+}
+
 #[test]
 fn what_cannot_be_used_is_said_at_the_start() {
     let site = Site::new();
@@ -296,6 +364,7 @@ fn what_cannot_be_used_is_said_at_the_start() {
         (&["--tls-cert", bad][..], "--tls-key"),
         (&["--listen", "0.0.0.0:0"][..], "--tls-cert, --tls-key"),
         (&["--set", "tls.client_ca=x"][..], "needs tls.cert"),
+        (&["--set", "flagd_certificates=shop=production"][..], "needs tls.client_ca"),
     ] {
         let ended =
             site.command().args(["serve", "--data"]).arg(&site.data).args(arguments).output().unwrap();

@@ -64,6 +64,10 @@ pub const LEVEL_OF_PROOFS: u32 = 2;
 pub const LEVEL_MIN: u32 = 1;
 /// Longest message, in bytes: an entry of 8 MiB, or several of 4 MiB together, and what is around them.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Longest message of a call that nothing proves, in bytes: an address and a token.
+pub const UNPROVEN_BYTES_MAX: usize = 64 << 10;
+/// A fault that was met longer ago says nothing of now, in milliseconds: well above the time between two calls of a leader or a candidate.
+const FAULT_MS_MAX: u64 = 10_000;
 /// Clocks of peers that are held.
 const CLOCKS_MAX: usize = 256;
 
@@ -146,8 +150,8 @@ struct Inner {
     links: Links,
     keyring: Keyring,
     heard: Mutex<BTreeMap<u64, Heard>>,
-    /// Why a peer refuses this node, or cannot be reached, in words; absent while it answers.
-    faults: Mutex<BTreeMap<u64, String>>,
+    /// Why a peer refuses this node, or cannot be reached, in words, and when it was so last; absent while it answers.
+    faults: Mutex<BTreeMap<u64, (String, u64)>>,
     /// When a reason was said last of a peer, in milliseconds of this process.
     said: Mutex<Said>,
     /// Who calls this node under an incarnation that it is not, as a member of another cluster; and when, by this process.
@@ -297,7 +301,7 @@ impl Peers {
         }
         let mut faults = self.0.faults.lock();
         if faults.len() < CLOCKS_MAX || faults.contains_key(&target.node) {
-            faults.insert(target.node, text);
+            faults.insert(target.node, (text, self.monotonic_ms()));
         }
     }
 
@@ -307,9 +311,13 @@ impl Peers {
         self.0.said.lock().is_news(node, text, now_ms)
     }
 
-    /// Why a peer does not answer, if it does not.
+    /// Why a peer does not answer, if it was lately found not to: a follower hardly ever calls, so what it found once may be long
+    /// mended.
     pub(crate) fn fault_of(&self, node: u64) -> Option<String> {
-        self.0.faults.lock().get(&node).cloned()
+        let now_ms = self.monotonic_ms();
+        let faults = self.0.faults.lock();
+        let lately = faults.get(&node).filter(|(_, at_ms)| now_ms.saturating_sub(*at_ms) <= FAULT_MS_MAX);
+        lately.map(|(text, _)| text.clone())
     }
 
     /// Notes a call for the node that was at this address before: this one founded another cluster then. It is the caller's word, and

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::rpc::peer_service_server::PeerServiceServer;
-use super::service::Service;
-use super::{MESSAGE_BYTES_MAX, PeerListener};
+use super::service::{Passed, Service};
+use super::{MESSAGE_BYTES_MAX, PeerListener, UNPROVEN_BYTES_MAX};
 use crate::environment::{BoxFuture, BoxStream};
 use crate::fold::Fold;
 
@@ -52,7 +52,8 @@ pub(crate) async fn serve<F: Fold>(
                     let inner = PeerServiceServer::new(service.clone())
                         .max_decoding_message_size(MESSAGE_BYTES_MAX)
                         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-                    let service = Door { service, inner };
+                    let open = inner.clone().max_decoding_message_size(UNPROVEN_BYTES_MAX);
+                    let service = Door { service, inner, open };
                     connections.spawn(async move {
                         connection(stream, service).await;
                         drop(place);
@@ -76,6 +77,8 @@ pub(crate) async fn serve<F: Fold>(
 struct Door<F: Fold> {
     service: Service<F>,
     inner: PeerServiceServer<Service<F>>,
+    /// The same for calls that anybody may make.
+    open: PeerServiceServer<Service<F>>,
 }
 
 impl<F: Fold> tower::Service<Request<Incoming>> for Door<F> {
@@ -89,7 +92,8 @@ impl<F: Fold> tower::Service<Request<Incoming>> for Door<F> {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         match self.service.let_pass(request.uri().path(), request.headers()) {
-            Ok(()) => Box::pin(self.inner.call(request)),
+            Ok(Passed::Proven) => Box::pin(self.inner.call(request)),
+            Ok(Passed::Anybody) => Box::pin(self.open.call(request)),
             Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
         }
     }

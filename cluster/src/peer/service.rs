@@ -49,6 +49,15 @@ pub struct Service<F: Fold> {
     near: bool,
 }
 
+/// Who may make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// A member, by its proof.
+    Proven,
+    /// Anybody: the method itself looks who asks.
+    Anybody,
+}
+
 impl<F: Fold> Service<F> {
     pub(crate) fn new(proposer: Proposer<F>, facts: Facts, receiver: Receiver) -> Self {
         Self { proposer, facts, receiver, near: false }
@@ -101,14 +110,14 @@ impl<F: Fold> Service<F> {
     }
 
     /// Checks who calls a method, before anything of the call is decoded. The handlers check it again, each for itself.
-    pub(super) fn let_pass(&self, path: &str, headers: &HeaderMap) -> Result<(), Status> {
+    pub(super) fn let_pass(&self, path: &str, headers: &HeaderMap) -> Result<Passed, Status> {
         let purpose = match path.rsplit('/').next() {
             Some("Vote" | "Append" | "Install" | "Transfer") => Purpose::Raft,
             // Asked by those who are in no cluster yet; none of them holds a list.
-            Some("Hello" | "Change" | "Entrust") => return Ok(()),
+            Some("Hello" | "Change" | "Entrust") => return Ok(Passed::Anybody),
             _ => Purpose::Write,
         };
-        self.writer(&MetadataMap::from_headers(headers.clone()), purpose).map(drop)
+        self.writer(&MetadataMap::from_headers(headers.clone()), purpose).map(|_| Passed::Proven)
     }
 
     /// What a refused call says of this node.

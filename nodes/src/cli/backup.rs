@@ -53,10 +53,13 @@ units are hashed, is in it only with --with-unit-key; without it a restore needs
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// List the backups in a folder, oldest first. Their middles are not read: verify does that.
+    /// List the backups in a folder, oldest first. Their middles are not read without --verify.
     List {
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
+        /// Read every file whole, as `backup verify` does; fails if one of them is not whole.
+        #[arg(long)]
+        verify: bool,
     },
 }
 
@@ -100,7 +103,7 @@ pub async fn run(session: &Session, command: BackupCommand) -> Result<(), Failur
                 describe(page, &manifest);
             })
         }
-        BackupCommand::List { folder } => list(session, &folder),
+        BackupCommand::List { folder, verify } => list(session, &folder, verify),
     }
 }
 
@@ -226,7 +229,7 @@ fn describe(page: &mut Page, manifest: &BackupManifest) {
     ]);
 }
 
-fn list(session: &Session, folder: &Path) -> Result<(), Failure> {
+fn list(session: &Session, folder: &Path, verify: bool) -> Result<(), Failure> {
     let said =
         |error: std::io::Error| Failure::usage(format!("'{}' cannot be read: {error}", folder.display()));
     let mut backups = Vec::new();
@@ -242,7 +245,8 @@ fn list(session: &Session, folder: &Path) -> Result<(), Failure> {
             )));
         }
         let file = path.display().to_string();
-        backups.push(peek(&path).unwrap_or_else(|fault| BackupManifest {
+        let read = if verify { check(&path, &mut |_| Ok(())) } else { peek(&path) };
+        backups.push(read.unwrap_or_else(|fault| BackupManifest {
             file,
             fault,
             ..BackupManifest::default()
@@ -269,7 +273,13 @@ fn list(session: &Session, folder: &Path) -> Result<(), Failure> {
         });
         let heads = ["FILE", "CLUSTER", "POSITION", "LOG TIME", "RELEASE", "BYTES", "FAULT"];
         page.table(&heads, rows.collect(), "no backups");
-    })
+    })?;
+    match all.backups.iter().filter(|manifest| !manifest.fault.is_empty()).count() {
+        bad if verify && bad > 0 => {
+            Err(refused(format!("{bad} of {} backups are not whole: see FAULT", all.backups.len())))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub async fn run_restore(session: &Session, args: RestoreArgs) -> Result<(), Failure> {

@@ -135,6 +135,11 @@ macro_rules! write {
 }
 
 pub async fn run(session: &Session, command: ClusterCommand) -> Result<(), Failure> {
+    let gone = match &command {
+        ClusterCommand::Remove(NodeArgs { node, .. }) => Some(*node),
+        ClusterCommand::Replace { old, .. } => Some(*old),
+        _ => None,
+    };
     let cluster = match command {
         ClusterCommand::Init(request) => {
             write!(session, request, initialize_cluster, v1::InitializeClusterRequest::default())
@@ -208,6 +213,14 @@ pub async fn run(session: &Session, command: ClusterCommand) -> Result<(), Failu
         ClusterCommand::Status { digest } => fetch(session, digest).await?,
     };
     session.show(&cluster, |page| {
+        if let Some(node) = gone {
+            let text = match cluster.members.iter().any(|member| member.node == node) {
+                // The one that leaves is told nothing more, and others hear it a moment later.
+                true => format!("node {node} is removed; node {} has not heard of it", cluster.node),
+                false => format!("node {node} is removed"),
+            };
+            page.line(Tone::Good, text);
+        }
         describe(page, &cluster);
         members(page, &cluster);
     })
@@ -368,4 +381,13 @@ fn members(page: &mut Page, cluster: &Cluster) {
     let heads =
         ["NODE", "ROLE", "ADDRESS", "BEHIND", "HEARD", "CHANGED BY", "STANDING", "OWNERS", "WEIGHT", "FAULT"];
     page.table(&heads, rows, "the node is in no cluster");
+    if cluster.leader != 0 && cluster.leader != cluster.node && !cluster.members.is_empty() {
+        page.line(
+            Tone::Faint,
+            format!(
+                "node {} follows; BEHIND, HEARD and most faults are known where the lead is: ask node {}",
+                cluster.node, cluster.leader
+            ),
+        );
+    }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use featureops_cluster::Environment;
+use featureops_cluster::environment::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{Exit, Failure};
@@ -113,6 +114,7 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     let mut signals = Signals::install()?;
     let telemetry = telemetry::install(&config).map_err(Failure::usage)?;
     let environment = Environment::production(&config.data);
+    let clock = Arc::clone(&environment.clock);
     let data = config.data.display().to_string();
     let exports = config.otlp_endpoint.is_some();
     let node = tokio::select! {
@@ -140,7 +142,7 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     }
     tokio::select! {
         () = signals.next() => {}
-        never = follow_hangups(node.tls().cloned(), node.peer_tls().cloned()) => match never {},
+        never = follow_hangups(node.tls().cloned(), node.peer_tls().cloned(), clock) => match never {},
     }
     progress("draining; the same signal again ends at once");
     tokio::select! {
@@ -159,7 +161,11 @@ pub async fn run(file: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
 }
 
 /// A hangup reads the certificates again. Without certificates it ends the process, as it does by default.
-async fn follow_hangups(tls: Option<Arc<Tls>>, peer_tls: Option<Arc<PeerTls>>) -> Infallible {
+async fn follow_hangups(
+    tls: Option<Arc<Tls>>,
+    peer_tls: Option<Arc<PeerTls>>,
+    clock: Arc<dyn Clock>,
+) -> Infallible {
     let has_any = tls.is_some() || peer_tls.is_some();
     let hangups = has_any.then(|| signal(SignalKind::hangup()).ok()).flatten();
     let Some(mut hangups) = hangups else { return std::future::pending().await };
@@ -167,10 +173,10 @@ async fn follow_hangups(tls: Option<Arc<Tls>>, peer_tls: Option<Arc<PeerTls>>) -
         if hangups.recv().await.is_none() {
             return std::future::pending().await;
         }
-        let (tls, peer_tls) = (tls.clone(), peer_tls.clone());
+        let (tls, peer_tls, now_ms) = (tls.clone(), peer_tls.clone(), clock.unix_ms());
         let looked = tokio::task::spawn_blocking(move || {
-            tls.inspect(|tls| tls.look());
-            peer_tls.inspect(|tls| tls.look());
+            tls.inspect(|tls| tls.look(now_ms));
+            peer_tls.inspect(|tls| tls.look(now_ms));
         });
         let _ = looked.await;
     }

@@ -1,7 +1,8 @@
 //! Which flags a client sees: by the name it called, by its selector, and by the node's own view.
 //!
 //! ```text
-//!   :authority ──> its environments, and no others           (setting flagd_authorities)
+//!   certificate ─> its environments, and no others           (setting flagd_certificates)
+//!   :authority ──> the same by the name that was called      (setting flagd_authorities)
 //!   else       ──> the view: flagd_environments, in order
 //!   selector   ──> source=x    the environments whose source (else id) is x, of all that this name may reach
 //!                  flagSetId=x of the above the flags whose metadata says so; empty: that say nothing
@@ -91,7 +92,8 @@ impl Selector {
     }
 }
 
-/// The name a client called, put into a request's extensions where names choose environments.
+/// The environments of the certificate that a client showed or of the name that it called, put into a request's extensions where these
+/// choose.
 #[derive(Debug, Clone)]
 pub struct Called(pub Arc<[String]>);
 
@@ -99,6 +101,7 @@ pub struct Called(pub Arc<[String]>);
 pub struct Views {
     own: Arc<[String]>,
     authorities: BTreeMap<String, Arc<[String]>>,
+    certificates: BTreeMap<String, Arc<[String]>>,
 }
 
 impl Views {
@@ -110,13 +113,14 @@ impl Views {
         Self {
             own: shared(&settings.environments),
             authorities: settings.authorities.iter().map(named).collect(),
+            certificates: settings.certificates.iter().map(named).collect(),
         }
     }
 
-    /// Whether names choose environments at all.
+    /// Whether names or certificates choose environments at all.
     #[must_use]
     pub fn named(&self) -> bool {
-        !self.authorities.is_empty()
+        !self.authorities.is_empty() || !self.certificates.is_empty()
     }
 
     /// The environments of a name, with its port or without.
@@ -125,6 +129,20 @@ impl Views {
         let name = authority.to_ascii_lowercase();
         let host = || name.rsplit_once(':').and_then(|(host, _)| self.authorities.get(host));
         self.authorities.get(&name).or_else(host).map(|environments| Called(Arc::clone(environments)))
+    }
+
+    /// The environments of whoever showed a certificate of these names, all of its entries together; nothing where none is named.
+    /// `None`: certificates choose nothing here.
+    #[must_use]
+    pub fn certified(&self, names: &[String]) -> Option<Called> {
+        if self.certificates.is_empty() {
+            return None;
+        }
+        let mut seen = Vec::<String>::new();
+        for found in names.iter().filter_map(|name| self.certificates.get(&name.to_ascii_lowercase())) {
+            seen.extend(found.iter().filter(|id| !seen.contains(id)).cloned().collect::<Vec<_>>());
+        }
+        Some(Called(seen.into()))
     }
 
     /// What this request may see. The header wins over the text in the body.
@@ -296,6 +314,7 @@ fn flag_set_id(metadata: Option<&Struct>) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fronts::settings;
 
     #[test]
     fn a_selector_is_read_as_flagd_reads_it() {
@@ -323,5 +342,21 @@ mod tests {
         assert_eq!(called("EU.example:8013"), Some(vec!["eu".to_owned()]));
         assert_eq!(called("eu.example"), called("eu.example:1"));
         assert_eq!(called("us.example"), None);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_named_sees_nothing_where_certificates_choose() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(Views::new(&Settings::default()).certified(&names(&["shop"])).is_none());
+        let certificates = settings::certificates("Shop=production+eu, spiffe://x/?a=b=eu+test").unwrap();
+        let views = Views::new(&Settings { certificates, ..Settings::default() });
+        let seen = |given: &[&str]| views.certified(&names(given)).unwrap().0.to_vec();
+        assert_eq!(seen(&["shop"]), ["production", "eu"]);
+        assert_eq!(seen(&["SHOP", "spiffe://x/?a=b"]), ["production", "eu", "test"]);
+        assert_eq!(seen(&["mallory"]), Vec::<String>::new());
+        assert_eq!(seen(&[]), Vec::<String>::new());
+        for odd in ["shop", "=eu", "shop=Not An Id"] {
+            assert!(settings::certificates(odd).is_err(), "{odd}");
+        }
     }
 }

@@ -57,6 +57,8 @@ pub struct Settings {
     pub environments: Vec<String>,
     /// By which name a client called, in small letters: then these environments and no others.
     pub authorities: BTreeMap<String, Vec<String>>,
+    /// By a name in the certificate that a client shows: then these environments and no others, whatever name it called.
+    pub certificates: BTreeMap<String, Vec<String>>,
     /// Added to every context, over the caller's own.
     pub context_values: BTreeMap<String, String>,
     /// Header to context key: added over both.
@@ -77,6 +79,7 @@ impl Default for Settings {
             ports: None,
             environments: vec![ENVIRONMENT_DEFAULT.to_owned()],
             authorities: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             context_values: BTreeMap::new(),
             context_headers: BTreeMap::new(),
             cors_origins: Vec::new(),
@@ -130,6 +133,22 @@ pub fn authorities(text: &str) -> Parsed<BTreeMap<String, Vec<String>>> {
             }
             let environments = environments.split('+').map(environment).collect::<Parsed<_>>()?;
             Ok((name, environments))
+        })
+        .collect()
+}
+
+/// `name=environment`, several environments joined by `+`; the name as it stands in a certificate.
+pub fn certificates(text: &str) -> Parsed<BTreeMap<String, Vec<String>>> {
+    entries(text)?
+        .into_iter()
+        .map(|entry| {
+            // A URI may hold the sign itself, an environment's id never does.
+            let (name, environments) = match entry.rsplit_once('=') {
+                Some((name, environments)) if !name.trim().is_empty() => (name.trim(), environments.trim()),
+                _ => return Err(format!("'{}' is not of the form shop=production+eu", shown(entry))),
+            };
+            let environments = environments.split('+').map(environment).collect::<Parsed<_>>()?;
+            Ok((name.to_ascii_lowercase(), environments))
         })
         .collect()
 }

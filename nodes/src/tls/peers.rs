@@ -26,7 +26,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Identity, LOOK_INTERVAL, client_config, not_after_ms, roots, server_config, text};
+use super::{Identity, LOOK_INTERVAL, client_config, not_after_ms, outlasts, roots, server_config, text};
 
 /// Spoken by nodes with nodes only: a client that took the port for another is told so by TLS itself.
 const ALPN: &[u8] = b"featureops-peer/1";
@@ -114,11 +114,13 @@ impl PeerTls {
         self.fault.lock().clone()
     }
 
-    /// Looks at the files, and uses them if they are others than those in use and fit.
-    pub fn look(&self) {
+    /// Looks at the files, and uses them if they are others than those in use and fit. `now_ms` is the wall clock.
+    pub fn look(&self, now_ms: i64) {
         let fault = match read(&self.files) {
             Ok(texts) if self.loaded.load().texts == texts => None,
-            texts => match texts.and_then(load) {
+            texts => match texts.and_then(load).and_then(|loaded| {
+                outlasts("peer_tls.cert", loaded.expires_ms, self.expires_ms(), now_ms).map(|()| loaded)
+            }) {
                 Ok(loaded) => {
                     self.loaded.store(Arc::new(loaded));
                     tracing::info!("new certificates between nodes are in use, for connections from now on");
@@ -135,11 +137,11 @@ impl PeerTls {
     }
 
     /// Looks at the files every few seconds.
-    pub async fn follow(self: Arc<Self>, compute: Arc<dyn Compute>) {
+    pub async fn follow(self: Arc<Self>, compute: Arc<dyn Compute>, clock: Arc<dyn Clock>) {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let tls = Arc::clone(&self);
-            compute.run(Box::new(move || tls.look())).await;
+            let (tls, now_ms) = (Arc::clone(&self), clock.unix_ms());
+            compute.run(Box::new(move || tls.look(now_ms))).await;
         }
     }
 }
