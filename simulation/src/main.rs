@@ -51,6 +51,9 @@ enum Command {
         /// One seed of them only
         #[arg(long)]
         seed: Option<u64>,
+        /// Write the list with the digests of this build, for a change that is meant to change what worlds do
+        #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+        renew: Option<PathBuf>,
     },
     /// Finds few faults of a failing world that still make it fail
     Shrink {
@@ -183,7 +186,7 @@ fn main() -> ExitCode {
         Command::Run(run) => command::run::one(&run),
         Command::Sweep { seeds, jobs, kind, few } => command::sweep::many(seeds, jobs, kind, few),
         Command::Meta { seed, kind } => command::meta::twice(seed, kind),
-        Command::Replay { seed } => command::replay::known(seed),
+        Command::Replay { seed, renew } => command::replay::known(seed, renew.as_deref()),
         Command::Shrink { seed, kind } => command::shrink::least(seed, kind),
         Command::Programme(asked) => command::programme::year(&asked),
         Command::Report { seed, kind, out } => command::report::drawn(seed, kind, &out),

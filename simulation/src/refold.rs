@@ -3,11 +3,12 @@
 //! The nodes got to their state by snapshots, restarts and replays. This gets there in one go. What the nodes told the auditor must
 //! be what the log says: a snapshot that lost something, an entry applied twice, or a state that differs from its log shows here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use featureops_cluster::storage::LogEntry;
 use featureops_proto::log::{Entry, Reply, entry::Command, reply};
+use featureops_proto::v1::experiment::State as Phase;
 use featureops_proto::{ErrorCode, v1};
 use featureops_state::State;
 use prost::Message;
@@ -75,6 +76,8 @@ pub struct Stamped {
     pub epoch: u64,
     /// See `epoch`.
     pub sequence: u64,
+    /// The epoch of the experiment's owner right before it; none while it does not run.
+    pub current: Option<u64>,
     /// Whether it was refused because its epoch had passed.
     pub late: bool,
     /// Whether it was not refused.
@@ -100,7 +103,16 @@ pub struct Counted {
     pub arms: Vec<u64>,
 }
 
-fn stamped(position: u64, entry: &Entry, reply: &Reply) -> Option<Stamped> {
+/// The epochs of running experiments' owners, by name.
+fn epochs(state: &State) -> BTreeMap<String, u64> {
+    let experiments = state.experiments(ENVIRONMENT, "", KEPT).into_iter();
+    let running = experiments.filter(|experiment| experiment.state() == Phase::Running);
+    // Both are in the order of their names.
+    let owned = state.running_experiments();
+    running.zip(owned).map(|(experiment, owned)| (experiment.name, owned.epoch)).collect()
+}
+
+fn stamped(position: u64, entry: &Entry, epochs: &BTreeMap<String, u64>, reply: &Reply) -> Option<Stamped> {
     let stamp = entry.owner.as_ref()?;
     let Some(Command::SubmitDecision(submitted)) = &entry.command else { return None };
     let refusal = match &reply.result {
@@ -111,6 +123,7 @@ fn stamped(position: u64, entry: &Entry, reply: &Reply) -> Option<Stamped> {
         .is_some_and(|refusal| refusal.code == ErrorCode::Fenced.as_str() && refusal.field == "owner.epoch");
     Some(Stamped {
         position,
+        current: epochs.get(&submitted.decision.as_ref()?.experiment).copied(),
         experiment: submitted.decision.as_ref()?.experiment.clone(),
         epoch: stamp.epoch,
         sequence: stamp.sequence,
@@ -140,6 +153,8 @@ pub fn refold(entries: Vec<LogEntry>, places: &[u64], units: &[(String, u64)]) -
             continue;
         }
         effects.clear();
+        let command = Entry::decode(record.proposal.clone()).unwrap_or_default();
+        let epochs = if command.owner.is_some() { epochs(&state) } else { BTreeMap::new() };
         let reply = match state.apply(entry.position.index, &record.proposal, &mut effects) {
             Ok(reply) => reply,
             Err(violation) => {
@@ -147,13 +162,11 @@ pub fn refold(entries: Vec<LogEntry>, places: &[u64], units: &[(String, u64)]) -
                 break;
             }
         };
-        if let Ok(command) = Entry::decode(record.proposal.clone()) {
-            refolded.stamped.extend(stamped(entry.position.index, &command, &reply));
-            if let Some(Command::Ingest(ingest)) = command.command {
-                for batch in ingest.batches {
-                    let is_new = batches.insert((batch.producer, batch.sequence));
-                    refolded.repeated = refolded.repeated.saturating_add(u64::from(!is_new));
-                }
+        refolded.stamped.extend(stamped(entry.position.index, &command, &epochs, &reply));
+        if let Some(Command::Ingest(ingest)) = command.command {
+            for batch in ingest.batches {
+                let is_new = batches.insert((batch.producer, batch.sequence));
+                refolded.repeated = refolded.repeated.saturating_add(u64::from(!is_new));
             }
         }
         refolded.entries = refolded.entries.saturating_add(1);

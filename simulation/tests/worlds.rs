@@ -179,7 +179,7 @@ fn an_acknowledgement_of_one_node_alone_is_caught() {
 
 #[test]
 fn a_replica_that_counts_a_repeat_is_caught() {
-    caught("no-dedup", &["S1"]);
+    caught("no-dedup", &["E1", "R3", "S1"]);
 }
 
 #[test]

@@ -36,29 +36,28 @@ pub fn not_after_ms(certificate: &[u8]) -> Option<i64> {
 #[must_use]
 pub fn names(certificate: &[u8]) -> Vec<String> {
     let mut names = Vec::new();
-    if let Some((_, subject)) = of_subject(certificate) {
-        if let Some((SEQUENCE, subject, rest)) = element(subject) {
-            for (_, set) in elements(subject).filter(|(tag, _)| *tag == SET) {
-                for (_, attribute) in elements(set).filter(|(tag, _)| *tag == SEQUENCE) {
-                    let mut parts = elements(attribute);
-                    if parts.next() == Some((IDENTIFIER, COMMON_NAME)) {
-                        names.extend(parts.next().map(|(_, value)| value));
-                    }
+    if let Some((SEQUENCE, subject, rest)) = of_subject(certificate).and_then(|(_, subject)| element(subject))
+    {
+        for (_, set) in elements(subject).filter(|(tag, _)| *tag == SET) {
+            for (_, attribute) in elements(set).filter(|(tag, _)| *tag == SEQUENCE) {
+                let mut parts = elements(attribute);
+                if parts.next() == Some((IDENTIFIER, COMMON_NAME)) {
+                    names.extend(parts.next().map(|(_, value)| value));
                 }
             }
-            let extensions = elements(rest).find(|(tag, _)| *tag == EXTENSIONS);
-            let extensions =
-                extensions.and_then(|(_, listed)| element(listed)).map_or(&[][..], |(_, all, _)| all);
-            for (_, extension) in elements(extensions) {
-                let mut parts = elements(extension);
-                if parts.next() == Some((IDENTIFIER, SUBJECT_ALT_NAME))
-                    && let Some((_, wrapped)) = parts.find(|(tag, _)| *tag == OCTETS)
-                    && let Some((SEQUENCE, listed, _)) = element(wrapped)
-                {
-                    names.extend(
-                        elements(listed).filter(|(tag, _)| ALT_NAMES.contains(tag)).map(|(_, name)| name),
-                    );
-                }
+        }
+        let extensions = elements(rest).find(|(tag, _)| *tag == EXTENSIONS);
+        let extensions =
+            extensions.and_then(|(_, listed)| element(listed)).map_or(&[][..], |(_, all, _)| all);
+        for (_, extension) in elements(extensions) {
+            let mut parts = elements(extension);
+            if parts.next() == Some((IDENTIFIER, SUBJECT_ALT_NAME))
+                && let Some((_, wrapped)) = parts.find(|(tag, _)| *tag == OCTETS)
+                && let Some((SEQUENCE, listed, _)) = element(wrapped)
+            {
+                names.extend(
+                    elements(listed).filter(|(tag, _)| ALT_NAMES.contains(tag)).map(|(_, name)| name),
+                );
             }
         }
     }

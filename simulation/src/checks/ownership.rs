@@ -77,9 +77,12 @@ pub fn epochs(_: &Plan, seen: &Seen) -> Finding {
         let before = newest.entry(&stamped.experiment).or_insert((0, 0));
         let known = *before;
         // An equal one is a repeat, and is answered as it was.
-        finding.case(stamp >= known, || {
+        let current = stamped.current;
+        finding.case(stamp >= known && current.is_none_or(|current| current == stamped.epoch), || {
             let (experiment, position) = (&stamped.experiment, stamped.position);
-            format!("{experiment}: decided at {position} under {stamp:?} (epoch, sequence), after {known:?}")
+            format!(
+                "{experiment}: decided at {position} under {stamp:?} (epoch, sequence), after {known:?}; the epoch was {current:?}"
+            )
         });
         *before = known.max(stamp);
     }
