@@ -78,7 +78,7 @@ fn caught(plant: &str, by: &[&str]) {
 
 #[test]
 fn a_disk_whose_syncs_lie_is_caught() {
-    caught("dropped-sync", &["E1", "H1", "H1c", "R1", "S1", "V"]);
+    caught("dropped-sync", &["E1", "R3", "H1", "H1c", "R1", "S1", "V"]);
 }
 
 #[test]
