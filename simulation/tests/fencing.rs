@@ -214,11 +214,13 @@ fn append(fold: &mut Fold, before: &[Command], command: Command, restamps: bool)
     }
 }
 
+/// What a node says, by the entries that it has learned.
+type Sent = BTreeMap<(Vec<Command>, u8, bool), Option<(OwnerStamp, v1::Decision)>>;
+
 thread_local! {
     /// The common beginning, and what messages held: a message follows from the entries that its sender had learned.
     static BEGIN: Fold = fold();
-    static SENT: std::cell::RefCell<BTreeMap<(Vec<Command>, u8, bool), Option<(OwnerStamp, v1::Decision)>>> =
-        const { std::cell::RefCell::new(BTreeMap::new()) };
+    static SENT: std::cell::RefCell<Sent> = const { std::cell::RefCell::new(BTreeMap::new()) };
 }
 
 /// The state behind these entries.

@@ -234,15 +234,13 @@ fn what_is_wrong_with_a_file_is_said_by_name() {
     let empty = desk.file("empty.csv", "arm,paid\na,1\na,0\nb,\n");
     desk.refuses("arm 'b' has no unit with a value", &shop_with(&empty, &paid));
     desk.refuses(
-        "no such file",
+        "No such file",
         &{
             let mut arguments = shop_with("nowhere.csv", &paid);
             arguments[1] = "nowhere.csv";
             arguments
         }
-        .iter()
-        .map(|argument| *argument)
-        .collect::<Vec<_>>(),
+        .to_vec(),
     );
     let nothing = desk.file("nothing.csv", "");
     desk.refuses("is empty", &shop_with(&nothing, &paid));
