@@ -34,12 +34,20 @@ fn one_seed_is_one_world_and_another_seed_another() {
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_few_seeds_hold_every_property() {
     let (output, text) = simulate(&["sweep", "--seeds", "10..16", "--nodes", "1", "--few"]);
     assert!(output.status.success(), "{text}");
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_few_clusters_hold_every_property() {
     let (output, text) = simulate(&["sweep", "--seeds", "0..2", "--nodes", "3", "--few"]);
     assert!(output.status.success(), "{text}");
@@ -47,6 +55,10 @@ fn a_few_clusters_hold_every_property() {
 
 /// What is rare and matters, in a few seeds: a sweep that never meets a fold proves nothing about folds.
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_few_seeds_meet_every_hard_moment_of_a_ledger() {
     let (output, text) = simulate(&["sweep", "--seeds", "16..24", "--nodes", "1", "--few"]);
     assert!(output.status.success(), "{text}");
@@ -77,71 +89,127 @@ fn caught(plant: &str, by: &[&str]) {
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_disk_whose_syncs_lie_is_caught() {
     caught("dropped-sync", &["E1", "R3", "H1", "H1c", "R1", "S1", "V"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_batch_that_counts_twice_is_caught() {
     caught("double-count", &["E1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_treatment_served_under_a_trip_is_caught() {
     caught("treatment-under-trip", &["H3"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn an_arm_that_flips_under_its_receipt_is_caught() {
     caught("flipped-arm", &["H4"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_state_that_differs_after_a_restart_is_caught() {
     caught("wrong-digest", &["S1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn an_acknowledged_command_that_is_gone_is_caught() {
     caught("lost-command", &["H1c"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
     caught("silent-under-ailment", &["H5a"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_fold_that_forgets_a_part_of_a_sum_on_one_life_is_caught() {
     caught("leaky-fold", &["S1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_ramp_that_skips_a_step_is_caught() {
     caught("skipped-step", &["P1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_schedule_that_is_early_is_caught() {
     caught("early-schedule", &["P2"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn an_agent_that_approves_is_caught() {
     caught("agent-approved", &["G1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_unit_that_is_gone_from_its_list_is_caught() {
     caught("lost-unit", &["H8"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_unit_that_is_held_after_its_erasure_is_caught() {
     caught("kept-unit", &["H9"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn each_checker_that_reads_the_record_can_fail() {
     for (plant, by) in [
         ("wrong-weights", "A1"),
@@ -163,26 +231,46 @@ fn each_checker_that_reads_the_record_can_fail() {
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_vote_that_is_forgotten_is_caught() {
     caught("vote-forgotten", &["R2", "R3", "R4"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_majority_that_acknowledged_what_it_does_not_hold_is_caught() {
     caught("early-ack", &["E1", "H1c", "H2", "R1", "R3", "S1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn an_acknowledgement_of_one_node_alone_is_caught() {
     caught("minority-commit", &["E1", "H1c", "H2", "R1", "R3", "S1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn a_replica_that_counts_a_repeat_is_caught() {
     caught("no-dedup", &["E1", "R3", "S1"]);
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+)]
 fn each_checker_of_clusters_can_fail() {
     for (plant, by) in [
         ("fence-skipped", "O3"),
