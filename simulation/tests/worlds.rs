@@ -10,9 +10,11 @@
 
 use std::process::{Command, Output};
 
-/// Runs the simulator and returns what it printed.
+/// Runs the simulator, or another build of it, and returns what it printed.
 fn simulate(words: &[&str]) -> (Output, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_featureops-sim")).args(words).output().unwrap();
+    let simulator = std::env::var("FEATUREOPS_SIM");
+    let simulator = simulator.unwrap_or_else(|_| env!("CARGO_BIN_EXE_featureops-sim").to_owned());
+    let output = Command::new(simulator).args(words).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (output, text)
 }
@@ -36,7 +38,7 @@ fn one_seed_is_one_world_and_another_seed_another() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_few_seeds_hold_every_property() {
     let (output, text) = simulate(&["sweep", "--seeds", "10..16", "--nodes", "1", "--few"]);
@@ -46,7 +48,7 @@ fn a_few_seeds_hold_every_property() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_few_clusters_hold_every_property() {
     let (output, text) = simulate(&["sweep", "--seeds", "0..2", "--nodes", "3", "--few"]);
@@ -57,7 +59,7 @@ fn a_few_clusters_hold_every_property() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_few_seeds_meet_every_hard_moment_of_a_ledger() {
     let (output, text) = simulate(&["sweep", "--seeds", "16..24", "--nodes", "1", "--few"]);
@@ -91,7 +93,7 @@ fn caught(plant: &str, by: &[&str]) {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_disk_whose_syncs_lie_is_caught() {
     caught("dropped-sync", &["E1", "R3", "H1", "H1c", "R1", "S1", "V"]);
@@ -100,7 +102,7 @@ fn a_disk_whose_syncs_lie_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_batch_that_counts_twice_is_caught() {
     caught("double-count", &["E1"]);
@@ -109,7 +111,7 @@ fn a_batch_that_counts_twice_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_treatment_served_under_a_trip_is_caught() {
     caught("treatment-under-trip", &["H3"]);
@@ -118,7 +120,7 @@ fn a_treatment_served_under_a_trip_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn an_arm_that_flips_under_its_receipt_is_caught() {
     caught("flipped-arm", &["H4"]);
@@ -127,7 +129,7 @@ fn an_arm_that_flips_under_its_receipt_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_state_that_differs_after_a_restart_is_caught() {
     caught("wrong-digest", &["S1"]);
@@ -136,7 +138,7 @@ fn a_state_that_differs_after_a_restart_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn an_acknowledged_command_that_is_gone_is_caught() {
     caught("lost-command", &["H1c"]);
@@ -145,7 +147,7 @@ fn an_acknowledged_command_that_is_gone_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
     caught("silent-under-ailment", &["H5a"]);
@@ -154,7 +156,7 @@ fn a_node_that_stops_evaluating_with_its_disk_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_fold_that_forgets_a_part_of_a_sum_on_one_life_is_caught() {
     caught("leaky-fold", &["S1"]);
@@ -163,7 +165,7 @@ fn a_fold_that_forgets_a_part_of_a_sum_on_one_life_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_ramp_that_skips_a_step_is_caught() {
     caught("skipped-step", &["P1"]);
@@ -172,7 +174,7 @@ fn a_ramp_that_skips_a_step_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_schedule_that_is_early_is_caught() {
     caught("early-schedule", &["P2"]);
@@ -181,7 +183,7 @@ fn a_schedule_that_is_early_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn an_agent_that_approves_is_caught() {
     caught("agent-approved", &["G1"]);
@@ -190,7 +192,7 @@ fn an_agent_that_approves_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_unit_that_is_gone_from_its_list_is_caught() {
     caught("lost-unit", &["H8"]);
@@ -199,7 +201,7 @@ fn a_unit_that_is_gone_from_its_list_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_unit_that_is_held_after_its_erasure_is_caught() {
     caught("kept-unit", &["H9"]);
@@ -208,7 +210,7 @@ fn a_unit_that_is_held_after_its_erasure_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn each_checker_that_reads_the_record_can_fail() {
     for (plant, by) in [
@@ -233,7 +235,7 @@ fn each_checker_that_reads_the_record_can_fail() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_vote_that_is_forgotten_is_caught() {
     caught("vote-forgotten", &["R2", "R3", "R4"]);
@@ -242,7 +244,7 @@ fn a_vote_that_is_forgotten_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_majority_that_acknowledged_what_it_does_not_hold_is_caught() {
     caught("early-ack", &["E1", "H1c", "H2", "R1", "R3", "S1"]);
@@ -251,7 +253,7 @@ fn a_majority_that_acknowledged_what_it_does_not_hold_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn an_acknowledgement_of_one_node_alone_is_caught() {
     caught("minority-commit", &["E1", "H1c", "H2", "R1", "R3", "S1"]);
@@ -260,7 +262,7 @@ fn an_acknowledgement_of_one_node_alone_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn a_replica_that_counts_a_repeat_is_caught() {
     caught("no-dedup", &["E1", "R3", "S1"]);
@@ -269,7 +271,7 @@ fn a_replica_that_counts_a_repeat_is_caught() {
 #[test]
 #[cfg_attr(
     debug_assertions,
-    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation"
+    ignore = "minutes of worlds without optimisation: cargo test --release -p simulation, or FEATUREOPS_SIM"
 )]
 fn each_checker_of_clusters_can_fail() {
     for (plant, by) in [
