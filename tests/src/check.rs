@@ -66,7 +66,7 @@ fn compare(held: &Counts, least: &Counts, most: &Counts, faults: &mut Vec<String
 /// What is wrong with the node, given what was known before (`before`) and after (`after`) it is asked.
 ///
 /// With `settled`, no write is under way and the two are the same: then counts and versions must be equal.
-pub async fn faults(client: &Client, before: &Known, after: impl FnOnce() -> Known) -> Vec<String> {
+pub async fn faults(client: &Client, before: &Known, after: impl Fn() -> Known) -> Vec<String> {
     let mut faults = Vec::new();
     match counted(client).await {
         Ok(held) => compare(&held, &before.acknowledged, &after().sent, &mut faults),
@@ -86,12 +86,14 @@ pub async fn faults(client: &Client, before: &Known, after: impl FnOnce() -> Kno
             }
         };
         let newest = versions.first().map_or(0, |version| version.flag_version);
-        // One write of this writer may be under way at most.
-        let last = written.keys().next_back().copied().unwrap_or(0);
+        // One write of this writer was under way at most when it was asked; how many were answered by then is known now.
+        let answered = after().flags.get(flag).and_then(|written| written.keys().next_back().copied());
+        let last = answered.unwrap_or(0);
         if newest > last + 1 {
             faults.push(format!("too many: {flag} is at version {newest}, {last} acknowledged"));
         }
-        for (version, description) in written.iter().rev().take(VERSIONS_KEPT - 1) {
+        let kept = |version: u64| version + VERSIONS_KEPT as u64 > newest + 1;
+        for (version, description) in written.iter().filter(|(version, _)| kept(**version)) {
             let held = versions.iter().find(|held| held.flag_version == *version);
             let held = held.and_then(|held| held.definition.as_ref()).map(|flag| flag.description.as_str());
             if held != Some(description) {
